@@ -1,0 +1,33 @@
+"""Prune, train, nest, unlearn, judge and ship sparse PyTorch networks; `load` reads what was shipped."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(path: str | PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of an exported network, ready for `module.load_state_dict`; torch is imported here, not before.
+
+    Args:
+        path: a packed or plain safetensors file, or a folder that holds one.
+
+    Returns:
+        Name -> tensor, sorted by name, bit for bit what was exported; tied tensors are tied again.
+
+    Raises:
+        MissingFile: there is no such file, or none in the folder.
+        BadRequest: the folder holds several and none is called `model.packed.safetensors` or `model.safetensors`.
+        UnreadableFile: it is truncated, corrupt or of an unknown kind.
+    """
+    from pathlib import Path
+
+    from sparsify_cli.values.tensor_file import find, read
+
+    return read(find(Path(path)))

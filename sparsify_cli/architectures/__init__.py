@@ -1,0 +1,1 @@
+"""Shelf: built-in networks."""

@@ -1,0 +1,1 @@
+"""Words in, words out: the only importer of typer and rich."""

@@ -1,0 +1,120 @@
+"""Assembles the verbs; `main(argv)` turns our errors into a sentence and an exit code.
+
+A verb is a stage: the recipe of `prune` goes to `sparsify_cli.stages.prune.prune`, which is imported (and torch with
+it) only when the verb runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sparsify_cli.cli import console
+from sparsify_cli.cli.console import Format, Watcher
+from sparsify_cli.cli.env import env
+from sparsify_cli.cli.list import list_
+from sparsify_cli.cli.options import command
+from sparsify_cli.errors import INTERRUPTED, BadRequest, Interrupted, SparsifyError
+from sparsify_cli.recipes.recipe import Recipe, resolve
+from sparsify_cli.recipes.verbs import RECIPES
+from sparsify_cli.stages.outcome import Outcome
+
+ABOUT = """Make a trained PyTorch network smaller, nested or forgetful, and prove what that did to it.
+
+Each verb writes one folder, runs/NNN-verb-name, that later verbs take; given no model they take the newest that fits.
+
+Exit codes: 0 done; 1 the run failed; 2 the request was malformed; 3 a gate did not hold; 4 a result too odd to accept;
+5 the target cannot be reached; 130 interrupted."""
+
+app = typer.Typer(
+    name="sparsify",
+    help=ABOUT,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def run_verb(
+    kind: type[Recipe],
+    flags: Mapping[str, Any],
+    *,
+    recipe_file: Path | None,
+    settings: Sequence[str] | None,
+    dry_run: bool,
+    how: Format,
+    resume: Path | None = None,
+) -> None:
+    """Resolve a verb's recipe, run its stage, show the outcome."""
+    if resume is not None:
+        console.show(_resumed(kind, flags, resume), how)
+        return
+    recipe = resolve(kind, file=recipe_file, settings=settings or (), flags=flags)
+    console.show(_planned(recipe) if dry_run else _stage(kind)(recipe, Watcher()), how)
+
+
+def _stage(kind: type[Recipe]) -> Any:
+    return getattr(importlib.import_module(f"sparsify_cli.stages.{kind.verb}"), kind.verb)
+
+
+def _planned(recipe: Recipe) -> Outcome:
+    planner = importlib.import_module("sparsify_cli.stages.dry_run").dry_run
+    outcome: Outcome = planner(recipe)
+    return outcome
+
+
+def _resumed(kind: type[Recipe], flags: Mapping[str, Any], folder: Path) -> Outcome:
+    given = [name for name, value in flags.items() if value is not None]
+    if given:
+        raise BadRequest(
+            f"--resume continues the run as it was asked for; {', '.join(given)} cannot change now.", "", "Give --resume alone."
+        )
+    resumer = importlib.import_module("sparsify_cli.stages.resume").resume
+    outcome: Outcome = resumer(kind, folder, Watcher())
+    return outcome
+
+
+def _register() -> None:
+    for kind in RECIPES:
+        app.command(kind.verb)(command(kind, run_verb))
+    app.command("list")(list_)
+    app.command("env")(env)
+
+
+_register()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. `SPARSIFY_DEBUG=1` re-raises our errors."""
+    try:
+        app(args=list(sys.argv[1:] if argv is None else argv), prog_name="sparsify")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except SparsifyError as error:
+        return _failed(error)
+    except KeyboardInterrupt:
+        return _failed(Interrupted("Interrupted.", "Nothing half-written is left."))
+    except MemoryError:
+        return _failed(SparsifyError("The machine is out of memory.", "", "Use a smaller --batch-size or model."))
+    except OSError as error:
+        return _failed(SparsifyError(f"The system refused: {error}.", "", "Check paths, permissions and free space."))
+    return 0
+
+
+def _failed(error: SparsifyError) -> int:
+    if os.environ.get("SPARSIFY_DEBUG") == "1" and error.exit_code != INTERRUPTED:
+        raise error
+    console.error(str(error))
+    return error.exit_code
+
+
+def run() -> None:
+    """The console command `sparsify`."""
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""The one sink: results to stdout (human, json or quiet), progress, notes and errors to stderr."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.contracts.listener import Progress as Now
+from sparsify_cli.stages.outcome import Outcome
+from sparsify_cli.stages.outcome import Table as Rows
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    HUMAN = "human"
+    JSON = "json"
+    QUIET = "quiet"
+
+
+def _console(*, stderr: bool) -> Console:
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
+
+
+def show(outcome: Outcome, how: Format) -> None:
+    """Print a verb's outcome: people get sentences and tables, programs one JSON object, scripts one path."""
+    if how is Format.JSON:
+        _console(stderr=False).print(json.dumps(as_json(outcome), indent=1), markup=False)
+    elif how is Format.QUIET:
+        _quiet(outcome)
+    else:
+        _human(outcome)
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """The outcome as plain JSON values."""
+    return {
+        "schema": "sparsify/outcome/1",
+        "verb": outcome.verb,
+        "headline": outcome.headline,
+        "artifact": str(outcome.artifact) if outcome.artifact else None,
+        "files": [str(path) for path in outcome.files],
+        "notes": list(outcome.notes),
+        **outcome.report.to_json(),
+        "facts": {**outcome.report.facts, **outcome.facts},
+    }
+
+
+def error(text: str) -> None:
+    """One sentence to stderr."""
+    _console(stderr=True).print(f"[red]error:[/red] {escape(text)}")
+
+
+def say(text: str) -> None:
+    """A line of results to stdout, as it is."""
+    _console(stderr=False).print(text, markup=False)
+
+
+def note(text: str) -> None:
+    """A line to stderr, dimmed."""
+    _console(stderr=True).print(f"[dim]{escape(text)}[/dim]")
+
+
+def table(rows: Rows) -> None:
+    """A table to stdout; numbers to the right."""
+    grid = Table(title=Text(rows.title), title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    for index, column in enumerate(rows.columns):
+        numeric = bool(rows.rows) and all(_is_number(row[index]) for row in rows.rows)
+        grid.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+    for row in rows.rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False, emoji=False).print(grid)
+
+
+def _is_number(cell: str) -> bool:
+    return cell[:1] in "-+−–—" or cell[:1].isdigit() or not cell
+
+
+def _quiet(outcome: Outcome) -> None:
+    first = outcome.files[0] if outcome.files else outcome.artifact
+    if first is not None:
+        say(str(first))
+
+
+def _human(outcome: Outcome) -> None:
+    for text in outcome.notes:
+        note(f"note: {text}")
+    say(outcome.headline)
+    for rows in outcome.tables:
+        say("")
+        table(rows)
+    if outcome.artifact or outcome.files:
+        say("")
+    if outcome.artifact:
+        say(f"written: {outcome.artifact}")
+    for path in outcome.files:
+        say(f"file: {path}")
+    for hint in outcome.hints:
+        note(f"next: {hint}")
+
+
+class _Measures(ProgressColumn):
+    """Loss, accuracy and sparsity of a training run."""
+
+    def render(self, task: Any) -> Text:
+        """The running figures in a few words."""
+        now: Now = task.fields["now"]
+        words = [f"loss {now.loss:.3f}" if now.loss is not None else ""]
+        words += [f"acc {now.accuracy:.1%}" if now.accuracy is not None else "", f"sparse {now.sparsity:.1%}"]
+        return Text(" ".join(filter(None, words)), style="dim")
+
+
+class Watcher(Listener):
+    """Shows notes and a progress bar on stderr while a stage works."""
+
+    def __init__(self) -> None:
+        """Nothing is shown before the first progress."""
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def note(self, text: str) -> None:
+        """Print a note."""
+        note(text)
+
+    def progress(self, now: Now) -> None:
+        """Move the bar, starting it when needed."""
+        if self._bar is None or self._task is None:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(), _Measures(), TimeRemainingColumn(),
+                console=_console(stderr=True), transient=True,
+            )  # fmt: skip
+            self._task = self._bar.add_task(escape(now.label), total=now.total, now=now)
+            self._bar.start()
+        self._bar.update(self._task, completed=now.step, total=now.total, description=escape(now.label), now=now)
+
+    def done(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._task = None, None

@@ -1,0 +1,1 @@
+"""The promises: reading this folder is reading the architecture."""

@@ -1,0 +1,48 @@
+"""The promise of a criterion: a score for every weight, higher = keep."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from sparsify_cli.values.stats import Stats
+
+Scores = dict[str, Tensor]
+"""name -> tensor of the weight's shape; higher = keep; comparable inside a tensor, and across tensors where the method says so."""
+
+
+class Criterion(ABC):
+    """Ranks weights. A frozen dataclass; its fields are its options.
+
+    Differs from the house's first sketch (`scores(model, stats)`): it takes named weights instead of a module, so
+    that data-free pruning needs no architecture.
+    """
+
+    needs: frozenset[str] = frozenset()
+    """What calibration must gather: empty, or {"gram"}."""
+
+    @abstractmethod
+    def scores(self, weights: Mapping[str, Tensor], stats: Stats) -> Scores:
+        """Score every weight of every named tensor.
+
+        Args:
+            weights: prunable tensors by name, finite.
+            stats: what calibration gathered; empty for data-free criteria.
+
+        Returns:
+            Scores with the names and shapes of `weights`, finite, without side effects on `weights`.
+        """
+
+
+class LayerwiseCriterion(Criterion):
+    """A criterion that looks at one tensor at a time."""
+
+    def scores(self, weights: Mapping[str, Tensor], stats: Stats) -> Scores:
+        """Score each tensor on its own."""
+        return {name: self.score(name, weight, stats) for name, weight in weights.items()}
+
+    @abstractmethod
+    def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
+        """Score one tensor; same shape, higher = keep."""

@@ -1,0 +1,41 @@
+"""The promise of a metric: findings from predictions, with their definition and source."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from sparsify_cli.values.predictions import Predictions
+from sparsify_cli.values.report import Finding
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a metric may look at.
+
+    Args:
+        compressed: populations (one or more seeds) of the model under test; at least one.
+        dense: populations of its dense ancestor, over the same samples in the same order; may be empty.
+        train_marginals: label -> share of the training set; empty when unknown.
+    """
+
+    compressed: tuple[Predictions, ...]
+    dense: tuple[Predictions, ...] = ()
+    train_marginals: tuple[float, ...] = ()
+
+
+class Metric(ABC):
+    """Measures one thing. A frozen dataclass; its fields are its options.
+
+    The module docstring is the plain-words definition; `Source:` names the paper.
+    """
+
+    needs: frozenset[str] = frozenset()
+    """Evidence beyond `compressed` it cannot do without: empty, or {"dense"}."""
+
+    @abstractmethod
+    def measure(self, evidence: Evidence) -> list[Finding]:
+        """Findings about the compressed model, and, when dense predictions are there, about the dense one and the change.
+
+        Returns "not enough data" (value None and a note) instead of a number that means nothing.
+        """

@@ -1,0 +1,25 @@
+"""The promise of an objective: what is minimised, apart from how."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from sparsify_cli.values.samples import Samples
+
+Loss = Callable[[nn.Module, Samples], Tensor]
+"""(model, batch) -> scalar, mean over the batch."""
+
+
+class Objective(ABC):
+    """Makes a loss. A frozen dataclass; its fields are its options."""
+
+    @abstractmethod
+    def prepare(self, teacher: Callable[[], nn.Module]) -> Loss:
+        """The loss to minimise.
+
+        Args:
+            teacher: builds the dense ancestor, in eval mode; called only by objectives that want one.
+        """

@@ -1,0 +1,1 @@
+"""Shelf: how weights are ranked."""

@@ -1,0 +1,1 @@
+"""Shelf: where samples come from."""

@@ -1,0 +1,1 @@
+"""Shelf: formats, each with its verification."""

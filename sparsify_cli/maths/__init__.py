@@ -1,0 +1,1 @@
+"""Pure tensor functions: counting, allocating, viewing, measuring."""

@@ -1,0 +1,107 @@
+"""From one number a sample to findings: the compressed model, its dense ancestor, and the change between them.
+
+Any metric that is a mean over samples (accuracy, NLL, ECE in its signed form, AUC in its placement form) is compared here,
+once: the change is measured sample by sample, because both models saw the same samples. Several populations (seeds) are
+averaged sample by sample first, so the interval speaks of the choice of test samples and not of the choice of seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from sparsify_cli.maths.intervals import Estimate, bootstrap_mean, paired_difference, wilson
+from sparsify_cli.maths.scopes import parts
+from sparsify_cli.values.predictions import Predictions
+from sparsify_cli.values.report import Finding
+
+PerSample = Shaped[Tensor, " n"]
+"""One number a sample whose mean is the metric; bool when the metric is a share of samples."""
+
+Model = Literal["compressed", "dense", "change"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How findings are made.
+
+    Args:
+        about: name, unit, direction, definition and source of the metric; everything else is filled in.
+        least: fewer samples than this are "not enough data".
+        bounds: range of the metric; intervals are cut to it.
+    """
+
+    about: Finding
+    least: int = 10
+    bounds: tuple[float, float] = (float("-inf"), float("inf"))
+
+    def findings(self, compressed: PerSample, dense: PerSample | None = None, *, scope: str = "all") -> list[Finding]:
+        """Findings of one scope.
+
+        Args:
+            compressed: one number a sample.
+            dense: the same for the dense model on the same samples, or None.
+            scope: as in `Finding`.
+        """
+        found = [self.finding("compressed", lambda: self._bounded(estimate(compressed)), len(compressed), scope)]
+        if dense is not None:
+            found.append(self.finding("dense", lambda: self._bounded(estimate(dense)), len(dense), scope))
+            found.append(self.finding("change", lambda: estimate_change(compressed, dense), len(dense), scope))
+        return found
+
+    def finding(self, of: Model, measured: Callable[[], Estimate], n: int, scope: str) -> Finding:
+        """One finding, or "not enough data" without measuring anything."""
+        here = replace(self.about, of=of, n=n, scope=scope)
+        if n < max(self.least, 1):
+            return replace(here, value=None, note=f"not enough data: {n} samples, at least {max(self.least, 1)} are needed")
+        result = measured()
+        return replace(here, value=result.value, low=result.low, high=result.high)
+
+    def compare(
+        self,
+        per_sample: Callable[[Predictions], PerSample],
+        compressed: Sequence[Predictions],
+        dense: Sequence[Predictions],
+        *,
+        per_scope: bool = False,
+    ) -> list[Finding]:
+        """Findings over all samples and, with `per_scope`, for each class and each group."""
+        now, before = population_mean(per_sample, compressed), population_mean(per_sample, dense) if dense else None
+        found = self.findings(now, before)
+        for scope, members in parts(compressed[0]) if per_scope else ():
+            found += self.findings(now[members], None if before is None else before[members], scope=scope)
+        return [replace(f, note=f.note or seeds_note(compressed, dense)) for f in found]
+
+    def _bounded(self, result: Estimate) -> Estimate:
+        low, high = self.bounds
+        return Estimate(result.value, max(result.low, low), min(result.high, high))
+
+
+def population_mean(per_sample: Callable[[Predictions], PerSample], population: Sequence[Predictions]) -> PerSample:
+    """`per_sample` averaged over models, sample by sample; of a single model unchanged (bool stays bool)."""
+    if len(population) == 1:
+        return per_sample(population[0])
+    return torch.stack([per_sample(p).double() for p in population]).mean(dim=0)
+
+
+def estimate(values: PerSample) -> Estimate:
+    """Mean with a score interval for shares, a bootstrap interval otherwise."""
+    return wilson(int(values.sum()), len(values)) if values.dtype == torch.bool else bootstrap_mean(values)
+
+
+def estimate_change(after: PerSample, before: PerSample) -> Estimate:
+    """Difference of the means over the same samples, with a paired interval."""
+    if after.dtype == before.dtype == torch.bool:
+        return paired_difference(after, before)
+    return bootstrap_mean(after.double() - before.double())
+
+
+def seeds_note(*populations: Sequence[Predictions]) -> str:
+    """What an average over several models does and does not cover; nothing for single models."""
+    most = max(len(population) for population in populations)
+    return f"mean over up to {most} models a side; the interval covers the choice of samples, not of seeds" if most > 1 else ""

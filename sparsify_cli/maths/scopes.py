@@ -1,0 +1,38 @@
+"""Scopes: the parts of a test set a number is reported for: all of it, each class, each value of each group column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from sparsify_cli.values.predictions import Predictions
+
+Members = Bool[Tensor, " n"]
+"""True for the samples of a scope."""
+
+
+def class_names(predictions: Predictions) -> tuple[str, ...]:
+    """Names of the classes by label; the label itself where there is no name."""
+    outputs = predictions.logits.shape[1]
+    named = predictions.classes[:outputs]
+    return named + tuple(str(label) for label in range(len(named), outputs))
+
+
+def group_members(predictions: Predictions, column: str) -> dict[str, Members]:
+    """Samples of each value of a group column, values sorted."""
+    column_values = predictions.groups[column]
+    number = {value: i for i, value in enumerate(sorted(set(column_values)))}
+    codes = torch.tensor([number[value] for value in column_values], dtype=torch.int64)
+    return {value: codes == i for value, i in number.items()}
+
+
+def parts(predictions: Predictions) -> Iterator[tuple[str, Members]]:
+    """(scope, its samples) for each class in label order, then each group column and value, sorted."""
+    for label, name in enumerate(class_names(predictions)):
+        yield f"class:{name}", predictions.targets == label
+    for column in sorted(predictions.groups):
+        for value, members in group_members(predictions, column).items():
+            yield f"group:{column}={value}", members

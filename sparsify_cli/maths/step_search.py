@@ -1,0 +1,88 @@
+"""The shortest step that does enough, without doing harm.
+
+A trial of a step length says whether the target is `reached` and whether the damage is `acceptable`. Lengths grow from
+1/1024 of a limit by factors of two; between the last that was too short and the first that was long enough (or too much)
+bisection narrows it down. Growing from below, not bisecting from the start, makes no assumption about what happens far out.
+
+Source: ours (a backtracking line search run forwards).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
+
+HALVINGS = 10
+"""The shortest length tried is 2^-10 of the limit."""
+REFINEMENTS = 4
+"""Bisections: the length is right to 1/16 of the interval."""
+
+
+@runtime_checkable
+class Trial(Protocol):
+    """What a step of some length did."""
+
+    @property
+    def reached(self) -> bool:
+        """It was long enough."""
+
+    @property
+    def acceptable(self) -> bool:
+        """It did no more harm than allowed."""
+
+
+T = TypeVar("T", bound=Trial)
+
+
+@dataclass(frozen=True)
+class Found(Generic[T]):
+    """A step length and why the search ended there.
+
+    Args:
+        length: of the step.
+        trial: what it does.
+        ending: `reached` the target; `harm` stopped it before; the `limit` did.
+    """
+
+    length: float
+    trial: T
+    ending: Literal["reached", "harm", "limit"]
+
+
+def shortest_step(attempt: Callable[[float], T], start: T, limit: float) -> Found[T]:
+    """The shortest length that reaches the target acceptably, or else the longest acceptable one before the first harm.
+
+    Args:
+        attempt: tries a length.
+        start: the trial of length 0, not reached, acceptable.
+        limit: longest length allowed, > 0.
+    """
+    short = (0.0, start)
+    for halving in range(HALVINGS, -1, -1):
+        length = limit / 2**halving
+        trial = attempt(length)
+        if trial.reached or not trial.acceptable:
+            return _between(attempt, short, (length, trial))
+        short = (length, trial)
+    return Found(*short, "limit")
+
+
+def longest_step(attempt: Callable[[float], T], start: T, length: float) -> Found[T]:
+    """The longest acceptable of length, length/2, length/4, ...; 0 when none of eleven is."""
+    for halving in range(HALVINGS + 1):
+        trial = attempt(length / 2**halving)
+        if trial.acceptable:
+            return Found(length / 2**halving, trial, "reached" if halving == 0 else "harm")
+    return Found(0.0, start, "harm")
+
+
+def _between(attempt: Callable[[float], T], short: tuple[float, T], long: tuple[float, T]) -> Found[T]:
+    for _ in range(REFINEMENTS):
+        middle = (short[0] + long[0]) / 2
+        trial = attempt(middle)
+        if trial.reached or not trial.acceptable:
+            long = (middle, trial)
+        else:
+            short = (middle, trial)
+    return Found(*long, "reached") if long[1].acceptable else Found(*short, "harm")

@@ -1,0 +1,1 @@
+"""Shelf: what is measured from predictions."""

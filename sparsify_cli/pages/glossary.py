@@ -1,0 +1,52 @@
+"""What each number is called on the page and what it means, in words a newcomer understands.
+
+A number without an entry keeps its own name and the definition its finding carries.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """Label and plain meaning of one metric."""
+
+    label: str
+    meaning: str
+
+
+GLOSSARY: dict[str, Entry] = {
+    "sparsity": Entry("Sparsity", "share of the prunable weights (convolution and linear) that are exactly zero"),
+    "sparsity_total": Entry("Sparsity of everything", "share of all parameters that are zero, biases and batch norm included"),
+    "nonzeros": Entry("Weights left", "parameters that are not zero"),
+    "parameters": Entry("Parameters", "all numbers the model stores, zeros included"),
+    "bytes_dense": Entry("Stored plainly", "size of the file when every weight is written, zeros included"),
+    "bytes_packed": Entry("Stored packed", "size with one bit per weight and values only where a weight is left"),
+    "bytes_onnx": Entry("As ONNX", "size of the ONNX file, zeros included"),
+    "latency_ms": Entry("Time per batch", "median wall-clock time of one forward pass on this machine"),
+    "latency_ratio": Entry("Time against dense", "1 means as fast as the dense model"),
+    "accuracy": Entry("Accuracy", "share of test samples answered correctly"),
+    "nll": Entry("Surprise (NLL)", "how unlikely the model found the right answers; lower is better"),
+    "brier": Entry("Brier score", "squared distance between stated probabilities and the truth; lower is better"),
+    "ece": Entry("Calibration error (ECE)", "typical gap between stated confidence and actual accuracy; lower is better"),
+    "auc": Entry("AUC", "chance that a sample of a class is ranked above one of another class; 50 % is guessing"),
+    "uncertainty": Entry("Uncertainty", "how undecided the model is on average; neither good nor bad by itself"),
+    "churn": Entry("Changed answers", "share of test samples whose predicted class differs from the dense model's"),
+    "exemplars": Entry("Exemplars", "samples on which compression changed the answer"),
+    "accuracy_forget_before": Entry("Forget set, before", "accuracy on what should be forgotten, before unlearning"),
+    "accuracy_forget_after": Entry("Forget set, after", "accuracy on what should be forgotten, afterwards; lower means more was forgotten"),
+    "accuracy_retain_before": Entry("Retain set, before", "accuracy on the training data that stays, before unlearning"),
+    "accuracy_retain_after": Entry("Retain set, after", "accuracy on the training data that stays, afterwards"),
+    "accuracy_test_before": Entry("Test set, before", "accuracy on the test data before unlearning"),
+    "accuracy_test_after": Entry("Test set, after", "accuracy on the test data afterwards"),
+}
+
+
+def label(name: str) -> str:
+    """What a metric is called on the page."""
+    return GLOSSARY[name].label if name in GLOSSARY else name.replace("_", " ")
+
+
+def meaning(name: str, definition: str = "") -> str:
+    """What a metric means: the glossary's words, else the finding's own definition."""
+    return GLOSSARY[name].meaning if name in GLOSSARY else definition

@@ -1,0 +1,116 @@
+"""One self-contained HTML file: no network, no scripts, figures and images inside, every text escaped.
+
+The same view gives the same bytes: nothing here reads the clock, the machine or the order of a set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sparsify_cli.pages import figures, tables
+from sparsify_cli.pages.images import data_uri
+from sparsify_cli.pages.verdict import cards, speed, verdict, who_pays
+from sparsify_cli.pages.view import Reliability, View, missing, to_json
+from sparsify_cli.pages.wording import SAID, clean, count, percent, spoken, tie
+from sparsify_cli.values.report import Finding
+
+SHOWN_EXEMPLARS = 48
+SIGNS = {"worse": "\u25bc", "better": "\u25b2", "noise": "\u25cf", "same": "\u25cf", "higher": "\u2191", "lower": "\u2193", "unsure": "?"}
+
+
+def render_html(view: View) -> str:
+    """The whole page as text; write it as UTF-8."""
+    return clean(_environment().get_template("report.html.j2").render(_context(view)))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(percent=percent, count=count, tie=tie)
+    return environment
+
+
+def _context(view: View) -> dict[str, Any]:
+    """Every name the template uses."""
+    return {
+        "view": view,
+        "verdict": verdict(view),
+        "who_pays": who_pays(view),
+        "cards": cards(view),
+        "hero": [figures.stage_accuracy(view), figures.stage_bytes(view)],
+        "comparison": tables.comparison(view),
+        "forgetting": tables.forgetting(view),
+        "speed": speed(view),
+        "sizes": tables.sizes(view),
+        "times": tables.times(view),
+        "layers": figures.layer_bars(view.layers) if view.layers else None,
+        "slices": [_slices(view, "class", "classes", "Class"), _slices(view, "group", "groups", "Group")],
+        "confidence": tables.confidence(view),
+        "reliability": _reliability(view),
+        "exemplars": _exemplars(view),
+        "changed": _changed(view),
+        "everything": [(stage, tables.everything(stage)) for stage in view.stages],
+        "recipes": [(stage.name, _pretty(to_json(view)["stages"][i]["recipe"])) for i, stage in enumerate(view.stages) if stage.recipe],
+        "samples": _samples(view),
+        "signs": SIGNS,
+        "said": SAID,
+    }
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _slices(view: View, kind: str, plural: str, heading: str) -> dict[str, Any]:
+    """Figures and table of one kind of slice; when there are many, the figures show those that lost most."""
+    scopes = view.scopes(kind)
+    drawn = scopes if len(scopes) <= figures.SHOWN_SLICES else sorted(scopes, key=lambda s: _loss(view, s))[: figures.SHOWN_SLICES]
+    names = [scope.partition(":")[2].replace("=", " = ", 1) if kind == "group" else scope.partition(":")[2] for scope in drawn]
+    pictures: Sequence[Markup] = ()
+    if drawn:
+        both = [(n, view.dense("accuracy", s), view.number("accuracy", scope=s)) for n, s in zip(names, drawn, strict=True)]
+        changes = [(n, view.change("accuracy", scope=s)) for n, s in zip(names, drawn, strict=True)]
+        pictures = (
+            figures.slice_accuracy(f"fig-{kind}-accuracy", f"Accuracy per {kind}", both),
+            figures.slice_change(f"fig-{kind}-change", f"Change of accuracy per {kind}", changes),
+        )
+    return {"kind": kind, "plural": plural, "heading": heading, "figures": pictures, "rows": tables.sliced(view, kind), "drawn": len(drawn)}
+
+
+def _loss(view: View, scope: str) -> float:
+    change = view.change("accuracy", scope=scope)
+    return 1.0 if change is None or missing(change) else change.value or 0.0
+
+
+def _reliability(view: View) -> list[dict[str, Any]]:
+    dense = view.stages[0].name
+    return [
+        {"name": model.name, "figure": figures.reliability(i, model, dense=model.name in {dense, "dense"})}
+        for i, model in enumerate(Reliability(*item) for item in view.reliability)
+    ]
+
+
+def _exemplars(view: View) -> list[dict[str, Any]]:
+    return [{"it": sample, "uri": data_uri(sample.image)} for sample in view.exemplars[:SHOWN_EXEMPLARS]]
+
+
+def _changed(view: View) -> dict[str, str]:
+    """Sentences about how many answers changed; empty strings when it was not measured."""
+    churn, found = view.number("churn"), view.number("exemplars")
+    return {"churn": "" if missing(churn) else spoken(churn), "exemplars": "" if found is None or missing(found) else _number_of(found)}
+
+
+def _number_of(found: Finding) -> str:
+    return percent(found.value or 0) if found.unit == "fraction" else count(found.value or 0)
+
+
+def _samples(view: View) -> str:
+    now = view.number("accuracy")
+    return count(now.n) if now and now.n else ""

@@ -1,0 +1,89 @@
+"""A short report for a pull request, and the rows of the terminal summary.
+
+Every text from outside is escaped: a class called `| @everyone <script>` stays a class name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sparsify_cli.pages.glossary import label
+from sparsify_cli.pages.tables import DASH
+from sparsify_cli.pages.verdict import cards, slices, subject_of, verdict, who_pays
+from sparsify_cli.pages.view import View, missing
+from sparsify_cli.pages.wording import clean, count, interval, judge, points, said, spoken
+from sparsify_cli.values.report import Finding
+
+WORST = 5
+UNJUDGED = ("sparsity", "sparsity_total", "nonzeros")
+TERMINAL = (
+    "sparsity", "sparsity_total", "nonzeros", "accuracy", "nll", "brier", "ece", "auc", "uncertainty", "churn", "exemplars",
+    "bytes_dense", "bytes_packed", "bytes_onnx", "latency_ms",
+    "accuracy_forget_before", "accuracy_forget_after", "accuracy_retain_before", "accuracy_retain_after",
+    "accuracy_test_before", "accuracy_test_after",
+)  # fmt: skip
+
+
+def render_markdown(view: View) -> str:
+    """Verdict, five numbers, one line a stage, and the classes and groups that lost most; GitHub flavour."""
+    parts = [f"## {escape(view.title)}", f"**{escape(verdict(view))}**"]
+    parts += [escape(who_pays(view))] if who_pays(view) else []
+    parts += ["\n".join(f"- {escape(gate)}" for gate in view.gates)] if view.gates else []
+    parts += [_five(view), _stages(view)]
+    worst = _worst(view)
+    parts += [f"<details><summary>Classes and groups that lost most</summary>\n\n{worst}\n\n</details>"] if worst else []
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, on one line, without mentions or HTML."""
+    line = " ".join(clean(text).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
+    return re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", line)
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *(tuple(escape(text) for text in row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _five(view: View) -> str:
+    return _table(("", "number", "meaning"), [(card.label, card.value, card.meaning) for card in cards(view)])
+
+
+def _stages(view: View) -> str:
+    rows = []
+    for i, stage in enumerate(view.stages):
+        change = view.change("accuracy", i) if i else None
+        moved = f"{spoken(change)} ({interval(change)})" if interval(change) else spoken(change)
+        size = view.number("bytes_packed", i) or view.number("bytes_dense", i)
+        known = (view.number("sparsity", i), view.number("accuracy", i))
+        rows.append((stage.name, *map(_or_dash, known), moved if change else DASH, said(change) if change else DASH, _or_dash(size)))
+    return _table(("stage", "sparsity", "accuracy", "change (95 % interval)", "reading", "bytes on disk"), rows)
+
+
+def _or_dash(finding: Finding | None) -> str:
+    return DASH if finding is None else spoken(finding)
+
+
+def _worst(view: View) -> str:
+    lost = sorted(((s, c) for s, c in slices(view) if not missing(c) and (c.value or 0) < 0), key=lambda pair: pair[1].value or 0)
+    rows = [(subject_of(s), count(c.n) if c.n else DASH, points(c.value or 0), interval(c) or DASH, said(c)) for s, c in lost[:WORST]]
+    return _table(("", "samples", "change", "95 % interval", "reading"), rows) if rows else ""
+
+
+def terminal_rows(view: View) -> list[tuple[str, ...]]:
+    """The terminal summary as text: a header, then (measure, dense, compressed, change, reading) for each number there is."""
+    rows: list[tuple[str, ...]] = [("", "dense", view.about.name, "change", "reading")]
+    rows += [_terminal_row(view, name) for name in TERMINAL if view.number(name)]
+    return [tuple(" ".join(clean(text).split()) for text in row) for row in rows]
+
+
+def _terminal_row(view: View, name: str) -> tuple[str, ...]:
+    """A change is written only where the report measured one: a difference of sizes or times speaks for itself."""
+    measured = view.about.report.get(name, of="change")
+    change = measured or (view.change(name) if name == "accuracy" else None)
+    text = f"{spoken(change)} ({interval(change)})" if interval(change) else _or_dash(change)
+    reading = DASH if change is None or name in UNJUDGED or judge(change) == "unknown" else said(change)
+    return (label(name), _or_dash(view.dense(name)), spoken(view.number(name)), text, reading)

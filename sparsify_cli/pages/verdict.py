@@ -1,0 +1,178 @@
+"""The first screen in words: one plain sentence, who pays, and five numbers with what they mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparsify_cli.pages.view import View, missing
+from sparsify_cli.pages.wording import (
+    NOTHING,
+    UNMEASURED,
+    Judgement,
+    count,
+    interval,
+    judge,
+    moved,
+    points,
+    ratio,
+    round_percent,
+    said,
+    spoken,
+)
+from sparsify_cli.values.report import Finding
+
+STEADY = 0.1
+TAIL = 0.025
+
+
+@dataclass(frozen=True)
+class Card:
+    """One of the five numbers: its label, the number, what it means, and whether it got worse."""
+
+    label: str
+    value: str
+    meaning: str
+    judgement: Judgement
+    exact: str = ""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Time against dense: the ratio (1 = equal, below 1 = faster), a sentence, and the judgement."""
+
+    ratio: float | None
+    sentence: str
+    judgement: Judgement
+
+
+def verdict(view: View) -> str:
+    """The page in one sentence: how much is gone and what it cost."""
+    if view.index == 0:
+        return f"This is the dense model itself: accuracy {spoken(view.number('accuracy'))}."
+    if view.about.verb == "unlearn" and view.number("accuracy_forget_after"):
+        return _forgotten(view)
+    gone = view.number("sparsity")
+    known = gone is not None and gone.value is not None and not missing(gone)
+    first = f"{round_percent(gone.value or 0)} of the prunable weights are gone" if gone and known else f"Stage {view.about.name!r}"
+    return f"{first}; {_cost(view.change('accuracy'))}."
+
+
+def _cost(change: Finding | None) -> str:
+    if change is None or missing(change):
+        return f"there is {NOTHING} to say what it did to accuracy"
+    bounds = interval(change)
+    inside = f" (95 % interval {bounds})" if bounds else ""
+    return f"accuracy {moved(change)}{inside}: {said(change)}"
+
+
+def _forgotten(view: View) -> str:
+    parts = []
+    for split, where in (("forget", "what should be forgotten"), ("retain", "the training data that stays"), ("test", "the test data")):
+        before, after = view.number(f"accuracy_{split}_before"), view.number(f"accuracy_{split}_after")
+        if not missing(after):
+            start = "" if missing(before) else f"from {spoken(before)} "
+            parts.append(f"on {where} {start}to {spoken(after)}")
+    return f"Unlearning took accuracy {'; '.join(parts)}." if parts else f"Unlearning ran; there is {NOTHING} to say what it did."
+
+
+def slices(view: View) -> list[tuple[str, Finding]]:
+    """Every class and group of the subject with its change of accuracy."""
+    scopes = [*view.scopes("class"), *view.scopes("group")]
+    changes = ((scope, view.change("accuracy", scope=scope)) for scope in scopes)
+    return [(scope, change) for scope, change in changes if change is not None]
+
+
+def who_pays(view: View) -> str:
+    """The class or group that lost most beyond noise, and how many would look so by chance; empty when none was compared."""
+    compared = [(s, c) for s, c in slices(view) if judge(c) not in {"unknown", "unsure"}]
+    if not compared:
+        return ""
+    harmed = sorted(((s, c) for s, c in compared if judge(c) == "worse"), key=lambda pair: pair[1].value or 0)
+    if not harmed:
+        return f"No class or group is worse beyond noise ({len(compared)} compared)."
+    scope, worst = harmed[0]
+    chance = f"{TAIL * len(compared):.1f}"
+    meant = " What should be forgotten is meant to be among them." if view.about.verb == "unlearn" else ""
+    verb = "is" if len(harmed) == 1 else "are"
+    return (
+        f"{subject_of(scope)} pays most: {points(worst.value or 0)} (95 % interval {interval(worst)}, {count(worst.n)} samples). "
+        f"{len(harmed)} of {len(compared)} classes and groups {verb} worse beyond noise; by chance alone about {chance} would be.{meant}"
+    )
+
+
+def subject_of(scope: str) -> str:
+    """`class:8` -> `Class 8`; `group:slant=left` -> `Group slant = left`."""
+    kind, _, name = scope.partition(":")
+    return f"{kind.capitalize()} {name.replace('=', ' = ', 1) if kind == 'group' else name}"
+
+
+def speed(view: View) -> Speed:
+    """Time against dense. Unless it is clearly below 1, the page says why zeros did not make it faster."""
+    asked = view.number("latency_ratio")
+    value = _against_dense(view, asked)
+    if value is None:
+        return Speed(None, "Time was not measured for both models.", "unknown")
+    crosses = asked is not None and asked.low is not None and asked.high is not None and asked.low <= 1 <= asked.high
+    if crosses or abs(value - 1) <= STEADY:
+        return Speed(value, f"Not faster ({ratio(value)} the dense time): dense kernels do not skip zeros.", "same")
+    if value < 1:
+        return Speed(value, f"{ratio(1 / value)} faster than the dense model on this machine.", "better")
+    return Speed(value, f"Slower: {ratio(value)} the dense time. Dense kernels do not skip zeros.", "worse")
+
+
+def _against_dense(view: View, asked: Finding | None) -> float | None:
+    if asked is not None and asked.value and not missing(asked):
+        return 1 / asked.value if asked.better == "higher" else asked.value
+    now, before = view.number("latency_ms"), view.dense("latency_ms")
+    known = now is not None and before is not None and not missing(now) and bool(before.value) and not missing(before)
+    return (now.value or 0) / (before.value or 1) if known and now and before else None
+
+
+def cards(view: View) -> list[Card]:
+    """Sparsity, accuracy, its change, bytes on disk and time: the five numbers of the first screen."""
+    return [_sparsity(view), _accuracy(view), _change(view), _bytes(view), _time(view)]
+
+
+def _sparsity(view: View) -> Card:
+    everything = view.number("sparsity_total")
+    also = f"; {spoken(everything)} of all parameters" if not missing(everything) else ""
+    return Card("Sparsity", spoken(view.number("sparsity")), f"of the prunable weights are exactly zero{also}.", "unknown")
+
+
+def _accuracy(view: View) -> Card:
+    now, before = view.number("accuracy"), view.dense("accuracy")
+    samples = f" {count(now.n)}" if now and now.n else ""
+    return Card("Accuracy", spoken(now), f"of{samples} test samples answered correctly. Dense model: {spoken(before)}.", "unknown")
+
+
+def _change(view: View) -> Card:
+    change = view.change("accuracy")
+    if change is None or missing(change):
+        return Card("Change", spoken(change), "No dense accuracy to compare with.", "unknown")
+    bounds = interval(change)
+    inside = f"95 % interval {bounds}: {said(change)}" if bounds else said(change)
+    return Card("Change in accuracy", spoken(change), f"against the dense model; {inside}.", judge(change))
+
+
+def _bytes(view: View) -> Card:
+    packed, plain = view.number("bytes_packed"), view.dense("bytes_dense") or view.number("bytes_dense")
+    now = packed or view.number("bytes_dense")
+    if now is None or now.value is None or missing(now):
+        return Card("Bytes on disk", UNMEASURED, "The model was not exported.", "unknown")
+    exact = f"{count(now.value)} bytes"
+    if plain is None or not plain.value or missing(plain):
+        return Card("Bytes on disk", spoken(now), "No dense file to compare with.", "unknown", exact)
+    return Card("Bytes on disk", spoken(now), f"{_smaller(now.value, plain.value)} Dense file: {spoken(plain)}.", "unknown", exact)
+
+
+def _smaller(now: float, before: float) -> str:
+    if now <= 0 or 0.99 <= now / before <= 1.01:
+        return "as large as before."
+    return f"packed, {ratio(before / now)} smaller." if now < before else f"{ratio(now / before)} larger."
+
+
+def _time(view: View) -> Card:
+    now, fast = view.number("latency_ms"), speed(view)
+    before = view.dense("latency_ms")
+    dense = f" Dense: {spoken(before)}." if not missing(before) else ""
+    return Card("Time per batch", spoken(now), f"{fast.sentence}{dense}", fast.judgement)

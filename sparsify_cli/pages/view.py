@@ -1,0 +1,208 @@
+"""View: everything one page shows, already measured; and how to look a number up when some are missing.
+
+Stage 0 is always the dense ancestor; `subject` is the stage the page is about. A number that is absent stays absent:
+lookups return None and the page says "not measured".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+from sparsify_cli.errors import BadRequest
+from sparsify_cli.values.report import Finding, Report
+
+SCHEMA = "sparsify/report/1"
+NOT_COMPRESSION = frozenset({"dense", "train", "unlearn"})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One model of the comparison: a column of the page.
+
+    Args:
+        name: what the column is called, e.g. `pruned 90 %`.
+        verb: what made it: `train`, `prune`, `finetune`, `extract`, `unlearn`.
+        path: its artifact folder or file.
+        recipe: what was asked for, plain JSON values.
+        report: its findings; `of` is `compressed` for this model, `dense` for its ancestor, `change` for the difference.
+    """
+
+    name: str
+    verb: str
+    path: str
+    recipe: Mapping[str, Any]
+    report: Report
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One prunable tensor of the subject: its shape, how many weights it has and how many stay."""
+
+    name: str
+    shape: tuple[int, ...]
+    weights: int
+    kept: int
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros; 0 for an empty layer."""
+        return 1 - self.kept / self.weights if self.weights else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Exemplar:
+    """A sample on which compression changed the answer.
+
+    Args:
+        id: name of the sample.
+        image: [channels, height, width] numbers (nested lists or array) on any scale, or None when it is not an image.
+        true, dense, compressed: the true class and what each model said.
+        dense_confidence, compressed_confidence: probability each gave its answer, or None.
+        groups: column -> value.
+    """
+
+    id: str
+    image: Any
+    true: str
+    dense: str
+    compressed: str
+    dense_confidence: float | None = None
+    compressed_confidence: float | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+class Reliability(NamedTuple):
+    """Reliability bins of one model: (mean confidence, accuracy, samples) each."""
+
+    name: str
+    bins: Sequence[tuple[float, float, int]]
+
+
+@dataclass(frozen=True)
+class LineageStep:
+    """One step from the dense ancestor to the subject: what was run, what it wrote, its hash, one sentence."""
+
+    name: str
+    verb: str
+    path: str
+    sha256: str
+    summary: str
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Everything one page shows.
+
+    Args:
+        title: heading of the page.
+        stages: one column each, the dense ancestor first.
+        subject: index of the stage the page is about; None = the last compressed one.
+        layers: prunable tensors of the subject.
+        exemplars: samples on which compression changed the answer, most striking first.
+        reliability: (name, bins) of each model.
+        lineage: steps from the ancestor to the subject.
+        environment: name -> version or machine fact.
+        gates: sentences about gates that were checked.
+    """
+
+    title: str
+    stages: tuple[Stage, ...]
+    subject: int | None = None
+    layers: tuple[Layer, ...] = ()
+    exemplars: tuple[Exemplar, ...] = ()
+    reliability: tuple[Reliability, ...] = ()
+    lineage: tuple[LineageStep, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    gates: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check once that there is something to show and that the subject is one of the stages."""
+        if not self.stages:
+            raise BadRequest("A report needs at least one model.", "No stage was given.", "Name an artifact to report on.")
+        if self.subject is not None and not 0 <= self.subject < len(self.stages):
+            raise BadRequest(f"The report is about stage {self.subject}.", f"There are {len(self.stages)} stages, counted from 0.")
+
+    @property
+    def index(self) -> int:
+        """Index of the subject: as asked, else the last compressed stage, else the last one."""
+        if self.subject is not None:
+            return self.subject
+        compressed = [i for i, stage in enumerate(self.stages) if i and stage.verb not in NOT_COMPRESSION]
+        return compressed[-1] if compressed else len(self.stages) - 1
+
+    @property
+    def about(self) -> Stage:
+        """The subject itself."""
+        return self.stages[self.index]
+
+    def number(self, name: str, index: int | None = None, scope: str = "all") -> Finding | None:
+        """A stage's own number (the subject's by default), or None."""
+        where = self.index if index is None else index
+        if where:
+            return self.stages[where].report.get(name, scope=scope)
+        return self.dense(name, scope)
+
+    def dense(self, name: str, scope: str = "all") -> Finding | None:
+        """The dense ancestor's number: from its own report, else from what another report says of it."""
+        own = self.stages[0].report
+        reports = (self.about.report, *(stage.report for stage in self.stages))
+        told = (report.get(name, of="dense", scope=scope) for report in reports)
+        return own.get(name, of="dense", scope=scope) or own.get(name, scope=scope) or next((f for f in told if f), None)
+
+    def change(self, name: str, index: int | None = None, scope: str = "all") -> Finding | None:
+        """The measured change (compressed - dense) with its interval, else the plain difference without one."""
+        where = self.index if index is None else index
+        measured = self.stages[where].report.get(name, of="change", scope=scope)
+        now, before = self.number(name, where, scope), self.dense(name, scope)
+        if measured or not where or not now or not before:
+            return measured
+        gap = None if missing(now) or missing(before) else float(now.value or 0) - float(before.value or 0)
+        return replace(now, value=gap, low=None, high=None, of="change", note=now.note or before.note)
+
+    def scopes(self, kind: str, name: str = "accuracy") -> list[str]:
+        """Scopes of a kind (`class`, `group`) that the subject's report speaks of, in its order."""
+        found = (f.scope for f in self.about.report if f.name == name and f.scope.startswith(f"{kind}:"))
+        return list(dict.fromkeys(found))
+
+
+def missing(finding: Finding | None) -> bool:
+    """True when there is no usable number: absent, None, NaN or infinite."""
+    return finding is None or finding.value is None or not math.isfinite(finding.value)
+
+
+def to_json(view: View) -> dict[str, Any]:
+    """The view as plain JSON values (strict: NaN and infinity become null). Pixels are left out: ids name the samples."""
+    stages = [{**_fields(stage), "recipe": dict(stage.recipe), "report": stage.report.to_json()} for stage in view.stages]
+    document = {
+        "schema": SCHEMA,
+        "title": view.title,
+        "subject": view.index,
+        "stages": stages,
+        "layers": [{**asdict(layer), "sparsity": layer.sparsity} for layer in view.layers],
+        "exemplars": [{k: v for k, v in _fields(e).items() if k != "image"} for e in view.exemplars],
+        "reliability": [{"name": name, "bins": [list(row) for row in bins]} for name, bins in view.reliability],
+        "lineage": [asdict(step) for step in view.lineage],
+        "environment": dict(view.environment),
+        "gates": list(view.gates),
+    }
+    plain: dict[str, Any] = _strict(document)
+    return plain
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if hasattr(value, "item"):
+        return _strict(value.item())
+    return value if isinstance(value, str | bool | int | None) else str(value)

@@ -1,0 +1,52 @@
+"""Durations: `30ep`, `500it`, `0.75run` -> optimizer steps.
+
+Phases are written in the unit a person thinks in and counted in optimizer steps, rounded half to even.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from sparsify_cli.errors import BadRequest
+
+UNITS = {"ep": "epochs", "it": "optimizer steps", "run": "of the whole run"}
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training: a number and its unit (`ep`, `it` or `run`)."""
+
+    value: Fraction
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str | Duration) -> Duration:
+        """Read `30ep`, `500it` or `0.75run`.
+
+        Raises:
+            BadRequest: the text has no number or no known unit.
+        """
+        if isinstance(text, Duration):
+            return text
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ep|it|run)", str(text))
+        if match is None:
+            raise BadRequest(f"{text!r} is not a duration.", "", "Write epochs, steps or a share of the run: 30ep, 500it, 0.75run.")
+        return cls(Fraction(match[1]), match[2])
+
+    def steps(self, *, per_epoch: int, total: int) -> int:
+        """Optimizer steps in this duration.
+
+        Args:
+            per_epoch: optimizer steps of one epoch.
+            total: optimizer steps of the whole run.
+        """
+        unit = {"ep": per_epoch, "it": 1, "run": total}[self.unit]
+        return round(self.value * unit)
+
+    def __str__(self) -> str:
+        """The text `parse` reads back."""
+        value = self.value
+        number = str(value.numerator) if value.denominator == 1 else str(float(value))
+        return f"{number}{self.unit}"

@@ -1,0 +1,138 @@
+"""Field types of recipes: what a person may write, read strictly and written back the same.
+
+A recipe field is declared once, `name: Annotated[type, Option("help")] = default`; the command-line flag, the recipe
+key, the help text and the JSON schema all come from that line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
+
+from sparsify_cli.errors import BadRequest
+from sparsify_cli.recipes.allocation import parse_allocation
+from sparsify_cli.recipes.duration import Duration
+from sparsify_cli.recipes.pattern import Pattern
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a recipe field appears on the command line.
+
+    Args:
+        help: one sentence, with the unit.
+        positional: an argument instead of a flag.
+        metavar: what stands for the value in help texts.
+        shelf: package of the shelf whose names are the choices.
+    """
+
+    help: str
+    positional: bool = False
+    metavar: str = ""
+    shelf: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A strategy by name with the options that differ from its defaults."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: Any) -> Choice:
+        """Read `gmp` or `{name: gmp, every: 50it}`.
+
+        Raises:
+            BadRequest: neither a name nor a mapping with one.
+        """
+        if isinstance(value, Choice):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            return cls(value["name"], {k: v for k, v in value.items() if k != "name"})
+        raise BadRequest(f"{value!r} names no strategy.", "", "Write a name, or a mapping with the key `name` and its options.")
+
+    def to_plain(self) -> str | dict[str, Any]:
+        """What `parse` reads back."""
+        return {"name": self.name, **self.options} if self.options else self.name
+
+
+def parse_sparsity(value: Any) -> Fraction:
+    """Read a sparsity exactly: a fraction of zeros in [0, 1] written as a decimal, never percent.
+
+    Raises:
+        BadRequest: not a number, or outside [0, 1].
+    """
+    if isinstance(value, Fraction):
+        return value
+    try:
+        number = Fraction(Decimal(str(value)))
+    except (InvalidOperation, ValueError, OverflowError) as error:
+        raise BadRequest(f"{value!r} is not a number.", "", "Write a fraction of zeros such as 0.9.") from error
+    if not 0 <= number <= 1:
+        hint = f"For {float(number):g}% write {float(number) / 100:g}." if 1 < number <= 100 else "0 keeps every weight, 1 keeps none."
+        raise BadRequest(f"{value} is outside [0, 1].", "Sparsity is the fraction of zeros.", hint)
+    return number
+
+
+def _collected(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`parse`, with our errors as ValueErrors so that pydantic shows all of a recipe's problems together."""
+
+    def read(value: Any) -> Any:
+        try:
+            return parse(value)
+        except BadRequest as error:
+            raise ValueError(str(error)) from error
+
+    return read
+
+
+def decimal(value: Fraction) -> str:
+    """A fraction as the decimal a person wrote."""
+    return f"{float(value):.12g}"
+
+
+def _split(value: Any) -> Any:
+    parts = value if isinstance(value, list | tuple) else [value]
+    return tuple(piece for part in parts for piece in (part.split(",") if isinstance(part, str) else [part]))
+
+
+def _as_texts(value: Any) -> Any:
+    return tuple(str(v) for v in value) if isinstance(value, list | tuple) else (str(value),)
+
+
+def _falling(levels: tuple[Fraction, ...]) -> tuple[Fraction, ...]:
+    return tuple(sorted(set(levels), reverse=True))
+
+
+_text_schema = WithJsonSchema({"type": "string"})
+Sparsity = Annotated[
+    Fraction,
+    PlainValidator(_collected(parse_sparsity)),
+    PlainSerializer(decimal),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1}),
+]
+PatternText = Annotated[Pattern, PlainValidator(_collected(Pattern.parse)), PlainSerializer(str), _text_schema]
+DurationText = Annotated[Duration, PlainValidator(_collected(Duration.parse)), PlainSerializer(str), _text_schema]
+Strategy = Annotated[
+    Choice,
+    PlainValidator(_collected(Choice.parse)),
+    PlainSerializer(Choice.to_plain),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["name"]}]}),
+]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_texts)]
+Allocation = Annotated[str, BeforeValidator(_collected(parse_allocation))]
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_split)]
+Levels = Annotated[
+    tuple[Sparsity, ...],
+    BeforeValidator(_split),
+    AfterValidator(_falling),
+    PlainSerializer(lambda levels: [decimal(level) for level in levels]),
+]

@@ -1,0 +1,69 @@
+"""Groups of fields that several verbs share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sparsify_cli.recipes.duration import Duration
+from sparsify_cli.recipes.option import Allocation, Choice, DurationText, Numbers, Option, PatternText, Sparsity, Strategy, Texts
+from sparsify_cli.recipes.pattern import Pattern
+from sparsify_cli.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFields(Recipe):
+    """Which network."""
+
+    model: Annotated[str, Option("Checkpoint file or artifact folder; empty = the newest artifact that fits.", positional=True)] = ""
+    arch: Annotated[str, Option("Architecture: a name, package.module:callable or path/file.py:callable.", shelf="architectures")] = ""
+    arch_arg: Annotated[Texts, Option("Option of the architecture.", metavar="KEY=VALUE")] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFields(Recipe):
+    """Which data."""
+
+    data: Annotated[str, Option("Data: digits, idx:FOLDER, folder:PATH, npz:FILE, module:callable or file.py:callable.", shelf="datasets")] = ""
+    data_arg: Annotated[Texts, Option("Option of the dataset.", metavar="KEY=VALUE")] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputFields(Recipe):
+    """Where the result goes."""
+
+    out: Annotated[str, Option("Folder to write; default runs/NNN-verb-name.")] = ""
+    seed: Annotated[int, Field(ge=0), Option("Seed of everything random.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparsityFields(Recipe):
+    """Which weights go."""
+
+    sparsity: Annotated[Sparsity | None, Option("Fraction of zeros among prunable weights, in [0, 1].")] = None
+    pattern: Annotated[PatternText, Option("unstructured, N:M (keep N of every M inputs) or block:RxC.")] = Pattern()
+    criterion: Annotated[Strategy, Option("How weights are ranked.", shelf="criteria")] = Choice("magnitude")
+    allocation: Annotated[Allocation, Option("How the zeros are shared among layers.")] = "global"
+    skip: Annotated[Texts, Option("Leave tensors matching this glob dense.", metavar="GLOB")] = ()
+    include: Annotated[Texts, Option("Prune only tensors matching this glob.", metavar="GLOB")] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFields(Recipe):
+    """How weights are trained."""
+
+    epochs: Annotated[int, Field(ge=1), Option("Passes over the training data (for embed: for each level).")] = 10
+    batch_size: Annotated[int, Field(ge=1), Option("Samples a step, over all processes.")] = 64
+    optimizer: Annotated[Literal["sgd", "adamw"], Option("Optimizer.")] = "sgd"
+    lr: Annotated[float, Field(gt=0), Option("Peak learning rate.")] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1), Option("SGD momentum.")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0), Option("Weight decay.")] = 5e-4
+    schedule: Annotated[Literal["cosine", "multi-step", "constant"], Option("Learning-rate schedule.")] = "cosine"
+    milestones: Annotated[Numbers, Option("multi-step: shares of the run where the rate falls.")] = (0.5, 0.75)
+    gamma: Annotated[float, Field(gt=0, le=1), Option("multi-step: factor at each milestone.")] = 0.1
+    warmup: Annotated[DurationText, Option("Linear warm-up, e.g. 1ep, 100it or 0.05run.")] = Duration.parse("0.05run")
+    objective: Annotated[Strategy, Option("What is minimised.", shelf="objectives")] = Choice("cross-entropy")
+    device: Annotated[str, Option("auto, cpu or cuda.")] = "auto"
+    precision: Annotated[str, Option("32-true, bf16-mixed, 16-mixed ...")] = "32-true"

@@ -1,0 +1,127 @@
+"""The recipe of each verb."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from sparsify_cli.recipes.option import Choice, Levels, Option, Strategy, Texts
+from sparsify_cli.recipes.recipe import Recipe
+from sparsify_cli.recipes.shared import DataFields, ModelFields, OutputFields, SparsityFields, TrainFields
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneRecipe(ModelFields, DataFields, SparsityFields, OutputFields):
+    """Remove weights in one shot, without training."""
+
+    verb: ClassVar[str] = "prune"
+    batchnorm: Annotated[bool, Option("Re-estimate batch-norm statistics when architecture and data are known.")] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe(ModelFields, DataFields, SparsityFields, TrainFields, OutputFields):
+    """Train a network from scratch (or from a checkpoint), dense or becoming sparse."""
+
+    verb: ClassVar[str] = "train"
+    regime: Annotated[Strategy, Option("How the masks evolve.", shelf="regimes")] = Choice("fixed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRecipe(ModelFields, DataFields, SparsityFields, TrainFields, OutputFields):
+    """Train a pruned network further; masks hold after every step."""
+
+    verb: ClassVar[str] = "finetune"
+    regime: Annotated[Strategy, Option("How the masks evolve.", shelf="regimes")] = Choice("fixed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedRecipe(ModelFields, DataFields, SparsityFields, TrainFields, OutputFields):
+    """Nest several sparse networks inside one network (ELSA)."""
+
+    verb: ClassVar[str] = "embed"
+    levels: Annotated[Levels, Option("Sparsities to embed, e.g. 0.95,0.8,0.5; trained sparsest first.")] = ()
+    regime: Annotated[Strategy, Option("How each level's masks evolve.", shelf="regimes")] = Choice("gmp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractRecipe(ModelFields, OutputFields):
+    """Take one sparse network out of an embedded artifact, by masking alone."""
+
+    verb: ClassVar[str] = "extract"
+    level: Annotated[str, Option("A sparsity that was embedded (0.8) or a level number (2).")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnRecipe(ModelFields, DataFields, OutputFields):
+    """Forget training samples in one step (SSSE)."""
+
+    verb: ClassVar[str] = "unlearn"
+    forget: Annotated[str, Option("A CSV or JSON file of sample ids, class:NAME, or random:5%.")] = ""
+    unlearner: Annotated[Strategy, Option("How samples are forgotten.", shelf="unlearners")] = Choice("ssse")
+    prepare: Annotated[bool, Option("Only prepare: compute and store what later erasures need.")] = False
+    memo: Annotated[str, Option("Artifact of an earlier --prepare.")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateRecipe(ModelFields, DataFields, OutputFields):
+    """Measure a network: accuracy, calibration, groups, sparsity, bytes, latency."""
+
+    verb: ClassVar[str] = "validate"
+    split: Annotated[str, Option("train, validation or test.")] = "test"
+    gate: Annotated[Texts, Option("Condition that must hold, e.g. 'accuracy>=0.95'; exit 3 otherwise.", metavar="GATE")] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRecipe(ModelFields, DataFields, OutputFields):
+    """Write the network in another format, and verify it."""
+
+    verb: ClassVar[str] = "export"
+    to: Annotated[Strategy, Option("Format.", shelf="exporters")] = Choice("packed")
+    level: Annotated[str, Option("For an embedded artifact: the level to export.")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRecipe(ModelFields, DataFields, OutputFields):
+    """Compare a compressed network with its dense ancestor: one HTML page, JSON and Markdown."""
+
+    verb: ClassVar[str] = "report"
+    split: Annotated[str, Option("train, validation or test.")] = "test"
+    also: Annotated[Texts, Option("Another artifact to show beside it.", metavar="ARTIFACT")] = ()
+    gate: Annotated[Texts, Option("Condition that must hold, e.g. 'change.accuracy>=-0.015'; exit 3 otherwise.", metavar="GATE")] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectRecipe(Recipe):
+    """Look inside a file or an artifact."""
+
+    verb: ClassVar[str] = "inspect"
+    path: Annotated[str, Option("Checkpoint file or artifact folder.", positional=True)] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoRecipe(DataFields, OutputFields):
+    """The whole job on embedded real data, with a report at the end."""
+
+    verb: ClassVar[str] = "demo"
+    quick: Annotated[bool, Option("A short version: fewer epochs, the same path.")] = False
+    epochs: Annotated[int, Field(ge=0), Option("Epochs of the dense training; 0 = 20 (6 with --quick).")] = 0
+    levels: Annotated[Levels, Option("Sparsities to embed.")] = (Fraction(95, 100), Fraction(8, 10), Fraction(5, 10))
+
+
+RECIPES: tuple[type[Recipe], ...] = (
+    TrainRecipe,
+    PruneRecipe,
+    FinetuneRecipe,
+    EmbedRecipe,
+    ExtractRecipe,
+    UnlearnRecipe,
+    ValidateRecipe,
+    ExportRecipe,
+    ReportRecipe,
+    InspectRecipe,
+    DemoRecipe,
+)
+"""Every verb that takes a recipe, in the order of the path of data."""

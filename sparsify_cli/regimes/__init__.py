@@ -1,0 +1,1 @@
+"""Shelf: how one training step and the masks evolve."""

@@ -1,0 +1,109 @@
+"""Prune gradually while training: sparsity climbs along a cubic to its target, then the rest recovers.
+
+Every `every` steps from `begin` to `end` the run's criterion drops the lowest-scored of the weights that are left; a
+dropped weight never returns. The event at `end` reaches the target exactly, and at least a quarter of the steps come
+after it.
+
+Source: Zhu and Gupta 2017 (arXiv 1710.01878), eq. 1. Differs: masks only shrink (theirs are recomputed from all
+weights), the criterion is the recipe's, counts are exact, and the last quarter is kept free (end = 75 % as in
+RigL's configurations, Evci et al. 2020, arXiv 1911.11134).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated
+
+import torch
+from pydantic import BeforeValidator
+from torch import Tensor
+
+from sparsify_cli.contracts.regime import Regime
+from sparsify_cli.errors import BadRequest
+from sparsify_cli.maths.schedules import cubic
+from sparsify_cli.recipes.duration import Duration
+from sparsify_cli.training import guard
+from sparsify_cli.values.run import Run
+
+Text = Annotated[str, BeforeValidator(str)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gmp(Regime):
+    """Gradual magnitude pruning, with any criterion.
+
+    Args:
+        initial: sparsity at `begin`, in [0, 1); at least that of the masks the run starts with.
+        begin: when the climb starts, a duration from the start of the run.
+        end: when the target is reached; at most 0.75run.
+        every: time between two prunings, at least one step.
+    """
+
+    initial: Text = "0"
+    begin: Text = "0run"
+    end: Text = "0.75run"
+    every: Text = "0.025run"
+
+    def __post_init__(self) -> None:
+        """Read every option once, so that a mistyped one is refused before anything is loaded."""
+        for text in (self.begin, self.end, self.every):
+            Duration.parse(text)
+        if not 0 <= _fraction(self.initial) < 1:
+            raise BadRequest(f"gmp cannot start from the sparsity {self.initial}.", "", "Write a fraction of zeros in [0, 1).")
+
+    def start(self, run: Run) -> None:
+        """Remember the sparsity the climb starts from.
+
+        Raises:
+            BadRequest: the climb would go down, start after its end, or end too late to recover.
+        """
+        self._window(run)
+        slack = Fraction(len(run.masks) + 1, max(1, run.masks.total))  # counts are rounded once a tensor
+        low = max(_fraction(self.initial), run.masks.sparsity)
+        if run.sparsify is None or low > run.target + slack:
+            raise BadRequest(
+                f"gmp cannot go from sparsity {float(low):.4g} to {float(run.target):.4g}.",
+                "It only ever drops weights.",
+                "Ask for a --sparsity above the one the model already has, or use the regime fixed.",
+            )
+        low = min(low, run.target).limit_denominator(10**12)
+        run.memory["gmp.initial"] = torch.tensor([low.numerator, low.denominator])
+        guard.enforce(run)
+
+    def step(self, run: Run, loss: Callable[[], Tensor]) -> Tensor:
+        """Prune if it is time, then one guarded optimizer step."""
+        begin, end, every = self._window(run)
+        if run.step == end or (begin <= run.step < end and (run.step - begin) % every == 0):
+            numerator, denominator = run.memory["gmp.initial"].tolist()
+            _prune(run, cubic(run.step, begin, end, Fraction(numerator, denominator), run.target))
+        return guard.descend(run, loss)
+
+    def _window(self, run: Run) -> tuple[int, int, int]:
+        """First and last step before which weights are dropped, and the steps between."""
+        begin, end, every = (Duration.parse(t).steps(per_epoch=run.per_epoch, total=run.total) for t in (self.begin, self.end, self.every))
+        if end > round(Fraction(3, 4) * run.total) or begin > end:
+            raise BadRequest(
+                f"gmp would prune from step {begin} to step {end} of {run.total}.",
+                "It must begin before it ends, and a quarter of the steps is needed to recover.",
+                "Choose begin <= end <= 0.75run.",
+            )
+        end = min(end, run.total * 3 // 4)
+        return min(begin, end), end, max(1, every)
+
+
+def _prune(run: Run, sparsity: Fraction) -> None:
+    """Shrink the masks to `sparsity`; nothing to do where they are already there."""
+    if run.sparsify is None or sparsity <= run.masks.sparsity:
+        return
+    run.masks = run.sparsify(run.weights(), sparsity, within=run.masks if run.masks else None)
+    guard.place(run)
+    guard.enforce(run)
+
+
+def _fraction(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise BadRequest(f"{text!r} is not a sparsity.", "", "Write a number in [0, 1), such as 0.3.") from error

@@ -1,0 +1,1 @@
+"""One verb each: the path of data, no printing."""

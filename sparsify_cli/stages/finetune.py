@@ -1,0 +1,154 @@
+"""`finetune`: train a network further; masks hold after every step, on weights and optimizer state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+from torch import nn
+
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.errors import BadRequest, MissingContext
+from sparsify_cli.recipes.verbs import FinetuneRecipe, TrainRecipe
+from sparsify_cli.stages.compare import alone, compared
+from sparsify_cli.stages.lineage import dense_ancestor
+from sparsify_cli.stages.outcome import Outcome, Table
+from sparsify_cli.stages.plan import plan
+from sparsify_cli.stages.sizes import size_findings
+from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_notes, sparsifier
+from sparsify_cli.stages.subject import Subject, open_subject
+from sparsify_cli.stages.tables import before_after, said
+from sparsify_cli.stages.training_run import Trained, Training, trained
+from sparsify_cli.stages.workplace import workplace
+from sparsify_cli.stages.write import Product, data_identity
+from sparsify_cli.training.engine import Engine, engine
+from sparsify_cli.values.report import Finding, Report
+
+SHOWN = ("accuracy", "nll", "ece", "sparsity", "sparsity_total", "bytes_disk", "bytes_packed", "latency_ms")
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a training verb starts.
+
+    Args:
+        subject: weights, masks and context; its module fits its data.
+        parent: what the result descends from; None from scratch.
+        chooser: chooses masks; None when nothing will be pruned.
+        target: sparsity to reach.
+        notes: sentences about the plan.
+    """
+
+    subject: Subject
+    parent: Subject | None
+    chooser: Sparsifier | None
+    target: Fraction
+    notes: tuple[str, ...] = ()
+
+
+def finetune(recipe: FinetuneRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
+    """Train a checkpoint or artifact further and write the result."""
+    subject = open_subject(recipe, verbs=("prune", "finetune", "train")).checked()
+    subject.checkpoint.require_finite()
+    subject.samples("train")
+    chooser, target, notes = pruning_plan(recipe, subject)
+    start = Start(subject, subject, chooser, target, notes)
+    return run_training(recipe, start, listener, resume=resume)
+
+
+def pruning_plan(recipe: FinetuneRecipe | TrainRecipe, subject: Subject) -> tuple[Sparsifier | None, Fraction, tuple[str, ...]]:
+    """How masks will be chosen and the sparsity to reach; nothing for the regime `fixed`.
+
+    Raises:
+        BadRequest: `fixed` with a sparsity, or another regime without one.
+    """
+    wanted = recipe.sparsity is not None or recipe.pattern.is_grouped
+    if recipe.regime.name == "fixed":
+        if wanted:
+            raise BadRequest("The regime fixed keeps the masks as they are; --sparsity and --pattern do not go with it.", "", "Add --regime gmp.")
+        return None, subject.masks.sparsity, ()
+    rows = plan(subject.checkpoint, subject.architecture, skip=recipe.skip, include=recipe.include)
+    shapes = {row.name: row.shape for row in rows if row.matched}
+    chooser = sparsifier(recipe, list(shapes))
+    target = chooser.target(subject.checkpoint.tensors, recipe.sparsity)
+    chooser.once(subject.checkpoint.tensors, target, pruned=subject.masks)  # refuse now what could only fail at the end
+    return chooser, target, pattern_notes(shapes, recipe.pattern)
+
+
+def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: Listener, *, resume: Path | None) -> Outcome:
+    """Train from a start and write the artifact."""
+    machine = engine(recipe.device, recipe.precision)
+    unfinished = Product(recipe, start.subject, Report(), start.parent)
+    with workplace(recipe, unfinished, start.subject.name, resume=resume) as place:
+        result = trained(_training(recipe, start), machine, listener, save=place.save, state=place.resumed)
+        after = start.subject.changed(start.subject.checkpoint.with_tensors(result.tensors), result.masks)
+        report = Report(tuple(_findings(start, after)), _facts(start, result, machine))
+        place.finish(Product(recipe, after, report, start.parent, after.checkpoint, after.masks))
+    return _outcome(recipe, start, after, report, place.folder)
+
+
+def teacher_of(subject: Subject) -> Callable[[], nn.Module]:
+    """Builds the teacher: the dense ancestor, or the network itself when nothing was pruned from it.
+
+    Raises (when called):
+        MissingContext: it is sparse and has no dense ancestor.
+    """
+    return lambda: (dense_ancestor(subject) if subject.masks else subject).module()
+
+
+def _training(recipe: FinetuneRecipe | TrainRecipe, start: Start) -> Training:
+    subject = start.subject
+    validation = subject.samples("validation")
+    return Training(
+        recipe=recipe, regime=recipe.regime, module=subject.module(), samples=subject.samples("train"),
+        watched=validation.take(range(min(len(validation), 1000))), teacher=teacher_of(subject), seed=recipe.seed,
+        masks=subject.masks, sparsify=start.chooser, target=start.target, label=recipe.verb,
+    )  # fmt: skip
+
+
+def _findings(start: Start, after: Subject) -> list[Finding]:
+    sizes = size_findings(after)
+    if start.parent is None:
+        return [*sizes, *alone(after)]
+    return [*sizes, *_against_ancestor(start.parent, after)]
+
+
+def _against_ancestor(parent: Subject, after: Subject) -> list[Finding]:
+    try:
+        before = dense_ancestor(parent) if parent.masks else parent
+    except MissingContext:
+        return alone(after)
+    old = [replace(f, of="dense") for f in size_findings(before) if not f.scope.startswith("layer:")]
+    return [*compared(before, after), *old]
+
+
+def _facts(start: Start, result: Trained, machine: Engine) -> dict[str, object]:
+    train = start.subject.samples("train")
+    return {"history": list(result.history), "processes": machine.world, "data_sha256": data_identity(train), "samples": len(train)}
+
+
+def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject, report: Report, folder: Path) -> Outcome:
+    dense = report.get("accuracy", of="dense")
+    against = f" (dense ancestor {said(dense)})" if dense else ""
+    sparse = f"sparsity {float(after.masks.sparsity):.2%}" if after.masks else "dense"
+    steps = f"{recipe.epochs} epochs of {len(start.subject.samples('train')):,} samples"
+    return Outcome(
+        recipe.verb,
+        f"Trained {steps}: test accuracy {said(report.get('accuracy'))}{against}, {sparse}.",
+        report,
+        folder,
+        tables=(_table(report, dense is not None),),
+        notes=(*start.notes, *collapse_notes(after.masks)),
+        hints=(f"sparsify report {folder}",) if after.masks else (f"sparsify prune {folder} --sparsity 0.9",),
+    )
+
+
+def _table(report: Report, has_dense: bool) -> Table:
+    if has_dense:
+        return before_after("against the dense ancestor", report, SHOWN)
+    rows = tuple((name.replace("_", " "), said(report.get(name))) for name in SHOWN if report.get(name))
+    return Table("measured", ("", "value"), rows)
+
+

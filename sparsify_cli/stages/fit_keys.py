@@ -1,0 +1,76 @@
+"""Loading tensors into a module: exact names and shapes, or one sentence that says what differs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from sparsify_cli.errors import KeyMismatch
+from sparsify_cli.values.checkpoint import Checkpoint
+
+COUNTERS = "num_batches_tracked"
+"""A batch-norm counter that old checkpoints lack and that no output depends on."""
+
+PREFIXES = ("model.", "net.", "network.", "backbone.", "encoder.")
+"""Prefixes that wrapping modules leave on keys; tried when the plain names do not fit."""
+
+
+def loaded(module: nn.Module, checkpoint: Checkpoint) -> nn.Module:
+    """`module` with the checkpoint's tensors, in eval mode.
+
+    Raises:
+        KeyMismatch: names or shapes differ; says which, how many, and the nearest names.
+    """
+    expected = module.state_dict()
+    given = fitting_names(checkpoint.tensors, expected)
+    missing = [n for n in expected if n not in given and not n.endswith(COUNTERS)]
+    extra = [name for name in given if name not in expected]
+    if missing or extra:
+        raise _names_differ(checkpoint, missing, extra)
+    _check_shapes(checkpoint, expected, given)
+    module.load_state_dict({**expected, **given})
+    return module.eval()
+
+
+def fitting_names(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors renamed by the one wrapper prefix (removed or added) that makes them fit, or as they are."""
+    needed = {name for name in expected if not name.endswith(COUNTERS)}
+    for prefix in PREFIXES:
+        bare = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        longer = {prefix + name: tensor for name, tensor in tensors.items()}
+        for renamed in (bare, longer):
+            if not needed <= set(tensors) and needed <= set(renamed):
+                return renamed
+    return dict(tensors)
+
+
+def _names_differ(checkpoint: Checkpoint, missing: list[str], extra: list[str]) -> KeyMismatch:
+    lacking = f"{len(missing)} tensors are missing ({_with_nearest(missing, extra)})" if missing else ""
+    surplus = f"{len(extra)} have no place in it ({_listed(extra)})" if extra else ""
+    return KeyMismatch(
+        f"{checkpoint.source.path} does not fit the architecture: {' and '.join(filter(None, (lacking, surplus)))}.",
+        f"The checkpoint holds {len(checkpoint.tensors)} tensors.",
+        "Check --arch and --arch-arg; `sparsify inspect` lists the checkpoint's names and shapes.",
+    )
+
+
+def _with_nearest(missing: list[str], extra: list[str]) -> str:
+    near = difflib.get_close_matches(missing[0], extra, n=1, cutoff=0.4)
+    return _listed(missing) + (f"; nearest to {missing[0]} is {near[0]}" if near else "")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _check_shapes(checkpoint: Checkpoint, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    wrong = [name for name, tensor in given.items() if tensor.shape != expected[name].shape]
+    if wrong:
+        first = wrong[0]
+        raise KeyMismatch(
+            f"{checkpoint.source.path} does not fit the architecture: {len(wrong)} tensors have another shape, first {first}.",
+            f"It is {tuple(given[first].shape)} in the checkpoint and {tuple(expected[first].shape)} in the architecture.",
+            "Check --arch-arg.",
+        )

@@ -1,0 +1,57 @@
+"""Lineage: the chain of parents of an artifact, followed by path and checked by hash, up to the dense ancestor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from sparsify_cli.errors import MissingContext, MissingFile, UnreadableFile
+from sparsify_cli.stages.subject import Subject, open_path
+
+
+def ancestors(subject: Subject) -> Iterator[Subject]:
+    """The parents of a subject, nearest first; each knows the architecture and data of its child.
+
+    Raises:
+        MissingFile: a parent is no longer where the manifest says.
+        UnreadableFile: what is there now is not what the child was made from.
+    """
+    while (parent := _parent(subject)) is not None:
+        yield parent
+        subject = parent
+
+
+def dense_ancestor(subject: Subject) -> Subject:
+    """The nearest ancestor that nothing was pruned from.
+
+    Raises:
+        MissingContext: there is none.
+    """
+    for parent in ancestors(subject):
+        if not parent.masks:
+            return parent
+    raise MissingContext(
+        f"{subject.path} has no dense ancestor.", "It was made from a sparse network or from scratch.", "Compare with one that descends from it."
+    )
+
+
+def _parent(subject: Subject) -> Subject | None:
+    entry = subject.artifact.manifest.get("parent") if subject.artifact else None
+    if subject.artifact is None or entry is None:
+        return None
+    path = (subject.artifact.folder / entry["path"]).resolve()
+    if not path.exists():
+        raise MissingFile(
+            f"The parent of {subject.path} is gone: {path}.", "Its manifest names it as what it was made from.", "Put it back, or compare another artifact."
+        )
+    parent = open_path(_shown(path))
+    if parent.checkpoint.source.sha256 != entry["sha256"]:
+        raise UnreadableFile(f"{path} is not what {subject.path} was made from.", "Its sha256 differs from the one in the manifest.", "Put the original back.")
+    return replace(parent, architecture=parent.architecture or subject.architecture, data=parent.data or subject.data)
+
+
+def _shown(path: Path) -> Path:
+    """The path as a person would type it from here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

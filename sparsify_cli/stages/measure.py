@@ -1,0 +1,144 @@
+"""Measure: a module's predictions, every number the shelf of metrics makes of them, sizes and times. Prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_cli.contracts.metric import Evidence, Metric
+from sparsify_cli.errors import BadData, BadRequest
+from sparsify_cli.shelf import Shelf
+from sparsify_cli.stages.timing import device_of, evaluating, latency, latency_ratio
+from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.predictions import Predictions
+from sparsify_cli.values.report import Finding
+from sparsify_cli.values.samples import Samples
+
+__all__ = ["count_findings", "latency", "latency_ratio", "measure_all", "predict", "train_marginals"]
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""Batch-norm statistics: stored with a model, but no parameters."""
+
+
+def predict(module: nn.Module, samples: Samples, *, batch: int = 512) -> Predictions:
+    """One pass in order, in eval mode, without gradients; every submodule's mode is restored.
+
+    Args:
+        module: maps inputs [b, ...] to logits [b, outputs]; runs where its parameters are.
+        samples: what to predict.
+        batch: samples a forward pass.
+
+    Raises:
+        BadData: no samples, inputs the model refuses, outputs that are not one row of logits a sample, or a label beyond them.
+        Anomalous: outputs that are not finite.
+    """
+    if not len(samples):
+        raise BadData("There are no samples to predict.", "The split is empty.", "Choose another split or other data.")
+    with evaluating(module), torch.no_grad():
+        logits = torch.cat([_forward(module, inputs) for inputs in samples.inputs.split(batch)])
+    _require_labels_fit(samples.targets, logits.shape[1])
+    return Predictions(logits, samples.targets.cpu(), samples.ids, samples.groups, samples.classes)
+
+
+def measure_all(evidence: Evidence) -> list[Finding]:
+    """Findings of every metric on the shelf, with its default options, whose needs the evidence meets, in shelf order.
+
+    Raises:
+        BadRequest: no compressed model.
+        BadData: populations over different samples or with different outputs.
+    """
+    _require_comparable(evidence)
+    there = frozenset({"dense"} if evidence.dense else ())
+    shelf = Shelf("metrics")
+    metrics: list[Metric] = [shelf.load(name)() for name in shelf.names()]
+    return [finding for metric in metrics if metric.needs <= there for finding in metric.measure(evidence)]
+
+
+def train_marginals(samples: Samples) -> tuple[float, ...]:
+    """Share of each label, in label order; zeros for labels that do not occur."""
+    counts = torch.bincount(samples.targets, minlength=samples.outputs).double()
+    return tuple((counts / max(len(samples), 1)).tolist())
+
+
+def count_findings(tensors: Mapping[str, Tensor], masks: MaskSet) -> list[Finding]:
+    """Zeros among the masked weights, for each of them, and among all parameters; numbers left; bytes without compression.
+
+    Args:
+        tensors: every tensor of the model; batch-norm statistics are stored bytes but not parameters.
+        masks: which weights are prunable and which of them stay; they are applied before counting.
+    """
+    parameters = {n: t for n, t in masks.apply(tensors).items() if t.is_floating_point() and not n.endswith(BUFFERS)}
+    prunable = {name: t for name, t in parameters.items() if name in masks}
+    size, left = (sum(count(t) for t in parameters.values()) for count in (Tensor.numel, _nonzeros))
+    stored = sum(t.numel() * t.element_size() for t in tensors.values())
+    counts = (
+        ("sparsity_total", _sparsity(parameters), "fraction", size, "Share of all parameters that are exactly zero."),
+        ("nonzeros", float(left), "parameters", size, "Parameters that are not zero."),
+        ("parameters", float(size), "parameters", size, "All numbers that training sets, zeros included."),
+        ("bytes_dense", float(stored), "bytes", 0, "Size of all stored tensors when every number is written, zeros included."),
+    )
+    rest = [Finding(name=name, value=value, unit=unit, n=n, definition=text) for name, value, unit, n, text in counts]
+    return [_layer_sparsity(prunable, "all"), *rest, *(_layer_sparsity({k: t}, f"layer:{k}") for k, t in prunable.items())]
+
+
+def _forward(module: nn.Module, inputs: Tensor) -> Tensor:
+    try:
+        rows = module(inputs.to(device_of(module)))
+    except RuntimeError as error:
+        what, why = f"The model refuses inputs of shape {list(inputs.shape[1:])}.", f"{str(error).splitlines()[0].rstrip('.')}."
+        raise BadData(what, why, "Check that --arch and --data belong together.") from error
+    shape = list(getattr(rows, "shape", ()))
+    if len(shape) != 2 or shape[0] != len(inputs):
+        what = f"For {len(inputs)} samples the model gave an output of shape {shape}."
+        raise BadData(what, "Metrics need one row of logits a sample, [n, outputs].", "Check --arch.")
+    return torch.as_tensor(rows).float().cpu()
+
+
+def _require_labels_fit(targets: Tensor, outputs: int) -> None:
+    outside = targets[(targets < 0) | (targets >= outputs)]
+    if len(outside):
+        raise BadData(
+            f"{len(outside)} of {len(targets)} samples have a label that the model's {outputs} outputs cannot give, first {int(outside[0])}.",
+            "Labels are counted from 0 and each needs an output.",
+            "Check that --arch and --data belong together.",
+        )
+
+
+def _require_comparable(evidence: Evidence) -> None:
+    if not evidence.compressed:
+        raise BadRequest("There are no predictions to measure.", "The evidence holds no compressed model.", "Predict with one first.")
+    first, *others = (*evidence.compressed, *evidence.dense)
+    for other in others:
+        _require_same_samples(first, other)
+        if first.logits.shape != other.logits.shape:
+            what = f"Two models have {first.logits.shape[1]} and {other.logits.shape[1]} outputs."
+            raise BadData(what, "They do not answer the same question.", "Compare models of the same classes.")
+
+
+def _require_same_samples(first: Predictions, other: Predictions) -> None:
+    if first.ids == other.ids and torch.equal(first.targets, other.targets):
+        return
+    differing = sum(a != b for a, b in zip(first.ids, other.ids, strict=False))
+    raise BadData(
+        f"Two models were not tested on the same samples: {len(first)} and {len(other)} samples, {differing} ids differ in place.",
+        "A change can only be measured on the same samples, with the same labels, in the same order.",
+        "Predict with both on the same split.",
+    )
+
+
+def _nonzeros(tensor: Tensor) -> int:
+    return int(torch.count_nonzero(tensor))
+
+
+def _sparsity(tensors: Mapping[str, Tensor]) -> float | None:
+    size = sum(t.numel() for t in tensors.values())
+    return 1 - sum(map(_nonzeros, tensors.values())) / size if size else None
+
+
+def _layer_sparsity(tensors: Mapping[str, Tensor], scope: str) -> Finding:
+    value, size = _sparsity(tensors), sum(t.numel() for t in tensors.values())
+    note = "" if size else "no tensor is masked"
+    text = "Share of the prunable (masked) weights that are exactly zero."
+    return Finding(name="sparsity", value=value, unit="fraction", n=size, scope=scope, definition=text, note=note)

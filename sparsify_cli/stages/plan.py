@@ -1,0 +1,118 @@
+"""The plan of a pruning: every tensor, whether it is prunable, and why.
+
+With an architecture, module types decide: weights of linear, convolution and attention-projection layers. Without one,
+names and shapes decide: floating tensors of 2 to 5 dimensions that are no norms, embeddings, positions or statistics.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from sparsify_cli.errors import BadRequest
+from sparsify_cli.stages.fit_keys import fitting_names
+from sparsify_cli.stages.resolve import build_architecture
+from sparsify_cli.values.checkpoint import Checkpoint, Spec
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear)
+NOT_WEIGHTS = re.compile(r"(^|[._])(embed\w*|wte|wpe|pos\w*|\w*norm\w*|bn\d*|ln\d*\w*|running_\w+|token\w*|cls\w*|bias\w*)([._]|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of a plan.
+
+    Args:
+        name: its name.
+        shape: its shape.
+        matched: True when it is prunable.
+        why: the reason, in a few words.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    matched: bool
+    why: str
+
+    @property
+    def weights(self) -> int:
+        """How many numbers it holds."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+def plan(checkpoint: Checkpoint, architecture: Spec | None, *, skip: Sequence[str] = (), include: Sequence[str] = ()) -> list[Row]:
+    """Every tensor, matched or not and why.
+
+    Args:
+        checkpoint: the tensors.
+        architecture: decides by module types when known.
+        skip: globs of tensors (or layers) to leave dense.
+        include: globs of the only tensors (or layers) to prune; may name embeddings.
+
+    Raises:
+        BadRequest: no tensor is matched.
+    """
+    types = _layer_weights(checkpoint.tensors, architecture)
+    rows = [_row(name, tensor, types, skip, include) for name, tensor in checkpoint.tensors.items()]
+    if not any(row.matched for row in rows):
+        raise _nothing_matched(checkpoint, skip, include)
+    return rows
+
+
+def prunable_names(checkpoint: Checkpoint, architecture: Spec | None) -> list[str]:
+    """Names of all prunable tensors; may be empty."""
+    types = _layer_weights(checkpoint.tensors, architecture)
+    return [name for name, tensor in checkpoint.tensors.items() if _row(name, tensor, types, (), ()).matched]
+
+
+def matches(name: str, globs: Sequence[str]) -> bool:
+    """True when a glob names the tensor, its layer, or a part the layer belongs to: conv1, conv1.weight, stage2.*"""
+    return any(fnmatch.fnmatchcase(name, glob) or fnmatch.fnmatchcase(name, f"{glob}.*") for glob in globs)
+
+
+def _row(name: str, tensor: Tensor, types: set[str] | None, skip: Sequence[str], include: Sequence[str]) -> Row:
+    matched, why = _verdict(name, tensor, types)
+    if include:
+        matched = matches(name, include) and tensor.is_floating_point()
+        why = "included" if matched else "not in --include"
+    if matched and matches(name, skip):
+        matched, why = False, "skipped"
+    return Row(name, tuple(tensor.shape), matched, why)
+
+
+def _verdict(name: str, tensor: Tensor, types: set[str] | None) -> tuple[bool, str]:
+    if not tensor.is_floating_point() or not 2 <= tensor.ndim <= 5:
+        return False, "not a matrix of floats"
+    if types is not None:
+        return (True, "weight of a layer") if name in types else (False, "not the weight of a linear or convolution layer")
+    if NOT_WEIGHTS.search(name):
+        return False, "named like a norm, an embedding or a statistic"
+    return True, "named and shaped like a weight"
+
+
+def _layer_weights(tensors: Mapping[str, Tensor], architecture: Spec | None) -> set[str] | None:
+    """Names (as in the checkpoint) of the weights of prunable layers; None without an architecture."""
+    if architecture is None:
+        return None
+    module = build_architecture(architecture)
+    ours = {f"{path}.weight" for path, layer in module.named_modules() if isinstance(layer, LAYERS)}
+    ours |= {f"{path}.in_proj_weight" for path, layer in module.named_modules() if isinstance(layer, nn.MultiheadAttention)}
+    renamed = fitting_names(tensors, module.state_dict())
+    return {name for name, new in zip(tensors, renamed, strict=True) if new in ours}
+
+
+def _nothing_matched(checkpoint: Checkpoint, skip: Sequence[str], include: Sequence[str]) -> BadRequest:
+    names = ", ".join(list(checkpoint.tensors)[:4])
+    globs = "".join(f" --{flag} {' '.join(g)}" for flag, g in (("include", include), ("skip", skip)) if g)
+    return BadRequest(
+        f"No tensor of {checkpoint.source.path} is prunable{f' with{globs}' if globs else ''}.",
+        f"It holds {len(checkpoint.tensors)} tensors: {names}, ...",
+        "Name layers with --include GLOB; `sparsify inspect` lists them.",
+    )

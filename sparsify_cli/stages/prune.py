@@ -1,0 +1,147 @@
+"""`prune`: remove weights in one shot, without training.
+
+Scores, then counts, then positions; the weights that go become real zeros. When architecture and data are known,
+batch-norm statistics are measured anew on training data and kept only if the loss on held-out training data falls, and
+accuracy is measured before and after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.maths.holdout import hold_out
+from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.stages.compare import compared
+from sparsify_cli.stages.outcome import Outcome, Table
+from sparsify_cli.stages.plan import Row, plan
+from sparsify_cli.stages.sizes import compared_sizes
+from sparsify_cli.stages.sparsifier import collapse_notes, pattern_notes, require_reachable, sparsifier
+from sparsify_cli.stages.subject import Subject, open_subject
+from sparsify_cli.stages.tables import before_after, said
+from sparsify_cli.stages.write import Product, output_folder, write_product
+from sparsify_cli.training.batchnorm import Reestimate, has_batchnorm, reestimated
+from sparsify_cli.values.artifact import claimed
+from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.report import Finding, Report
+
+SHOWN = ("sparsity", "sparsity_total", "nonzeros", "bytes_disk", "bytes_packed", "latency_ms", "accuracy", "nll", "ece")
+HELD_OUT = "mean cross-entropy on held-out training data"
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A pruned subject, and what re-estimating its batch norm did."""
+
+    subject: Subject
+    batchnorm: Reestimate | None = None
+
+
+def prune(recipe: PruneRecipe, listener: Listener) -> Outcome:
+    """Prune a checkpoint or artifact and write the result."""
+    before = open_subject(recipe, verbs=("train",)).checked()
+    before.checkpoint.require_finite()
+    rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
+    masks = chosen_masks(recipe, before, rows)
+    after = pruned(before, masks, batchnorm=recipe.batchnorm)
+    report = Report(tuple(_findings(before, after)))
+    folder, held = output_folder(recipe, before.name)
+    with claimed(folder, held=held):
+        write_product(folder, Product(recipe, after.subject, report, before, after.subject.checkpoint, masks))
+    shapes = {row.name: row.shape for row in rows if row.matched}
+    notes = (*pattern_notes(shapes, recipe.pattern), *collapse_notes(masks), *batchnorm_notes(after.batchnorm))
+    del listener
+    return Outcome(
+        "prune",
+        _headline(masks, report),
+        report,
+        folder,
+        tables=(before_after("what it did", report, SHOWN),),
+        notes=notes,
+        hints=(f"sparsify finetune {folder} --data ...", f"sparsify export {folder} --to packed"),
+    )
+
+
+def chosen_masks(recipe: PruneRecipe, before: Subject, rows: list[Row]) -> MaskSet:
+    """The masks a recipe asks for.
+
+    Raises:
+        BadRequest, Infeasible: it asks for what cannot be.
+    """
+    chooser = sparsifier(recipe, [row.name for row in rows if row.matched])
+    target = chooser.target(before.checkpoint.tensors, recipe.sparsity)
+    masks = chooser.once(before.checkpoint.tensors, target, pruned=before.masks)
+    require_reachable(masks, target, recipe.pattern)
+    return masks
+
+
+def pruned(before: Subject, masks: MaskSet, *, batchnorm: bool) -> Pruned:
+    """The subject with real zeros, and batch norm measured anew where that helps."""
+    tensors = masks.apply(before.checkpoint.tensors)
+    after = before.changed(before.checkpoint.with_tensors(tensors), masks)
+    if not (batchnorm and after.has_context):
+        return Pruned(after)
+    module = after.module()
+    if not has_batchnorm(module):
+        return Pruned(after)
+    train = after.samples("train")
+    stay, held = hold_out(len(train))
+    result = reestimated(module, train.take(stay), train.take(held))
+    return Pruned(_with_buffers(after, module) if result.kept else after, result)
+
+
+def batchnorm_notes(result: Reestimate | None) -> tuple[str, ...]:
+    """One sentence on what re-estimating batch norm did."""
+    if result is None:
+        return ()
+    verdict = "kept" if result.kept else "put back, since it did not help"
+    return (f"batch-norm statistics measured anew: {HELD_OUT} {result.before:.4g} -> {result.after:.4g} nats; {verdict}.",)
+
+
+def dry_run(recipe: PruneRecipe) -> Table:
+    """Every tensor, matched or not and why, and what each layer would keep."""
+    before = open_subject(recipe, verbs=("train",))
+    rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
+    masks = chosen_masks(recipe, before, rows)
+    cells = tuple((row.name, "x".join(map(str, row.shape)), *_kept_cells(row, masks)) for row in rows)
+    return Table("plan", ("tensor", "shape", "kept", "sparsity", "why"), cells)
+
+
+def _kept_cells(row: Row, masks: MaskSet) -> tuple[str, str, str]:
+    if not row.matched:
+        return f"{row.weights:,}", "", row.why
+    kept = int(masks[row.name].sum())
+    return f"{kept:,}", f"{1 - kept / row.weights:.1%}", row.why
+
+
+def _with_buffers(subject: Subject, module: nn.Module) -> Subject:
+    state: dict[str, Tensor] = module.state_dict()
+    tensors = {name: state.get(name, tensor) for name, tensor in subject.checkpoint.tensors.items()}
+    return replace(subject, checkpoint=subject.checkpoint.with_tensors(tensors))
+
+
+def _findings(before: Subject, after: Pruned) -> list[Finding]:
+    new = after.subject
+    found = compared_sizes(before, new)
+    if after.batchnorm is not None:
+        found += _batchnorm_findings(after.batchnorm)
+    return found + (compared(before, new) if new.has_context else [])
+
+
+def _batchnorm_findings(result: Reestimate) -> list[Finding]:
+    text = f"Batch norm measured anew: {HELD_OUT}, {'kept' if result.kept else 'not kept'}."
+    pairs = (("batchnorm_loss_before", result.before), ("batchnorm_loss_after", result.after))
+    return [Finding(name=name, value=value, unit="nats", better="lower", definition=text) for name, value in pairs]
+
+
+def _headline(masks: MaskSet, report: Report) -> str:
+    zeros, layers = masks.total - masks.kept, len(masks)
+    packed, disk = report.get("bytes_packed"), report.get("bytes_disk", of="dense")
+    text = f"{zeros:,} of {masks.total:,} prunable weights are zero ({float(masks.sparsity):.2%}) in {layers} tensors"
+    accuracy = report.get("accuracy")
+    change = f"; accuracy {said(report.get('accuracy', of='dense'))} -> {said(accuracy)}" if accuracy else ""
+    return f"{text}; {said(disk)} dense -> {said(packed)} packed{change}."
+
+

@@ -1,0 +1,179 @@
+"""From the words of a person to a network and its data: `--arch cnn --data idx:FOLDER` -> a module and samples.
+
+A name is on a shelf, or it is a user's own `package.module:callable` or `path/file.py:callable`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from sparsify_cli.contracts.architecture import Architecture
+from sparsify_cli.contracts.dataset import Dataset, Split
+from sparsify_cli.errors import BadData, BadRequest, UnknownName
+from sparsify_cli.shelf import Shelf
+from sparsify_cli.stages.user_code import user_module, user_samples
+from sparsify_cli.values.checkpoint import Spec
+from sparsify_cli.values.samples import Samples
+
+WORDS = {"true": True, "false": False, "null": None}
+
+
+def parse_spec(text: str, args: Sequence[str]) -> Spec:
+    """Read a name with its options.
+
+    Args:
+        text: `digits`, `idx:FOLDER`, `package.module:callable` or `path/file.py:callable`; paths become absolute.
+        args: `key=value` each.
+
+    Raises:
+        BadRequest: an option that is not `key=value`, is given twice, or a location that is empty.
+    """
+    options = _options(args)
+    left, colon, right = text.partition(":")
+    if colon and left in Shelf("datasets").names():
+        return Spec(left, {"path": _location(left, right), **options})
+    place, _, name = text.rpartition(":")
+    return Spec(f"{Path(place).expanduser().resolve()}:{name}" if place.endswith(".py") else text, options)
+
+
+def build_architecture(spec: Spec) -> nn.Module:
+    """A freshly initialised module.
+
+    Raises:
+        UnknownName: no such architecture, file or callable.
+        BadRequest: an option it does not take.
+        BrokenPlugin: a user's callable raises or returns no module.
+    """
+    if ":" in spec.name:
+        return user_module(spec)
+    strategy: Architecture = _strategy("architectures", spec)
+    return strategy.build()
+
+
+def load_samples(spec: Spec, split: Split) -> Samples:
+    """One split; the same split is the same samples in the same order at every call.
+
+    Raises:
+        UnknownName: no such dataset, file or callable.
+        MissingFile: the location is not there.
+        BadRequest: an option it does not take.
+        BadData: what is there is no data.
+        MissingContext: there is no such split.
+        BrokenPlugin: a user's callable raises.
+    """
+    if ":" in spec.name:
+        return user_samples(spec, split)
+    dataset: Dataset = _strategy("datasets", spec)
+    return dataset.load(split)
+
+
+def check_inputs(module: nn.Module, samples: Samples) -> None:
+    """Make sure that the network takes the data and has an output for every class; nothing is changed.
+
+    Raises:
+        BadData: it does not, or has not.
+    """
+    shape = list(samples.inputs.shape[1:])
+    output = _tried(module, samples)
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        what = f"shape {list(output.shape)}" if isinstance(output, Tensor) else f"type {type(output).__name__}"
+        raise BadData(
+            f"The network's output for inputs of shape {shape} has {what}.", "Logits [n, classes] are needed.", "Choose another --arch."
+        )
+    needed = max(samples.outputs, int(samples.targets.max()) + 1)
+    if output.shape[1] < needed:
+        raise BadData(
+            f"The data has {needed} classes, the network {output.shape[1]} outputs.",
+            "Every class needs an output.",
+            f"Choose other data, or a network with more outputs such as --arch-arg classes={needed}.",
+        )
+
+
+def _tried(module: nn.Module, samples: Samples) -> Any:
+    """The module's output for two samples, in eval mode; every submodule's mode is put back."""
+    modes = {part: part.training for part in module.modules()}
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            return module.eval()(samples.inputs[:2].to(device))
+    except Exception as error:  # whatever the network says about inputs it does not take
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadData(
+            f"The network does not take the data: inputs of shape {list(samples.inputs.shape[1:])}, {samples.inputs.dtype}.",
+            f"It says: {said[0]}.",
+            "Choose other data with --data, or another network with --arch and --arch-arg (in_channels, inputs).",
+        ) from error
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _strategy(package: str, spec: Spec) -> Any:
+    """An instance from a shelf with validated options."""
+    shelf = Shelf(package)
+    strategy = shelf.load(spec.name)
+    known = [field.name for field in fields(strategy) if field.init]
+    flag = "--data-arg" if package == "datasets" else "--arch-arg"
+    if "path" in known and "path" not in spec.options:
+        raise BadRequest(f"The dataset {spec.name} needs a location.", "", f"Write --data {spec.name}:PATH.")
+    _require_known(shelf.noun, spec, known, flag)
+    try:
+        return TypeAdapter(strategy).validate_python(dict(spec.options))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        raise BadRequest(
+            f"The {shelf.noun} {spec.name} does not take these options: {problems}.", "", f"Set them with {flag} key=value."
+        ) from error
+
+
+def _require_known(noun: str, spec: Spec, known: Sequence[str], flag: str) -> None:
+    unknown = [name for name in spec.options if name not in known]
+    if unknown == ["path"]:
+        raise BadRequest(f"The {noun} {spec.name} takes no location.", "", f"Write --data {spec.name}.")
+    if unknown:
+        raise UnknownName(f"option of the {noun} {spec.name} called", unknown[0], known, f"Set options with {flag} key=value.")
+
+
+def _location(name: str, text: str) -> str:
+    if not text:
+        raise BadRequest(f"{name}: names no location.", "", f"Write {name}:PATH.")
+    return str(Path(text).expanduser().resolve())
+
+
+def _options(args: Sequence[str]) -> dict[str, Any]:
+    pairs = [_pair(text) for text in args]
+    names = [name for name, _ in pairs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise BadRequest(
+            f"The option {repeated[0]} is given {names.count(repeated[0])} times.", "Only one of them would count.", "Give it once."
+        )
+    return dict(pairs)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    name = key.strip().replace("-", "_")
+    if not equals or not name.isidentifier():
+        raise BadRequest(f"{text!r} is not an option.", "", "Write key=value, for instance width=32.")
+    return name, scalar(value.strip())
+
+
+def scalar(text: str) -> Any:
+    """The value a person means: a whole number, a number, true, false, null, or else text; quotes keep a text a text."""
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    if re.fullmatch(r"[-+]?[0-9]+", text):
+        return int(text)
+    if re.fullmatch(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", text):
+        return float(text)
+    quoted = re.fullmatch(r"(['\"])(.*)\1", text)
+    return quoted[2] if quoted else text

@@ -1,0 +1,64 @@
+"""Size and speed, measured: bytes on disk in each form, time of a forward pass beside the network it came from."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_cli.stages.measure import count_findings, latency, latency_ratio
+from sparsify_cli.stages.plan import prunable_names
+from sparsify_cli.stages.subject import Subject
+from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.report import Finding
+from sparsify_cli.values.samples import Samples
+from sparsify_cli.values.tensor_file import save_dense, save_packed
+
+BATCH = 16
+"""Samples of the batch whose latency is measured."""
+
+STORED = Finding(
+    name="bytes_disk", value=None, unit="bytes", better="lower", definition="Size of the safetensors file that holds every number, zeros included."
+)
+PACKED = Finding(name="bytes_packed", value=None, unit="bytes", better="lower", definition="Size of the packed file: only what is not zero, bit for bit.")
+
+
+def size_findings(subject: Subject) -> list[Finding]:
+    """Sparsity both ways, counts, and the bytes of two files written for the purpose and measured.
+
+    A dense network's sparsity is that of its prunable weights: 0 where none is zero.
+    """
+    tensors = subject.checkpoint.tensors
+    stored, packed = _measured_bytes(tensors)
+    found = count_findings(tensors, subject.masks or _everything_kept(subject))
+    return [*found, replace(STORED, value=float(stored)), replace(PACKED, value=float(packed))]
+
+
+def compared_sizes(before: Subject, after: Subject) -> list[Finding]:
+    """The sizes of a network and of the one it came from."""
+    old = [replace(f, of="dense") for f in size_findings(before) if not f.scope.startswith("layer:")]
+    return [*size_findings(after), *old]
+
+
+def speed_findings(module: nn.Module, samples: Samples, *, dense: nn.Module | None = None) -> list[Finding]:
+    """Latency of a batch; beside the dense module, and their ratio, where that is given."""
+    inputs = samples.inputs[:BATCH]
+    batch = len(inputs)
+    return latency_ratio(module, dense, inputs, batch=batch) if dense is not None else latency(module, inputs, batch=batch)
+
+
+def _everything_kept(subject: Subject) -> MaskSet:
+    names = prunable_names(subject.checkpoint, subject.architecture)
+    return MaskSet({name: torch.ones_like(subject.checkpoint.tensors[name], dtype=torch.bool) for name in names})
+
+
+def _measured_bytes(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    with tempfile.TemporaryDirectory(prefix="sparsify-") as folder:
+        plain, packed = Path(folder, "plain.safetensors"), Path(folder, "packed.safetensors")
+        save_dense(plain, tensors)
+        save_packed(packed, tensors)
+        return plain.stat().st_size, packed.stat().st_size

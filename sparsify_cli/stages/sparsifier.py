@@ -1,0 +1,129 @@
+"""Sparsifier: a recipe's criterion, allocation and pattern, closed over; what pruning and training choose masks with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from sparsify_cli.contracts.criterion import Criterion, Scores
+from sparsify_cli.errors import BadRequest, Infeasible, NonFinite
+from sparsify_cli.maths.choose_masks import choose_masks, implied_sparsity
+from sparsify_cli.maths.matrix_view import obstacle
+from sparsify_cli.recipes.pattern import Pattern
+from sparsify_cli.recipes.shared import SparsityFields
+from sparsify_cli.stages.strategy import strategy
+from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.stats import Stats
+
+
+@dataclass(frozen=True)
+class Sparsifier:
+    """Chooses masks for named weights.
+
+    Args:
+        names: prunable tensors.
+        criterion: ranks weights.
+        allocation: shares zeros among layers.
+        pattern: holds in every group.
+        floor: positions that always stay (frozen weights).
+    """
+
+    names: tuple[str, ...]
+    criterion: Criterion
+    allocation: str
+    pattern: Pattern
+    floor: MaskSet = field(default_factory=MaskSet)
+
+    def __call__(self, weights: Mapping[str, Tensor], sparsity: Fraction, *, within: MaskSet | None = None) -> MaskSet:
+        """Masks with `sparsity` zeros, or what the pattern forces where that is more (N:M holds from the first pruning on)."""
+        chosen = {name: weights[name] for name in self.names}
+        least = implied_sparsity({name: tuple(weight.shape) for name, weight in chosen.items()}, self.pattern)
+        return choose_masks(
+            self._scores(chosen),
+            pattern=self.pattern,
+            sparsity=max(sparsity, least),
+            allocation=self.allocation,
+            within=within,
+            floor=self.floor,
+        )
+
+    def above(self, floor: MaskSet) -> Sparsifier:
+        """The same choice that never drops what `floor` keeps."""
+        return replace(self, floor=floor)
+
+    def once(self, weights: Mapping[str, Tensor], sparsity: Fraction, *, pruned: MaskSet) -> MaskSet:
+        """One-shot masks with exactly `sparsity` zeros; weights pruned before rank below all others.
+
+        Raises:
+            BadRequest: the sparsity is below what the pattern forces.
+            Infeasible: the pattern or the count cannot be reached.
+        """
+        chosen = {name: weights[name] for name in self.names}
+        scores = {name: _lowest_where_pruned(score, pruned.get(name)) for name, score in self._scores(chosen).items()}
+        return choose_masks(scores, pattern=self.pattern, sparsity=sparsity, allocation=self.allocation, floor=self.floor)
+
+    def target(self, weights: Mapping[str, Tensor], sparsity: Fraction | None) -> Fraction:
+        """The sparsity that is meant: the one asked for, or what the pattern alone implies.
+
+        Raises:
+            BadRequest: neither a sparsity nor a pattern that implies one was given.
+        """
+        if sparsity is not None:
+            return sparsity
+        implied = implied_sparsity({name: tuple(weights[name].shape) for name in self.names}, self.pattern)
+        if implied == 0:
+            raise BadRequest("No sparsity was asked for.", f"The pattern {self.pattern} implies none.", "Add --sparsity 0.9 or --pattern 2:4.")
+        return implied
+
+    def _scores(self, weights: Mapping[str, Tensor]) -> Scores:
+        scores = self.criterion.scores(weights, Stats())
+        bad = [name for name, score in scores.items() if not bool(torch.isfinite(score).all())]
+        if bad:
+            raise NonFinite(f"The criterion gives scores that are not finite for {len(bad)} tensors, first {bad[0]}.")
+        return scores
+
+
+def sparsifier(recipe: SparsityFields, names: Sequence[str]) -> Sparsifier:
+    """The sparsifier a recipe describes."""
+    criterion = strategy("criteria", recipe.criterion)
+    if criterion.needs:
+        raise BadRequest(f"The criterion {recipe.criterion.name} needs calibration data.", "This verb is data-free.", "Choose another --criterion.")
+    return Sparsifier(tuple(names), criterion, recipe.allocation, recipe.pattern)
+
+
+def pattern_notes(shapes: Mapping[str, tuple[int, ...]], pattern: Pattern) -> tuple[str, ...]:
+    """A sentence about the layers that cannot carry the pattern and stay dense; none when all can."""
+    reasons = {name: why for name, shape in shapes.items() if (why := obstacle(shape, pattern))}
+    if not reasons:
+        return ()
+    listed = "; ".join(f"{name} {why}" for name, why in list(reasons.items())[:3])
+    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    return (f"{len(reasons)} of {len(shapes)} layers cannot carry {pattern} and stay dense: {listed}{more}.",)
+
+
+def collapse_notes(masks: MaskSet) -> tuple[str, ...]:
+    """A warning about layers that keep no weight at all: nothing passes through them any more."""
+    empty = [name for name in masks if not bool(masks[name].any())]
+    if not empty:
+        return ()
+    return (f"{len(empty)} layers keep no weight ({', '.join(empty[:3])}): the network is cut there. Try --allocation erk or --criterion lamp.",)
+
+
+def require_reachable(masks: MaskSet, target: Fraction, pattern: Pattern) -> None:
+    """Make sure that the masks hold the sparsity that was asked for, to one block.
+
+    Raises:
+        Infeasible: they do not.
+    """
+    off = abs(masks.sparsity - target) * masks.total
+    if off > pattern.block_size:
+        raise Infeasible(f"The masks reach sparsity {float(masks.sparsity):.6g}, not {float(target):.6g}.", f"{float(off):.0f} weights are off.")
+
+
+def _lowest_where_pruned(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Scores with weights that are pruned already ranked below every other."""
+    return scores if mask is None else torch.where(mask, scores, scores.min() - 1)

@@ -1,0 +1,36 @@
+"""From a recipe's choice to a strategy: the shelf's class with its options, validated."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from sparsify_cli.errors import BadRequest, UnknownName
+from sparsify_cli.recipes.option import Choice
+from sparsify_cli.recipes.recipe import problems
+from sparsify_cli.shelf import Shelf
+
+
+def strategy(package: str, choice: Choice) -> Any:
+    """An instance of the strategy a recipe names.
+
+    Args:
+        package: its shelf.
+        choice: name and options.
+
+    Raises:
+        UnknownName: no such strategy or option.
+        BadRequest: an option's value is out of range; all are said together.
+    """
+    shelf = Shelf(package)
+    kind = shelf.load(choice.name)
+    known = [field.name for field in fields(kind) if field.init]
+    unknown = [name for name in choice.options if name not in known]
+    if unknown:
+        raise UnknownName(f"option of the {shelf.noun} {choice.name} called", unknown[0], known, f"Set options with --set {shelf.noun}.KEY=VALUE.")
+    try:
+        return TypeAdapter(kind).validate_python(dict(choice.options))
+    except ValidationError as error:
+        raise BadRequest(f"The {shelf.noun} {choice.name} cannot be made. {problems(error)}") from error

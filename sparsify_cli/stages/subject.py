@@ -1,0 +1,183 @@
+"""The subject of a verb: a file or an artifact, opened, with everything its lineage knows about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from sparsify_cli.contracts.dataset import Split
+from sparsify_cli.errors import MissingContext, MissingFile, UnreadableFile
+from sparsify_cli.recipes.shared import DataFields, ModelFields
+from sparsify_cli.stages.fit_keys import fitting_names, loaded
+from sparsify_cli.stages.plan import prunable_names
+from sparsify_cli.stages.resolve import build_architecture, check_inputs, load_samples, parse_spec
+from sparsify_cli.values.artifact import MASKS, NEST, WEIGHTS, Artifact, is_artifact, newest
+from sparsify_cli.values.checkpoint import Checkpoint, Spec
+from sparsify_cli.values.checkpoint_file import read_checkpoint, sha256_of
+from sparsify_cli.values.mask_file import read_masks, read_nest
+from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.nest import Nest
+from sparsify_cli.values.samples import Samples
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """An opened network and its context.
+
+    Args:
+        checkpoint: the tensors.
+        masks: which weights stay; empty for a dense network.
+        architecture: how to rebuild the module, or None.
+        data: where samples come from, or None.
+        artifact: the folder it came from, or None for a plain file.
+        nest: the levels of an embedded artifact, or None.
+    """
+
+    checkpoint: Checkpoint
+    masks: MaskSet
+    architecture: Spec | None = None
+    data: Spec | None = None
+    artifact: Artifact | None = None
+    nest: Nest | None = None
+
+    @property
+    def path(self) -> Path:
+        """The artifact's folder or the checkpoint's file."""
+        return self.artifact.folder if self.artifact else Path(self.checkpoint.source.path)
+
+    @property
+    def name(self) -> str:
+        """A short name for the result's folder: `model` for model.pt and for runs/002-prune-model."""
+        return self.path.name if self.artifact else self.path.name.split(".")[0]
+
+    def module(self) -> nn.Module:
+        """The network with its weights, in eval mode.
+
+        Raises:
+            MissingContext: no architecture is known.
+            KeyMismatch: the tensors do not fit it.
+        """
+        module = build_architecture(self.known_architecture())
+        return loaded(module, self.checkpoint)
+
+    def known_architecture(self) -> Spec:
+        """The architecture.
+
+        Raises:
+            MissingContext: none is known.
+        """
+        if self.architecture is None:
+            raise MissingContext(f"No architecture is known for {self.path}.", "", "Add --arch NAME or --arch path/file.py:callable.")
+        return self.architecture
+
+    def samples(self, split: Split) -> Samples:
+        """One split of the data.
+
+        Raises:
+            MissingContext: no data is known.
+        """
+        if self.data is None:
+            raise MissingContext(f"No data is known for {self.path}.", "", "Add --data digits, idx:FOLDER, folder:PATH or npz:FILE.")
+        return load_samples(self.data, split)
+
+    @property
+    def has_context(self) -> bool:
+        """True when both architecture and data are known."""
+        return self.architecture is not None and self.data is not None
+
+    def checked(self) -> Subject:
+        """Itself, after making sure that architecture, weights and data fit each other (as far as they are known)."""
+        if self.architecture is not None:
+            module = self.module()
+            if self.data is not None:
+                check_inputs(module, self.samples("train"))
+        return self
+
+    def changed(self, checkpoint: Checkpoint, masks: MaskSet) -> Subject:
+        """The same subject with other weights."""
+        return replace(self, checkpoint=checkpoint, masks=masks)
+
+
+def open_subject(recipe: ModelFields, *, verbs: tuple[str, ...] = ()) -> Subject:
+    """Open what a recipe names: a file, an artifact, or, when it names nothing, the newest artifact of `verbs`.
+
+    Flags win over what an artifact remembers.
+
+    Raises:
+        MissingFile: nothing is there.
+        MissingContext: nothing was named and no artifact fits.
+    """
+    if not recipe.model and not verbs:
+        raise MissingContext(f"`{recipe.verb}` needs a model.", "", f"Name it: sparsify {recipe.verb} model.pt ...")
+    path = Path(recipe.model) if recipe.model else newest(verbs).folder
+    subject = open_path(path)
+    data = (recipe.data, recipe.data_arg) if isinstance(recipe, DataFields) else ("", ())
+    return with_context(subject, (recipe.arch, recipe.arch_arg), data)
+
+
+def with_context(subject: Subject, arch: tuple[str, Sequence[str]], data: tuple[str, Sequence[str]]) -> Subject:
+    """The subject with architecture and data from flags, where they were given."""
+    architecture = parse_spec(*arch) if arch[0] else subject.architecture
+    source = parse_spec(*data) if data[0] else subject.data
+    subject = _renamed(replace(subject, architecture=architecture, data=source))
+    return subject if subject.masks else replace(subject, masks=_support(subject))
+
+
+def _renamed(subject: Subject) -> Subject:
+    """The subject with the architecture's own tensor names, where a wrapper's prefix made them differ."""
+    if subject.architecture is None or subject.artifact is not None:
+        return subject
+    expected = build_architecture(subject.architecture).state_dict()
+    return replace(subject, checkpoint=subject.checkpoint.with_tensors(fitting_names(subject.checkpoint.tensors, expected)))
+
+
+def open_path(path: Path) -> Subject:
+    """Open a checkpoint file or an artifact folder.
+
+    Raises:
+        MissingFile: neither is there.
+    """
+    if not path.exists():
+        raise MissingFile(f"There is no file or artifact {path}.", "", "Check the path; artifacts are in runs/.")
+    return _from_artifact(Artifact.open(path)) if is_artifact(path) or path.is_dir() else Subject(read_checkpoint(path), MaskSet())
+
+
+def _from_artifact(artifact: Artifact) -> Subject:
+    if not artifact.complete:
+        raise MissingContext(
+            f"{artifact.folder} was interrupted and is not finished.", "", f"Finish it: sparsify {artifact.verb} --resume {artifact.folder}"
+        )
+    weights = artifact.file(WEIGHTS)
+    if weights is None:
+        raise MissingContext(f"{artifact.folder} holds no network.", f"It was made by `{artifact.verb}`.")
+    _check_hash(weights, str(artifact.manifest["weights"]["sha256"]))
+    masks, nest = artifact.file(MASKS), artifact.file(NEST)
+    checkpoint = read_checkpoint(weights)
+    return Subject(
+        checkpoint=replace(checkpoint, wrapper=(), prefix=""),
+        masks=read_masks(masks) if masks else MaskSet(),
+        architecture=Spec.from_json(artifact.manifest.get("architecture")),
+        data=Spec.from_json(artifact.manifest.get("data")),
+        artifact=artifact,
+        nest=read_nest(nest) if nest else None,
+    )
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    found = sha256_of(path)
+    if found != expected:
+        raise UnreadableFile(
+            f"{path} is not the file its manifest describes.",
+            f"Its sha256 is {found[:12]}..., the manifest says {expected[:12]}....",
+            "It was changed or damaged after it was written; run the verb that made it again.",
+        )
+
+
+def _support(subject: Subject) -> MaskSet:
+    """The support of a sparse plain file: prunable tensors that hold exact zeros."""
+    tensors = subject.checkpoint.tensors
+    names = prunable_names(subject.checkpoint, subject.architecture)
+    return MaskSet.from_zeros({name: tensors[name] for name in names if bool((tensors[name] == 0).any())})

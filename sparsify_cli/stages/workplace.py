@@ -1,0 +1,81 @@
+"""The folder of a training verb: claimed, kept resumable while the run lasts, finished atomically.
+
+Under `torchrun` only the first process writes; the others work in a folder that is thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparsify_cli.errors import Interrupted, UnreadableFile
+from sparsify_cli.recipes.shared import OutputFields
+from sparsify_cli.stages.write import Product, manifest, output_folder, write_product
+from sparsify_cli.values.artifact import RUN, claimed, write_manifest
+from sparsify_cli.values.atomic import replace_file
+
+
+@dataclass(frozen=True, eq=False)
+class Workplace:
+    """A claimed folder.
+
+    Args:
+        folder: where the artifact grows.
+        about: the unfinished product, for the manifest of an interrupted run.
+        resumed: the state an interrupted run left, or None.
+    """
+
+    folder: Path
+    about: Product
+    resumed: Mapping[str, Any] | None = None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a resumable state, then the manifest that says the run is not finished."""
+        replace_file(self.folder / RUN, lambda path: torch.save(dict(state), path))
+        write_manifest(self.folder, manifest(self.folder, self.about, status="interrupted"))
+
+    def finish(self, product: Product) -> None:
+        """Write the finished artifact; the resumable state goes last."""
+        write_product(self.folder, product)
+        (self.folder / RUN).unlink(missing_ok=True)
+
+
+@contextmanager
+def workplace(recipe: OutputFields, about: Product, name: str, *, resume: Path | None) -> Iterator[Workplace]:
+    """Claim the folder a recipe asks for, or the interrupted one that is resumed.
+
+    Args:
+        recipe: says where.
+        about: the unfinished product, for the manifest.
+        name: what is worked on.
+        resume: an interrupted run's folder.
+
+    Raises:
+        Interrupted: with the command that continues.
+    """
+    if int(os.environ.get("RANK", "0")) > 0:
+        with tempfile.TemporaryDirectory(prefix="sparsify-") as folder:
+            yield Workplace(Path(folder), about, _state(resume) if resume else None)
+        return
+    folder, held = (resume, True) if resume else output_folder(recipe, name)
+    with claimed(folder, held=held):
+        try:
+            yield Workplace(folder, about, _state(folder) if resume else None)
+        except Interrupted as stop:
+            raise Interrupted(stop.what, "Everything so far is kept.", f"Continue: sparsify {recipe.verb} --resume {folder}") from stop
+
+
+def _state(folder: Path) -> Mapping[str, Any]:
+    path = folder / RUN
+    try:
+        state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch reports a damaged file as many kinds of exception
+        raise UnreadableFile(f"{path} cannot be read.", "The interrupted run cannot go on from it.", "Start it again.") from error
+    return state

@@ -1,0 +1,1 @@
+"""The one loop, the guard of masks and frozen values, batch norm."""

@@ -1,0 +1,92 @@
+"""Batches in an order that depends on the seed and the step alone, so that a resumed run sees what it would have seen.
+
+Each epoch is one permutation, drawn from a generator seeded by (seed, epoch). `size` counts the samples of one optimizer
+step over *all* processes; process r of w takes every w-th sample of that batch, from the r-th on: the same recipe makes
+the same steps whatever the number of processes.
+
+The incomplete batch at the end of an epoch is kept when every process gets at least 2 samples of it (batch norm is not
+defined on one), cut to a multiple of w so that averaging over processes is the mean over the batch; otherwise it is
+left out of that epoch. The permutation changes every epoch, so no sample is left out for good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from sparsify_cli.errors import BadData, BadRequest
+from sparsify_cli.values.samples import Samples
+
+
+def derived_seed(*parts: int) -> int:
+    """A 63-bit seed that depends on every part and on their order; neighbouring parts give unrelated seeds."""
+    text = ",".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def steps_per_epoch(n: int, *, size: int, world: int = 1) -> int:
+    """Optimizer steps in one epoch.
+
+    Args:
+        n: samples of the training split.
+        size: samples of one step, over all processes.
+        world: processes.
+
+    Raises:
+        BadRequest: `size` is not a positive multiple of `world`.
+        BadData: there are too few samples for a single step.
+    """
+    if size < 1 or size % world:
+        raise BadRequest(f"A batch of {size} samples cannot be shared by {world} processes.", "", f"Choose a multiple of {world}.")
+    steps = n // size + (_tail(n, size, world) > 0)
+    if steps == 0:
+        raise BadData(f"The training data has {n} samples.", f"{world} processes need at least 2 each for one step.")
+    return steps
+
+
+def epoch_order(n: int, *, seed: int, epoch: int) -> Int[Tensor, " n"]:
+    """The permutation of the samples in `epoch` (0 = the first)."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
+    return torch.randperm(n, generator=generator)
+
+
+def batches(samples: Samples, *, size: int, seed: int, start_step: int, total: int, rank: int = 0, world: int = 1) -> Iterator[Samples]:
+    """The batches of steps start_step .. total - 1, for one process.
+
+    Args:
+        samples: the training split.
+        size: samples of one step, over all processes.
+        seed: of the order.
+        start_step: optimizer steps already done.
+        total: optimizer steps of the whole run.
+        rank: which process, 0 .. world - 1.
+        world: processes.
+
+    Raises:
+        BadRequest, BadData: as `steps_per_epoch`.
+    """
+    per_epoch = steps_per_epoch(len(samples), size=size, world=world)
+    epoch, order = -1, torch.empty(0, dtype=torch.int64)
+    for step in range(start_step, total):
+        if step // per_epoch != epoch:
+            epoch = step // per_epoch
+            order = epoch_order(len(samples), seed=seed, epoch=epoch)
+        first = step % per_epoch * size
+        batch = order[first : first + size]
+        yield samples.take(batch[: len(batch) - len(batch) % world][rank::world])
+
+
+def as_taken_by(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Floating-point inputs on the device and in the dtype of the module's parameters."""
+    like = next(module.parameters(), inputs)
+    return inputs.to(device=like.device, dtype=like.dtype)
+
+
+def _tail(n: int, size: int, world: int) -> int:
+    """Samples each process gets of the incomplete last batch; 0 when it is left out."""
+    share = n % size // world
+    return share if share >= 2 else 0

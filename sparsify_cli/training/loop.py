@@ -1,0 +1,183 @@
+"""The one training loop: any regime with any objective, stoppable and resumable at every step.
+
+Everything a step depends on is the run's state and the step's number: the batch, the learning rate, and the seed of the
+random numbers inside the network (dropout), which is set anew at each step from (seed, step, process). What an
+`after_step` draws or evaluates therefore never changes training, and a resumed run repeats the uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_cli.contracts.objective import Loss
+from sparsify_cli.contracts.regime import Regime
+from sparsify_cli.errors import BadData, BadRequest, Diverged, Interrupted
+from sparsify_cli.training import guard
+from sparsify_cli.training.batches import as_taken_by, batches, derived_seed
+from sparsify_cli.training.batchnorm import has_batchnorm
+from sparsify_cli.values.run import Run
+from sparsify_cli.values.samples import Samples
+
+AfterStep = Callable[[Run, Tensor], None]
+
+
+def train(
+    run: Run,
+    regime: Regime,
+    loss: Loss,
+    samples: Samples,
+    *,
+    batch_size: int,
+    seed: int,
+    learning_rate: Callable[[int], float],
+    after_step: AfterStep = lambda run, value: None,
+    stop_requested: Callable[[], bool] | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> None:
+    """Train from `run.step` to `run.total`.
+
+    Args:
+        run: changed in place; at a step boundary whenever `after_step` is called and whenever this raises `Interrupted`.
+        regime: how a step and the masks evolve; started at step 0 only, finished after the last step.
+        loss: what an objective prepared.
+        samples: the training split.
+        batch_size: samples of one step, over all processes.
+        seed: of the order of samples and of the random numbers inside the network.
+        learning_rate: step -> rate of every parameter group; a pure function of the step.
+        after_step: called after every step with the run and the detached loss.
+        stop_requested: asked between steps; by default Ctrl-C and SIGTERM, as `interruptible`.
+        rank: which process, 0 .. world - 1.
+        world: processes that train together.
+
+    Raises:
+        Interrupted: a stop was requested; `run.state()` is resumable.
+        Diverged: a loss (before the weights are touched) or, at the end, a weight is not finite.
+        BadData, BadRequest: samples, labels or batch size do not fit the model.
+    """
+    _check(run, samples, batch_size // world)
+    guard.place(run)
+    order = batches(samples, size=batch_size, seed=seed, start_step=run.step, total=run.total, rank=rank, world=world)
+    with _stopping(stop_requested) as stop:
+        if run.step == 0:
+            _stop_here(run, stop)
+            regime.start(run)
+        for batch in order:
+            _ready(run, learning_rate(run.step), derived_seed(seed, run.step, rank))
+            value = regime.step(run, _finite(run, loss, batch))
+            run.step += 1
+            after_step(run, value)
+            _stop_here(run, stop)
+        regime.finish(run)
+    _check_weights(run)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C (and SIGTERM) into a flag that is asked between steps; a second Ctrl-C raises at once.
+
+    Outside the main thread signals cannot be caught, and the flag stays down.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def raise_flag(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, raise_flag) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@torch.no_grad()
+def check_fit(model: nn.Module, samples: Samples) -> None:
+    """Check on two samples that the model takes these inputs and has an output for every label.
+
+    Raises:
+        BadData: it does not.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        logits = model(as_taken_by(model, samples.inputs[:2]))
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        shape = tuple(samples.inputs.shape[1:])
+        raise BadData(f"The model does not take inputs of shape {shape}.", f"{type(error).__name__}: {str(error).splitlines()[0]}.") from error
+    finally:
+        model.train(was_training)
+    _check_labels(logits, samples)
+
+
+def _check(run: Run, samples: Samples, share: int) -> None:
+    if run.total < 1:
+        raise BadRequest(f"A run of {run.total} steps trains nothing.", "", "Ask for at least one epoch.")
+    if not len(samples):
+        raise BadData("There are no training samples.")
+    if share == 1 and has_batchnorm(run.model):
+        raise BadRequest("A batch of 1 sample a process cannot train batch norm.", "A variance needs two.", "Choose a larger batch.")
+    check_fit(run.model, samples)
+
+
+def _check_labels(logits: Tensor, samples: Samples) -> None:
+    if logits.ndim != 2:
+        raise BadData(f"The model's outputs have shape {tuple(logits.shape)}.", "A classifier gives one row of logits a sample.")
+    low, high, width = int(samples.targets.min()), int(samples.targets.max()), logits.shape[1]
+    if low < 0 or high >= width:
+        raise BadData(f"Labels run from {low} to {high} but the model has {width} outputs.", "Every label needs an output.")
+
+
+def _stopping(stop_requested: Callable[[], bool] | None) -> AbstractContextManager[Callable[[], bool]]:
+    return interruptible() if stop_requested is None else nullcontext(stop_requested)
+
+
+def _stop_here(run: Run, stop: Callable[[], bool]) -> None:
+    if stop():
+        raise Interrupted(f"Stopped after step {run.step} of {run.total}.", "A stop was requested.", "Continue with --resume.")
+
+
+def _ready(run: Run, rate: float, seed: int) -> None:
+    """Train mode, learning rate and random numbers of this step, whatever happened since the last."""
+    run.model.train()
+    run.forward.train()
+    torch.manual_seed(seed)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _finite(run: Run, loss: Loss, batch: Samples) -> Callable[[], Tensor]:
+    """The loss on `batch`, refused before any weight moves when it is not finite."""
+    inputs = as_taken_by(run.model, batch.inputs)
+    here = batch if inputs is batch.inputs else replace(batch, inputs=inputs, targets=batch.targets.to(inputs.device))
+
+    def checked() -> Tensor:
+        value = loss(run.forward, here)
+        if not bool(torch.isfinite(value.detach())):
+            raise _diverged(f"The loss is {float(value.detach())} at step {run.step + 1} of {run.total}.", "The weights are those before this step.")
+        return value
+
+    return checked
+
+
+def _check_weights(run: Run) -> None:
+    bad = [name for name, weight in run.weights().items() if not bool(torch.isfinite(weight).all())]
+    if bad:
+        raise _diverged(f"After {run.step} steps {len(bad)} tensors hold non-finite values, first {bad[0]!r}.", "A gradient overflowed.")
+
+
+def _diverged(what: str, why: str) -> Diverged:
+    return Diverged(what, why, "Lower the learning rate, add warm-up steps, or check the inputs for NaN and unscaled values.")

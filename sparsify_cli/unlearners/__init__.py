@@ -1,0 +1,1 @@
+"""Shelf: how samples are forgotten."""

@@ -1,0 +1,113 @@
+"""Arrays from outside -> samples: type, range and shape are checked here, once.
+
+uint8 inputs are images and become float32 in [0, 1]; other floating inputs become float32 as they are; other integers
+(token ids, say) stay integers, int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from sparsify_cli.errors import BadData
+from sparsify_cli.values.samples import Samples
+
+
+def samples_from(
+    inputs: Any,
+    targets: Any,
+    *,
+    split: str,
+    where: str,
+    ids: Iterable[Any] | None = None,
+    groups: Mapping[str, Iterable[Any]] | None = None,
+    classes: Iterable[Any] = (),
+) -> Samples:
+    """Check two arrays and name their rows.
+
+    Args:
+        inputs: array or tensor [n, ...].
+        targets: integer labels [n] or [n, 1].
+        split: for default ids, `train-000017`.
+        where: what to call the data in an error.
+        ids: n unique names; default the split and the row.
+        groups: column -> n values.
+        classes: names by label; default the numbers up to the largest label.
+
+    Raises:
+        BadData: an array has the wrong type, shape or range.
+    """
+    x, y = input_tensor(inputs, where=f"{where}, {split} inputs"), label_tensor(targets, where=f"{where}, {split} labels")
+    names = tuple(map(str, ids)) if ids is not None else tuple(f"{split}-{row:06d}" for row in range(len(x)))
+    columns = {str(column): tuple(map(str, values)) for column, values in (groups or {}).items()}
+    samples = Samples(x, y, names, columns, tuple(map(str, classes)))
+    _require_named_labels(samples, where)
+    return samples
+
+
+def input_tensor(values: Any, *, where: str) -> Tensor:
+    """A finite tensor [n, ...], n >= 1; see the module about types.
+
+    Raises:
+        BadData: it is no array of numbers, is empty, or holds NaN or infinite values.
+    """
+    tensor = _tensor(values, where)
+    if tensor.ndim < 1 or not tensor.numel():
+        raise BadData(f"{where}: the array is empty (shape {list(tensor.shape)}).", "At least one sample is needed.")
+    if tensor.dtype == torch.uint8:
+        return tensor.to(torch.float32) / 255
+    if not tensor.is_floating_point() and tensor.dtype != torch.bool:
+        return tensor.to(torch.int64)
+    _require_finite(tensor, where)
+    return tensor.to(torch.float32)
+
+
+def label_tensor(values: Any, *, where: str) -> Int[Tensor, " n"]:
+    """Labels as int64 [n].
+
+    Raises:
+        BadData: they are not integers, not one a sample, or negative.
+    """
+    tensor = _tensor(values, where)
+    if tensor.ndim == 2 and tensor.shape[1] == 1:
+        tensor = tensor[:, 0]
+    if tensor.ndim != 1:
+        raise BadData(
+            f"{where}: labels have shape {list(tensor.shape)}.", "One class number a sample is needed.", "Give argmax of one-hot rows."
+        )
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise BadData(f"{where}: labels are {tensor.dtype}.", "A label is a class number.", "Convert them to integers.")
+    if len(tensor) and int(tensor.min()) < 0:
+        raise BadData(f"{where}: the smallest label is {int(tensor.min())}.", "Classes are numbered from 0.")
+    return tensor.to(torch.int64)
+
+
+def _tensor(values: Any, where: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    try:
+        array = np.asarray(values)
+        return torch.as_tensor(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadData(f"{where}: not an array of numbers ({error}).", "", "Give a tensor or a numeric numpy array.") from error
+
+
+def _require_finite(tensor: Tensor, where: str) -> None:
+    bad = (~torch.isfinite(tensor)).reshape(len(tensor), -1).any(dim=1)
+    if bool(bad.any()):
+        raise BadData(
+            f"{where}: {int(bad.sum())} of {len(tensor)} samples hold NaN or infinite values, first row {int(bad.nonzero()[0])}.",
+            "Every number computed from them would be undefined.",
+            "Remove or fill them.",
+        )
+
+
+def _require_named_labels(samples: Samples, where: str) -> None:
+    largest = int(samples.targets.max())
+    if samples.classes and largest >= len(samples.classes):
+        raise BadData(f"{where}: the label {largest} has no name.", f"{len(samples.classes)} classes are named, numbered from 0.")

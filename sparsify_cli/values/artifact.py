@@ -1,0 +1,214 @@
+"""Artifacts: the folder a verb writes: file names, hashes, lineage, one writer at a time, nothing half-written.
+
+    manifest.json        schema, verb, recipe, seed, versions, parent, architecture and data, counts, every number; written last
+    model.safetensors    the weights, dense layout
+    masks.safetensors    packed masks (one bit a weight)
+    nest.safetensors     levels and side state of an embedded artifact
+    run.pt               a training run that can be resumed; gone when it is done
+
+A folder is claimed by creating it and locked while it is written; a reader believes a folder whose manifest says
+`complete`. The artifact does not know what the tensors mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsify_cli.errors import BadRequest, Busy, MissingContext, MissingFile, UnreadableFile
+from sparsify_cli.values.atomic import disk_failures, replace_file
+
+SCHEMA = "sparsify/artifact/1"
+MANIFEST, WEIGHTS, MASKS, NEST, RUN, MEMO = (
+    "manifest.json",
+    "model.safetensors",
+    "masks.safetensors",
+    "nest.safetensors",
+    "run.pt",
+    "memo.safetensors",
+)
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder some verb wrote.
+
+    Args:
+        folder: where it is.
+        manifest: its manifest, plain JSON values.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Artifact:
+        """Read a folder's manifest.
+
+        Raises:
+            MissingFile: no such folder, or no manifest in it.
+            UnreadableFile: the manifest is damaged or of another schema.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise MissingFile(f"{folder} is not an artifact.", "It has no manifest.json.", "List yours with: ls runs")
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UnreadableFile(f"{path} is damaged.", f"It is not JSON: {error}.", "Run the verb that made it again.") from error
+        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+            raise UnreadableFile(f"{path} is of another kind or version.", f"Expected the schema {SCHEMA}.")
+        return cls(folder, manifest)
+
+    @property
+    def verb(self) -> str:
+        """The verb that wrote it."""
+        return str(self.manifest["verb"])
+
+    @property
+    def complete(self) -> bool:
+        """False for a run that was interrupted and can be resumed."""
+        return bool(self.manifest["status"] == "complete")
+
+    def file(self, name: str) -> Path | None:
+        """One of its files, or None when it has none of that name."""
+        path = self.folder / name
+        return path if path.is_file() else None
+
+
+def is_artifact(path: Path) -> bool:
+    """True for a folder with a manifest."""
+    return (path / MANIFEST).is_file()
+
+
+def newest(verbs: tuple[str, ...], *, runs: Path = RUNS) -> Artifact:
+    """The newest complete artifact that one of `verbs` wrote.
+
+    Raises:
+        MissingContext: there is none.
+    """
+    folders = sorted(runs.glob("[0-9]*-*"), key=_number, reverse=True) if runs.is_dir() else []
+    for folder in filter(is_artifact, folders):
+        artifact = Artifact.open(folder)
+        if artifact.complete and artifact.verb in verbs:
+            return artifact
+    raise MissingContext(
+        f"No artifact of {' or '.join(verbs)} is in {runs}/.", "", f"Name a file or folder, or run first: sparsify {verbs[0]} ..."
+    )
+
+
+def _number(folder: Path) -> int:
+    match = re.match(r"\d+", folder.name)
+    return int(match[0]) if match else 0
+
+
+def reserve(verb: str, name: str, *, runs: Path = RUNS) -> Path:
+    """Create `runs/NNN-verb-name` with the next free number, also when several processes ask at once.
+
+    Args:
+        verb: the verb that will write it.
+        name: what it works on; loses the number and verb of the artifact it came from.
+
+    Raises:
+        DiskFailure: it cannot be created.
+    """
+    stem = re.sub(r"^\d+-[a-z]+-", "", name) or "model"
+    with disk_failures(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        while True:
+            taken = [_number(folder) for folder in runs.glob("[0-9]*-*")]
+            with contextlib.suppress(FileExistsError):
+                folder = runs / f"{max(taken, default=0) + 1:03d}-{verb}-{stem}"
+                folder.mkdir()
+                return folder
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, *, held: bool = False) -> Iterator[Path]:
+    """Hold `folder` for writing, alone; remove it if the block fails before anything resumable was written.
+
+    Args:
+        folder: the artifact's folder.
+        held: it is ours already (reserved, or an interrupted run); otherwise it must not exist.
+
+    Raises:
+        BadRequest: something is there already.
+        Busy: another process holds it.
+        DiskFailure: it cannot be created.
+    """
+    if not held:
+        _create(folder)
+    with _locked(folder):
+        try:
+            yield folder
+        except BaseException:
+            if not is_artifact(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _create(folder: Path) -> None:
+    with disk_failures(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            _refuse_if_taken(folder)
+
+
+def _refuse_if_taken(folder: Path) -> None:
+    if folder.is_dir() and _is_locked(folder):
+        raise _busy(folder)
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise BadRequest(f"{folder} already exists.", "Nothing is overwritten.", "Choose another --out, or remove it first.")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with disk_failures(folder):
+        lock = (folder / ".lock").open("a")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _busy(folder) from error
+        try:
+            yield
+        finally:
+            (folder / ".lock").unlink(missing_ok=True)
+
+
+def _is_locked(folder: Path) -> bool:
+    lock = folder / ".lock"
+    if not lock.exists():  # asking must not leave a file behind
+        return False
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _busy(folder: Path) -> Busy:
+    return Busy(f"Another process is writing {folder}.", "Two writers would mix their results.", "Wait for it, or choose another --out.")
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, whole or not at all; the last file of an artifact."""
+    text = json.dumps({"schema": SCHEMA, **manifest}, indent=1, sort_keys=False, allow_nan=False)
+    replace_file(folder / MANIFEST, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+
+
+def relative_to(path: Path, folder: Path) -> str:
+    """`path` as seen from `folder`, so that a project can be moved as a whole."""
+    return os.path.relpath(path.resolve(), folder.resolve())

@@ -1,0 +1,90 @@
+"""Checkpoint: named tensors, where they came from, and how to rebuild the module they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from sparsify_cli.errors import NonFinite
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where tensors were read from.
+
+    Args:
+        path: the file or artifact folder.
+        sha256: of the file the tensors were read from.
+    """
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A shelf name or a user's callable, with its options: how to build an architecture or load a dataset.
+
+    Args:
+        name: `cnn`, `digits`, `package.module:callable`, `path/file.py:callable`.
+        options: keyword arguments, plain JSON values.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"name": self.name, "options": dict(self.options)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any] | None) -> Spec | None:
+        """What `to_json` wrote, or None."""
+        return None if value is None else cls(value["name"], dict(value["options"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Named tensors and their origin; knows nothing of masks, training or export formats.
+
+    Args:
+        tensors: canonical name (wrapper and prefix removed) -> tensor.
+        source: file and hash.
+        wrapper: keys that led to the tensors inside the file, e.g. ("state_dict",).
+        prefix: common key prefix that was removed, e.g. "module.".
+        architecture: how to rebuild the module, when known.
+    """
+
+    tensors: Mapping[str, Tensor]
+    source: Source
+    wrapper: tuple[str, ...] = ()
+    prefix: str = ""
+    architecture: Spec | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Numbers stored in floating-point tensors (buffers such as running statistics included)."""
+        return sum(t.numel() for t in self.tensors.values() if t.is_floating_point())
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Checkpoint:
+        """The same checkpoint with other values."""
+        return replace(self, tensors=dict(tensors))
+
+    def require_finite(self) -> None:
+        """Refuse NaN and infinite weights by name.
+
+        Raises:
+            NonFinite: with the first offending tensors and counts.
+        """
+        bad = {n: int((~t.isfinite()).sum()) for n, t in self.tensors.items() if t.is_floating_point()}
+        bad = {name: count for name, count in bad.items() if count}
+        if bad:
+            first = ", ".join(f"{name} ({count})" for name, count in list(bad.items())[:3])
+            raise NonFinite(
+                f"{len(bad)} tensors of {self.source.path} hold NaN or infinite values: {first}.",
+                "No score can rank them.",
+                "Repair or retrain the checkpoint first.",
+            )

@@ -1,0 +1,123 @@
+"""Reading checkpoint files: torch pickles (weights only), safetensors, our packed safetensors.
+
+Nothing in a file is ever run: torch files are read with `weights_only=True`, and a file that needs code to be read is
+refused with the names of what it contains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsify_cli.errors import MissingFile, SparsifyError, UnreadableFile, UnsafePickle
+from sparsify_cli.values import tensor_file
+from sparsify_cli.values.checkpoint import Checkpoint, Source
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights", "ema", "module")
+"""Keys under which training scripts keep their weights, in the order they are tried."""
+
+PREFIXES = ("module.", "_orig_mod.")
+"""Prefixes that data-parallel wrappers and torch.compile leave on every key."""
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The named tensors of a checkpoint file, wrapper and prefix removed.
+
+    Raises:
+        MissingFile: nothing is there.
+        UnreadableFile: truncated, corrupt, of an unknown kind, or without tensors.
+        UnsafePickle: reading it would run code.
+    """
+    if not path.is_file():
+        raise MissingFile(f"There is no checkpoint {path}.", "" if not path.is_dir() else "It is a folder without a manifest.json.")
+    content, wrapper = unwrapped(_reader(path)(path), path)
+    tensors, prefix = without_prefix(content)
+    return Checkpoint(tensors, Source(str(path), sha256_of(path)), wrapper, prefix)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, as hexadecimal text."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The mapping of named tensors inside a training script's wrapper, and the keys that led to it.
+
+    Raises:
+        UnreadableFile: there is none.
+    """
+    found = _descend(content, ())
+    if found is None:
+        kind = ", ".join(map(str, list(content)[:6])) if isinstance(content, Mapping) else type(content).__name__
+        raise UnreadableFile(f"{path} holds no named tensors.", f"It holds: {kind}.", "Save the network's state_dict() and pass that file.")
+    return found
+
+
+def _descend(content: Any, keys: tuple[str, ...]) -> tuple[dict[str, Tensor], tuple[str, ...]] | None:
+    if not isinstance(content, Mapping) or len(keys) > 3:
+        return None
+    for key in WRAPPERS:
+        if key in content and (found := _descend(content[key], (*keys, key))):
+            return found
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    return (tensors, keys) if tensors else None
+
+
+def without_prefix(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Tensors with a wrapper's common key prefix removed, and that prefix."""
+    prefix = ""
+    names = list(tensors)
+    while found := next((p for p in PREFIXES if names and all(n.startswith(p) for n in names)), None):
+        prefix += found
+        names = [name.removeprefix(found) for name in names]
+    return dict(zip(names, tensors.values(), strict=True)), prefix
+
+
+def _reader(path: Path) -> Callable[[Path], Any]:
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise UnreadableFile(f"{path} is empty.", "", "Copy or save the checkpoint again.")
+    return tensor_file.read if path.suffix == ".safetensors" or head[8:9] == b"{" else _read_torch
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise _unsafe(path, error) from error
+    except SparsifyError:
+        raise
+    except Exception as error:  # torch reports a damaged file as many kinds of exception
+        raise UnreadableFile(
+            f"{path} cannot be read as a checkpoint.",
+            f"It is truncated, corrupt or of an unknown kind ({type(error).__name__}).",
+            "Known kinds: torch .pt .pth .th .tar .bin .ckpt, and .safetensors.",
+        ) from error
+
+
+def _unsafe(path: Path, error: Exception) -> SparsifyError:
+    names = _foreign_names(path)
+    if not names and "Unsupported" not in str(error) and "GLOBAL" not in str(error):
+        return UnreadableFile(f"{path} cannot be read as a checkpoint.", "It is truncated, corrupt or not a checkpoint.")
+    what = f": {', '.join(names[:4])}" if names else ""
+    return UnsafePickle(
+        f"{path} is a pickle that needs code to be read{what}.",
+        "Running it could do anything on this machine, so it is refused.",
+        "In the program that made it, save model.state_dict() and pass that file.",
+    )
+
+
+def _foreign_names(path: Path) -> list[str]:
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:  # only zip files can be listed without reading them
+        return []

@@ -1,0 +1,76 @@
+"""Run: the one mutable thing. A training run, saved whole so that a killed run resumes bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_cli.values.mask_set import MaskSet
+
+
+@runtime_checkable
+class Sparsify(Protocol):
+    """Chooses masks for the current weights: the recipe's criterion, allocation and pattern, closed over."""
+
+    def __call__(self, weights: Mapping[str, Tensor], sparsity: Fraction, *, within: MaskSet | None = None) -> MaskSet:
+        """Masks with exactly `sparsity` zeros, inside `within` where given; frozen weights are always kept."""
+
+
+@dataclass(eq=False)
+class Run:
+    """State of a training run.
+
+    Args:
+        model: the plain module (masks, state and names refer to it).
+        forward: what the objective calls: the module, or the engine's wrapper around it.
+        optimizer: any torch optimizer.
+        backward: the engine's backward pass (precision, gradient averaging).
+        masks: enforced after every step.
+        frozen: name -> (positions, values) that no step may move.
+        sparsify: how masks are chosen; regimes that change masks call it.
+        target: sparsity to reach by the end.
+        total: optimizer steps of the whole run.
+        per_epoch: optimizer steps of one epoch.
+        step: optimizer steps done.
+        memory: what a regime must remember between steps; saved with the run.
+    """
+
+    model: nn.Module
+    forward: nn.Module
+    optimizer: torch.optim.Optimizer
+    backward: Callable[[Tensor], None]
+    total: int
+    per_epoch: int
+    masks: MaskSet = field(default_factory=MaskSet)
+    frozen: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    sparsify: Sparsify | None = None
+    target: Fraction = Fraction(0)
+    step: int = 0
+    memory: dict[str, Tensor] = field(default_factory=dict)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Detached views of the parameters, by name."""
+        return {name: p.detach() for name, p in self.model.named_parameters()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs; plain values that torch loads with weights_only=True."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "masks": dict(self.masks.masks),
+            "step": self.step,
+            "memory": dict(self.memory),
+            "rng": torch.get_rng_state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.masks, self.step, self.memory = MaskSet(state["masks"]), state["step"], dict(state["memory"])
+        torch.set_rng_state(state["rng"])

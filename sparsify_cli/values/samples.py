@@ -1,0 +1,66 @@
+"""Samples: one split of a dataset, in memory: inputs, targets, ids and the groups each sample belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsify_cli.errors import BadData
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """One split of a dataset.
+
+    Args:
+        inputs: [n, ...], float32, already scaled as the network expects them.
+        targets: [n] int64 class labels.
+        ids: n unique names, one for each sample; they survive shuffling and go to every report.
+        groups: column -> n values, e.g. {"slant": ("left", "right", ...)}.
+        classes: names of the classes, by label.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    ids: tuple[str, ...]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check once that every column has one value a sample."""
+        n = len(self.inputs)
+        columns = {"targets": len(self.targets), "ids": len(self.ids), **{f"groups.{k}": len(v) for k, v in self.groups.items()}}
+        wrong = {name: size for name, size in columns.items() if size != n}
+        if wrong:
+            raise BadData(f"The data has {n} inputs but {wrong}.", "Every column needs one value a sample.")
+        if len(set(self.ids)) != n:
+            raise BadData(f"Sample ids repeat: {n - len(set(self.ids))} of {n} are duplicates.", "An id names one sample.")
+
+    def __len__(self) -> int:
+        """How many samples."""
+        return len(self.inputs)
+
+    @property
+    def outputs(self) -> int:
+        """How many classes: named ones, or the largest label plus one."""
+        return len(self.classes) or (int(self.targets.max()) + 1 if len(self) else 0)
+
+    def take(self, positions: Tensor | Sequence[int]) -> Samples:
+        """The samples at `positions` (indices), in that order."""
+        index = torch.as_tensor(positions, dtype=torch.int64)
+        where = index.tolist()
+        return Samples(
+            inputs=self.inputs[index],
+            targets=self.targets[index],
+            ids=tuple(self.ids[i] for i in where),
+            groups={name: tuple(values[i] for i in where) for name, values in self.groups.items()},
+            classes=self.classes,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Size, input shape and group columns, for manifests and reports."""
+        return {"n": len(self), "shape": list(self.inputs.shape[1:]), "outputs": self.outputs, "groups": sorted(self.groups)}

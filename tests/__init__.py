@@ -1,0 +1,1 @@
+"""The tests; a package so that strategies and oracles are imported by name."""

@@ -1,0 +1,80 @@
+"""Claim: a pattern and a sparsity hold together, under every criterion and every allocation.
+
+Source: rule 3 of the house: `--sparsity 0.9 --pattern 2:4` means that every group of 4 keeps at most 2, and that 90 % of the
+prunable weights are zero overall.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+from sparsify_cli.maths.choose_masks import choose_masks, implied_sparsity
+from sparsify_cli.recipes.allocation import ALLOCATION_NAMES
+from sparsify_cli.recipes.pattern import Pattern
+from sparsify_cli.shelf import Shelf
+from sparsify_cli.values.stats import Stats
+
+TWO_FOUR = Pattern.parse("2:4")
+
+
+def random_net(seed):
+    """Three or four convolutions, the first on three channels, and two linear layers; widths are random, those of convolutions divide by 4."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low, high):
+        return int(torch.randint(low, high, (), generator=generator))
+
+    shapes, channels = {}, 3
+    for i in range(draw(3, 5)):
+        outputs = 4 * draw(8, 14)
+        shapes[f"conv{i}"], channels = (outputs, channels, 3, draw(2, 4)), outputs
+    hidden = draw(9, 30)
+    shapes |= {"fc0": (hidden, 4 * channels), "fc1": (10, hidden)}
+    return {name: torch.randn(shape, generator=generator) / shape[1] ** 0.5 for name, shape in shapes.items()}
+
+
+def inputs_seen(net):
+    """Statistics of random inputs to each layer, for the criteria that need them."""
+    grams = {}
+    for name, weight in net.items():
+        rows = torch.randn(30, weight[0].numel(), dtype=torch.float64)
+        grams[name] = rows.T @ rows / 30
+    return Stats(rows=dict.fromkeys(net, 30), gram=grams)
+
+
+def groups(mask):
+    """Every four consecutive input channels at each kernel position, or None where channels do not divide by 4; read off the tensor itself."""
+    if mask.shape[1] % 4:
+        return None
+    columns = mask if mask.ndim == 2 else mask.permute(0, 2, 3, 1)
+    return columns.reshape(-1, 4)
+
+
+@pytest.mark.parametrize("allocation", ALLOCATION_NAMES)
+@pytest.mark.parametrize("criterion", Shelf("criteria").names())
+@pytest.mark.parametrize("seed", range(3))
+def test_two_of_four_and_ninety_percent_hold_together(seed, criterion, allocation):
+    """No group of four keeps more than two; zeros are exactly round(.9 n); layers of odd width stay dense."""
+    net = random_net(seed)
+    scores = Shelf("criteria").load(criterion)().scores(net, inputs_seen(net))
+    masks = choose_masks(scores, pattern=TWO_FOUR, sparsity=Fraction(9, 10), allocation=allocation)
+    zeros = sum(int((tensor == 0).sum()) for tensor in masks.apply(net).values())
+    assert zeros == round(sum(tensor.numel() for tensor in net.values()) * 9 / 10)
+    for name in net:
+        of_four = groups(masks[name])
+        assert bool(masks[name].all()) if of_four is None else int(of_four.sum(1).max()) <= 2
+
+
+@pytest.mark.parametrize("allocation", ALLOCATION_NAMES)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_pattern_alone_keeps_exactly_two(seed, allocation):
+    """At the sparsity that 2:4 implies, every group keeps exactly two, whatever the allocation."""
+    net = random_net(seed)
+    sparsity = implied_sparsity({name: tuple(tensor.shape) for name, tensor in net.items()}, TWO_FOUR)
+    masks = choose_masks({name: tensor.abs() for name, tensor in net.items()}, pattern=TWO_FOUR, sparsity=sparsity, allocation=allocation)
+    for name in net:
+        of_four = groups(masks[name])
+        assert of_four is None or of_four.sum(1).unique().tolist() == [2]

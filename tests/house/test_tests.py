@@ -1,0 +1,60 @@
+"""Every test can fail."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.house.tree import TESTS, dotted, functions, shown
+
+CHECKS = ("assert", "raises", "warns", "check", "expect", "fail", "reject", "refuse")
+
+
+def is_check(node: ast.AST) -> bool:
+    """True for an assert that can fail, and for a call that checks something by its name."""
+    if isinstance(node, ast.Assert):
+        return not (isinstance(node.test, ast.Constant) and bool(node.test.value))
+    return isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2].lstrip("_").startswith(CHECKS)
+
+
+def can_fail(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """True when the function's own code, or that of functions inside it, checks something."""
+    return any(is_check(node) for statement in function.body for node in ast.walk(statement))
+
+
+def test_no_test_is_without_an_assertion():
+    """A test without an assertion is found and refused."""
+    tests = [(path, node) for path, node in functions(TESTS) if node.name.startswith("test_")]
+    assert len(tests) > 0
+    assert [f"{shown(path, node)} {node.name}" for path, node in tests if not can_fail(node)] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "fails"),
+    [
+        ("def test_a(): run()", False),
+        ("def test_a(): assert True", False),
+        ("def test_a(): assert 1, 'always'", False),
+        ("def test_a():\n    '''assert x'''\n    run()", False),
+        ("def test_a(): assert run() == 3", True),
+        ("def test_a():\n    with pytest.raises(E): run()", True),
+        ("def test_a(): torch.testing.assert_close(a, b)", True),
+        ("def test_a():\n    def inner():\n        assert run()\n    inner()", True),
+    ],
+)
+def test_the_rule_finds_tests_that_cannot_fail(source, fails):
+    """The rule above tells tests that check something from tests that do not."""
+    assert can_fail(ast.parse(source).body[0]) is fails
+
+
+def test_names_are_unique_in_a_file():
+    """No test hides another of the same name in the same file and class."""
+    seen, hidden = set(), []
+    for path, node in functions(TESTS):
+        if not node.name.startswith("test_"):
+            continue
+        key = (path, node.name, node.col_offset)
+        hidden += [f"{shown(path, node)} {node.name}"] if key in seen and node.col_offset == 0 else []
+        seen.add(key)
+    assert hidden == []

@@ -1,0 +1,101 @@
+"""Per-sample gradients against closed forms and one backward pass a sample."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from sparsify_cli.errors import BadRequest, KeyMismatch
+from sparsify_cli.maths.per_sample_gradients import Coordinates, per_sample_gradients
+from sparsify_cli.values.mask_set import MaskSet
+
+
+class Branching(nn.Module):
+    """Decides by a value, which vmap cannot batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.line(x) if float(x.sum().detach()) > 0 else self.line(-x)
+
+
+def convnet():
+    """A small network with batch norm, in train mode, with running statistics that are not the default."""
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Flatten(), nn.Linear(12, 3))
+    model(torch.randn(8, 1, 4, 4))
+    return model
+
+
+def rows(model, x, y, masks=None, chunk=0):
+    """All rows at once."""
+    return torch.cat(list(per_sample_gradients(model, x, y, Coordinates.of(model, masks or MaskSet()), chunk=chunk)))
+
+
+def one_by_one(model, x, y):
+    """One backward pass a sample in evaluation mode, all parameters."""
+    training, result = model.training, []
+    model.eval()
+    for i in range(len(x)):
+        model.zero_grad()
+        cross_entropy(model(x[i : i + 1]), y[i : i + 1]).backward()
+        result.append(torch.cat([p.grad.reshape(-1) for p in model.parameters()]))
+    model.train(training)
+    return torch.stack(result)
+
+
+def test_zero_weights_give_the_known_gradient():
+    """At zero weights p = 1/2, so the gradient of sample x of class 0 is (-x/2, x/2) and of the bias (-1/2, 1/2)."""
+    model = nn.Linear(2, 2)
+    nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
+    assert rows(model, torch.tensor([[2.0, 4.0]]), torch.tensor([0])).tolist() == [[-1.0, -2.0, 1.0, 2.0, -0.5, 0.5]]
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 3])
+def test_equals_one_backward_pass_a_sample(chunk):
+    """Rows are the gradients of single samples in evaluation mode, in sample order, however they are chunked."""
+    model, x, y = convnet(), torch.randn(7, 1, 4, 4), torch.arange(7) % 3
+    torch.testing.assert_close(rows(model, x, y, chunk=chunk), one_by_one(model, x, y), atol=1e-6, rtol=1e-5)
+
+
+def test_layers_that_cannot_be_batched_still_work():
+    """A branch on a value falls back to one sample at a time, with the same numbers."""
+    model, x, y = Branching(), torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1])
+    torch.testing.assert_close(rows(model, x, y), one_by_one(model, x, y))
+
+
+def test_model_is_left_as_it_was():
+    """Mode, running statistics and gradients are untouched."""
+    model = convnet()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    rows(model, torch.randn(4, 1, 4, 4), torch.tensor([0, 1, 2, 0]))
+    assert model.training and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_masked_and_frozen_weights_are_no_coordinates():
+    """Of 2 x 2 weights with one pruned and a frozen bias, the three kept weights remain, in order."""
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    coordinates = Coordinates.of(model, MaskSet({"weight": torch.tensor([[True, False], [True, True]])}))
+    assert coordinates.count == 3
+    assert coordinates.flatten({"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}).tolist() == [1, 3, 4]
+    moved = coordinates.moved({"weight": torch.tensor([[1.0, 0.0], [3.0, 4.0]])}, torch.tensor([10.0, 20.0, 30.0]))
+    assert moved["weight"].tolist() == [[11, 0], [23, 34]]
+    assert set(moved) == {"weight"}
+
+
+@pytest.mark.parametrize("masks", [{"weight": torch.ones(3, 2, dtype=torch.bool)}, {"nothing": torch.ones(2, 2, dtype=torch.bool)}])
+def test_masks_of_another_model_are_refused(masks):
+    """A mask with another shape or name is an error that names it."""
+    with pytest.raises(KeyMismatch, match=next(iter(masks))):
+        Coordinates.of(nn.Linear(2, 2), MaskSet(masks))
+
+
+def test_nothing_to_move_is_refused():
+    """A wholly frozen model cannot be edited."""
+    with pytest.raises(BadRequest, match="no weight that may move"):
+        Coordinates.of(nn.Linear(2, 2).requires_grad_(False), MaskSet())

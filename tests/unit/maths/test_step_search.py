@@ -1,0 +1,65 @@
+"""The step search against functions whose answer is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from sparsify_cli.maths.step_search import longest_step, shortest_step
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A trial that remembers its length."""
+
+    length: float
+    reached: bool
+    acceptable: bool
+
+
+def track(reach, harm):
+    """Lengths from `reach` on are enough, lengths from `harm` on are too much."""
+    return lambda length: Mark(length, length >= reach, length < harm)
+
+
+@pytest.mark.parametrize("reach", [0.003, 0.1, 1.0, 5.0, 8.0])
+def test_finds_the_shortest_sufficient_length(reach):
+    """The length found reaches the target and is at most 1/16 of its interval too long; its trial is that length's."""
+    found = shortest_step(track(reach, 100), Mark(0, False, True), 8.0)
+    assert found.ending == "reached"
+    assert reach <= found.length <= reach * (1 + 1 / 8) or found.length == 8 / 1024
+    assert found.trial.length == found.length
+
+
+def test_stops_before_harm():
+    """When harm comes at 0.75 before the target at 3, the longest harmless length of the bisection is taken."""
+    found = shortest_step(track(3.0, 0.75), Mark(0, False, True), 8.0)
+    assert found.ending == "harm"
+    assert 0.7 < found.length < 0.75
+
+
+def test_target_inside_the_last_interval_is_found():
+    """Enough from 1.2 and too much from 1.4: the interval (1, 2) that ends in harm is searched for it."""
+    found = shortest_step(track(1.2, 1.4), Mark(0, False, True), 8.0)
+    assert found.ending == "reached"
+    assert 1.2 <= found.length < 1.4
+
+
+def test_limit_is_never_passed():
+    """A target beyond the limit ends at the limit, exactly."""
+    found = shortest_step(track(9.0, 10.0), Mark(0, False, True), 8.0)
+    assert (found.length, found.ending) == (8.0, "limit")
+
+
+def test_halves_until_acceptable():
+    """8, 4 and 2 are too much for a limit of 1.5; 1 is the longest halving below it."""
+    found = longest_step(track(0.0, 1.5), Mark(0, True, True), 8.0)
+    assert (found.length, found.ending) == (1.0, "harm")
+
+
+def test_gives_up_at_zero():
+    """When every length does harm nothing is done."""
+    start = Mark(0, True, True)
+    found = longest_step(track(0.0, -1.0), start, 8.0)
+    assert (found.length, found.trial) == (0.0, start)
