@@ -36,12 +36,12 @@ def accuracy_counts_samples(accuracy) -> None:
 
 
 def brier_sums_over_classes(brier) -> None:
-    """p = (.6, .3, .1), truth 0: .16 + .09 + .01 = .26, and not its mean over classes."""
+    """With p = (.6, .3, .1), truth 0: .16 + .09 + .01 = .26, and not its mean over classes."""
     assert brier(said([[0.6, 0.3, 0.1]], [0])) == pytest.approx(0.26)
 
 
 def nll_is_in_nats(nll) -> None:
-    """p = 1/4 for the truth: ln 4 = 1.386 nats, and not 2 bits."""
+    """With p = 1/4 for the truth: ln 4 = 1.386 nats, and not 2 bits."""
     assert nll(said([[0.25, 0.75]], [0])) == pytest.approx(1.3862943611, abs=1e-9)
 
 
@@ -52,7 +52,7 @@ def auc_halves_ties(auc) -> None:
 
 
 def uncertainty_is_two_sided(uncertain) -> None:
-    """p = .05, .5, .95 of an attribute: only the middle one is unsure, a confident "no" is not: 1 / 3."""
+    """With p = .05, .5, .95 of an attribute: only the middle one is unsure, a confident "no" is not: 1 / 3."""
     assert uncertain(said([[0.95, 0.05], [0.5, 0.5], [0.05, 0.95]], [0, 0, 1])) == pytest.approx(1 / 3)
 
 
@@ -73,7 +73,7 @@ def pairs_use_their_pairing(interval) -> None:
     after = before.clone()
     after[:10], after[-20:] = False, True
     low, high = interval(after, before)
-    assert low < 0.010 < high and (high - low) / 2 == pytest.approx(1.96 * 0.0055, rel=0.03)
+    assert low < 0.010 < high and (high - low) / 2 == pytest.approx(1.96 * 0.0055, rel=0.08)
 
 
 def no_change_is_not_certainty(interval) -> None:

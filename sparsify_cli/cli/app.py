@@ -20,6 +20,7 @@ from sparsify_cli.cli.console import Format, Watcher
 from sparsify_cli.cli.env import env
 from sparsify_cli.cli.list import list_
 from sparsify_cli.cli.options import command
+from sparsify_cli.cli.resume import interrupted_recipe
 from sparsify_cli.errors import INTERRUPTED, BadRequest, Interrupted, SparsifyError
 from sparsify_cli.recipes.recipe import Recipe, resolve
 from sparsify_cli.recipes.verbs import RECIPES
@@ -54,31 +55,34 @@ def run_verb(
 ) -> None:
     """Resolve a verb's recipe, run its stage, show the outcome."""
     if resume is not None:
-        console.show(_resumed(kind, flags, resume), how)
-        return
-    recipe = resolve(kind, file=recipe_file, settings=settings or (), flags=flags)
-    console.show(_planned(recipe) if dry_run else _stage(kind)(recipe, Watcher()), how)
+        outcome = _resumed(kind, flags, resume)
+    else:
+        recipe = resolve(kind, file=recipe_file, settings=settings or (), flags=flags)
+        outcome = _planned(recipe) if dry_run else _staged(recipe)
+    if int(os.environ.get("RANK", "0")) == 0:  # under torchrun the first process speaks for all
+        console.show(outcome, how)
+    if outcome.failure is not None:
+        raise outcome.failure
 
 
-def _stage(kind: type[Recipe]) -> Any:
-    return getattr(importlib.import_module(f"sparsify_cli.stages.{kind.verb}"), kind.verb)
+def _staged(recipe: Recipe, *, resume: Path | None = None) -> Outcome:
+    """Run the stage of a recipe's verb."""
+    stage = getattr(importlib.import_module(f"sparsify_cli.stages.{recipe.verb}"), recipe.verb)
+    importlib.import_module("sparsify_cli.stages.machine").prepare(recipe)
+    outcome: Outcome = stage(recipe, Watcher(), **({"resume": resume} if resume else {}))
+    return outcome
 
 
 def _planned(recipe: Recipe) -> Outcome:
-    planner = importlib.import_module("sparsify_cli.stages.dry_run").dry_run
-    outcome: Outcome = planner(recipe)
+    outcome: Outcome = importlib.import_module("sparsify_cli.stages.dry_run").dry_run(recipe)
     return outcome
 
 
 def _resumed(kind: type[Recipe], flags: Mapping[str, Any], folder: Path) -> Outcome:
-    given = [name for name, value in flags.items() if value is not None]
+    given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None]
     if given:
-        raise BadRequest(
-            f"--resume continues the run as it was asked for; {', '.join(given)} cannot change now.", "", "Give --resume alone."
-        )
-    resumer = importlib.import_module("sparsify_cli.stages.resume").resume
-    outcome: Outcome = resumer(kind, folder, Watcher())
-    return outcome
+        raise BadRequest(f"--resume continues the run as it was asked for; {', '.join(given)} cannot change now.", "", "Give --resume alone.")
+    return _staged(interrupted_recipe(kind, folder), resume=folder)
 
 
 def _register() -> None:

@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ class Folder(Dataset):
         """Refuse options that make no data."""
         if self.size is not None and self.size < 1:
             raise BadRequest(f"size is {self.size}.", "Images need at least one pixel.")
-        if min(_numbers("std", self.std, self._channels).tolist()) <= 0:
+        if not bool((_numbers("std", self.std, self._channels) > 0).all()):
             raise BadRequest(f"std is {self.std}.", "Pixels are divided by it.", "Give numbers above 0.")
         _numbers("mean", self.mean, self._channels)
 
@@ -188,6 +189,8 @@ def _numbers(name: str, value: float | str, channels: int) -> Float[Tensor, " ch
         numbers = [float(part) for part in str(value).split(",")]
     except ValueError as error:
         raise BadRequest(f"{name} is {value!r}.", "It is a number, or one a channel separated by commas.", f"Write {name}=0.5.") from error
+    if not all(map(isfinite, numbers)):
+        raise BadRequest(f"{name} is {value!r}.", "Pixels would become undefined.", f"Write {name}=0.5.")
     if len(numbers) not in (1, channels):
         raise BadRequest(f"{name} has {len(numbers)} numbers.", f"The images have {channels} channels.", f"Give 1 or {channels}.")
     return torch.tensor(numbers if len(numbers) == channels else numbers * channels)

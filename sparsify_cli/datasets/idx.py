@@ -14,7 +14,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +50,10 @@ class Idx(Dataset):
 
     def __post_init__(self) -> None:
         """Refuse options that make no data."""
-        if not self.std > 0:
-            raise BadRequest(f"std is {self.std}.", "Pixels are divided by it.", "Give a number above 0.")
+        if not (self.std > 0 and isfinite(self.std) and isfinite(self.mean)):
+            raise BadRequest(
+                f"std is {self.std} and mean is {self.mean}.", "Pixels become (x - mean) / std.", "Give finite numbers, std above 0."
+            )
         if not 0 <= self.validation < 1 or self.limit < 0:
             raise BadRequest(
                 f"validation is {self.validation} and limit is {self.limit}.", "The first is a share in [0, 1), the second a count."

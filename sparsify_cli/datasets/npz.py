@@ -88,6 +88,20 @@ class Npz(Dataset):
                 )
         return None
 
+    def _needed(self, arrays: Mapping[str, Any], split: Split) -> Samples:
+        found = self._split(arrays, split)
+        if found is not None:
+            return found
+        listed = ", ".join(sorted(arrays)) or "no array"
+        raise BadData(f"{self.path} has no {split} split.", f"It holds {listed}.", f"Save x_{split} and y_{split}, or x and y.")
+
+    def _fitting(self, part: Samples, train: Samples) -> Samples:
+        """`part`, once its inputs have the shape of the training inputs."""
+        shape, expected = list(part.inputs.shape[1:]), list(train.inputs.shape[1:])
+        if shape == expected:
+            return part
+        raise BadData(f"{self.path}: inputs of {part.ids[0]} have shape {shape}, train inputs {expected}.", "One network takes one shape.")
+
 
 @lru_cache(maxsize=6)
 def _load(dataset: Npz, split: Split, stamp: tuple[int, int]) -> Samples:
@@ -95,19 +109,12 @@ def _load(dataset: Npz, split: Split, stamp: tuple[int, int]) -> Samples:
     arrays = _read(Path(dataset.path))
     if "x" in arrays and "y" in arrays:
         return _cut(dataset._samples(arrays, "x", "y", "", "sample"), split, dataset.path)
-    train, asked = dataset._split(arrays, "train"), dataset._split(arrays, split)
-    if train is None or (asked is None and split == "test"):
-        missing = "train" if train is None else "test"
-        listed = ", ".join(sorted(arrays)) or "no array"
-        raise BadData(f"{dataset.path} has no {missing} split.", f"It holds {listed}.", f"Save x_{missing} and y_{missing}, or x and y.")
-    if asked is not None and asked.inputs.shape[1:] != train.inputs.shape[1:]:
-        raise BadData(
-            f"{dataset.path}: {split} inputs have shape {list(asked.inputs.shape[1:])}, train inputs {list(train.inputs.shape[1:])}.",
-            "One network takes one shape.",
-        )
-    if split == "test" or dataset._split(arrays, "validation") is not None:
-        assert asked is not None
-        return asked
+    train = dataset._needed(arrays, "train")
+    if split == "test":
+        return dataset._fitting(dataset._needed(arrays, "test"), train)
+    validation = dataset._split(arrays, "validation")
+    if validation is not None:
+        return train if split == "train" else dataset._fitting(validation, train)
     stay, held = hold_out(len(train))
     return train.take((held if split == "validation" else stay).sort().values)
 
@@ -130,9 +137,10 @@ def _read(path: Path) -> dict[str, Any]:
         BadData: it is no .npz file, is damaged, or an array holds Python objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("one bare array; an archive of named arrays is needed")
+        file: Any = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("one bare array; an archive of named arrays is needed")
+        with file:
             return {key: file[key] for key in file.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise BadData(

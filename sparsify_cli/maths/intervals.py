@@ -131,5 +131,12 @@ def _resampled_means(ordered: Float[Tensor, " n"], seed: int, resamples: int) ->
 def _resample_counts(n: int, seed: int, resamples: int) -> UInt8[Tensor, "resamples n"]:
     """How often each sample is drawn; every number of one report shares the draws, so one drawing is enough."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = (torch.randint(n, (n,), generator=generator) for _ in range(resamples))
-    return torch.stack([torch.bincount(d, minlength=n).clamp(max=255).to(torch.uint8) for d in drawn])
+    block = max(1, RESAMPLED_UP_TO * 3 // n)
+    sizes = [min(block, resamples - done) for done in range(0, resamples, block)]
+    return torch.cat([_drawn(n, size, generator) for size in sizes])
+
+
+def _drawn(n: int, resamples: int, generator: torch.Generator) -> UInt8[Tensor, "resamples n"]:
+    """Counts of `resamples` drawings of n out of n with replacement."""
+    drawn = torch.randint(n, (resamples, n), generator=generator) + n * torch.arange(resamples)[:, None]
+    return torch.bincount(drawn.flatten(), minlength=resamples * n).clamp(max=255).to(torch.uint8).reshape(resamples, n)

@@ -17,8 +17,7 @@ from sparsify_cli.pages import figures, tables
 from sparsify_cli.pages.images import data_uri
 from sparsify_cli.pages.verdict import cards, speed, verdict, who_pays
 from sparsify_cli.pages.view import Reliability, View, missing, to_json
-from sparsify_cli.pages.wording import SAID, clean, count, percent, spoken, tie
-from sparsify_cli.values.report import Finding
+from sparsify_cli.pages.wording import SAID, clean, count, percent, ratio, spoken, tie
 
 SHOWN_EXEMPLARS = 48
 SIGNS = {"worse": "\u25bc", "better": "\u25b2", "noise": "\u25cf", "same": "\u25cf", "higher": "\u2191", "lower": "\u2193", "unsure": "?"}
@@ -103,12 +102,12 @@ def _exemplars(view: View) -> list[dict[str, Any]]:
 
 def _changed(view: View) -> dict[str, str]:
     """Sentences about how many answers changed; empty strings when it was not measured."""
-    churn, found = view.number("churn"), view.number("exemplars")
-    return {"churn": "" if missing(churn) else spoken(churn), "exemplars": "" if found is None or missing(found) else _number_of(found)}
-
-
-def _number_of(found: Finding) -> str:
-    return percent(found.value or 0) if found.unit == "fraction" else count(found.value or 0)
+    churn, found, lift = view.number("churn"), view.number("exemplars"), view.number("exemplars_lift")
+    return {
+        "churn": "" if missing(churn) else spoken(churn),
+        "exemplars": "" if missing(found) else spoken(found),
+        "lift": "" if lift is None or missing(lift) else ratio(lift.value or 0),
+    }
 
 
 def _samples(view: View) -> str:

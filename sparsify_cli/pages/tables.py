@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sparsify_cli.pages.glossary import label, meaning
 from sparsify_cli.pages.view import Stage, View, missing
-from sparsify_cli.pages.wording import NOTHING, Judgement, count, interval, judge, points, ratio, said, spoken
+from sparsify_cli.pages.wording import CONTINUOUS, NOTHING, Judgement, count, interval, judge, points, ratio, said, spoken
 from sparsify_cli.values.report import Finding
 
 COMPARED = (
@@ -17,7 +17,7 @@ CONFIDENCE = ("ece", "nll", "brier", "uncertainty")
 SIZES = ("bytes_dense", "bytes_packed", "bytes_onnx")
 FORGETTING = (("forget", "What should be forgotten"), ("retain", "Training data that stays"), ("test", "Test data"))
 SAME_SIZE = 0.02
-WITHOUT_UNIT = (" points", " nats", " ms")
+WITHOUT_UNIT = (" points", " nats", " ms", " weights", " numbers", " parameters")
 DASH = "\u2013"
 
 
@@ -78,7 +78,7 @@ def comparison(view: View) -> list[Row]:
         found = [view.number(name, i) for i in range(len(view.stages))]
         if any(found):
             unit = next((f.unit for f in found if f), "")
-            heading = f"{label(name)}, {unit}" if f" {unit}" in WITHOUT_UNIT else label(name)
+            heading = f"{label(name)}, {unit}" if unit in CONTINUOUS else label(name)
             rows.append(Row(heading, meaning(name), tuple(_bare(cell(f)) for f in found)))
         if name == "accuracy" and any(found[1:]):
             rows.append(_changes(view))

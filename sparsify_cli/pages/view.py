@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.values.report import Finding, Report
 
 SCHEMA = "sparsify/report/1"
+SAME = {"bytes_dense": ("bytes_disk", "bytes_dense")}
+"""Names under which the same number may be found, the measured file before the computed sum."""
 NOT_COMPRESSION = frozenset({"dense", "train", "unlearn"})
 
 
@@ -142,15 +144,15 @@ class View:
         """A stage's own number (the subject's by default), or None."""
         where = self.index if index is None else index
         if where:
-            return self.stages[where].report.get(name, scope=scope)
+            return _find(self.stages[where].report, name, "compressed", scope)
         return self.dense(name, scope)
 
     def dense(self, name: str, scope: str = "all") -> Finding | None:
         """The dense ancestor's number: from its own report, else from what another report says of it."""
         own = self.stages[0].report
         reports = (self.about.report, *(stage.report for stage in self.stages))
-        told = (report.get(name, of="dense", scope=scope) for report in reports)
-        return own.get(name, of="dense", scope=scope) or own.get(name, scope=scope) or next((f for f in told if f), None)
+        told = (_find(report, name, "dense", scope) for report in reports)
+        return _find(own, name, "dense", scope) or _find(own, name, "compressed", scope) or next((f for f in told if f), None)
 
     def change(self, name: str, index: int | None = None, scope: str = "all") -> Finding | None:
         """The measured change (compressed - dense) with its interval, else the plain difference without one."""
@@ -166,6 +168,11 @@ class View:
         """Scopes of a kind (`class`, `group`) that the subject's report speaks of, in its order."""
         found = (f.scope for f in self.about.report if f.name == name and f.scope.startswith(f"{kind}:"))
         return list(dict.fromkeys(found))
+
+
+def _find(report: Report, name: str, of: Literal["compressed", "dense"], scope: str) -> Finding | None:
+    found = (report.get(known, of=of, scope=scope) for known in SAME.get(name, (name,)))
+    return next((finding for finding in found if finding), None)
 
 
 def missing(finding: Finding | None) -> bool:

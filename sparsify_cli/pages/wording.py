@@ -15,6 +15,7 @@ from sparsify_cli.values.report import Finding
 
 NOTHING = "not enough data"
 UNMEASURED = "not measured"
+CONTINUOUS = frozenset({"ms", "nats"})
 MINUS = "\u2212"
 Judgement = Literal["better", "worse", "higher", "lower", "noise", "same", "unsure", "unknown"]
 SAID: dict[Judgement, str] = {
@@ -114,7 +115,7 @@ def _measured(value: float, unit: str, digits: int) -> str:
         return percent(value)
     if unit == "bytes":
         return size(value)
-    whole = unit == "samples" or (not unit and value == round(value) and abs(value) < 1e15)
+    whole = unit not in CONTINUOUS and value == round(value) and abs(value) < 1e15
     return f"{count(value) if whole else significant(value, digits)} {unit}".strip()
 
 
@@ -137,10 +138,10 @@ def interval(finding: Finding | None) -> str:
     """The 95 % interval, `−1.7 … +0.5`; empty when there is none. Without the unit where the value beside it has it."""
     if finding is None or finding.low is None or finding.high is None or not math.isfinite(finding.low + finding.high):
         return ""
-    if finding.unit not in {"fraction", "bytes", "samples"}:
+    if finding.unit not in {"fraction", "bytes"}:
         return _bounds(finding.low, finding.high, change=finding.of == "change")
     low, high = (amount(v, finding.unit, change=finding.of == "change") for v in (finding.low, finding.high))
-    for unit in (" points", " %", " samples"):
+    for unit in (" points", " %"):
         if low.endswith(unit) and high.endswith(unit):
             return f"{low.removesuffix(unit)} \u2026 {high.removesuffix(unit)}"
     return f"{low} \u2026 {high}"

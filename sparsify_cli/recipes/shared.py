@@ -36,6 +36,7 @@ class OutputFields(Recipe):
 
     out: Annotated[str, Option("Folder to write; default runs/NNN-verb-name.")] = ""
     seed: Annotated[int, Field(ge=0), Option("Seed of everything random.")] = 0
+    threads: Annotated[int, Field(ge=0), Option("CPU threads; 0 = one a core. One is exactly repeatable.")] = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class Gmp(Regime):
             BadRequest: the climb would go down, start after its end, or end too late to recover.
         """
         self._window(run)
-        slack = Fraction(len(run.masks) + 1, max(1, run.masks.total))  # counts are rounded once a tensor
+        slack = Fraction(len(run.masks), max(1, run.masks.total))  # counts are rounded once a tensor
         low = max(_fraction(self.initial), run.masks.sparsity)
         if run.sparsify is None or low > run.target + slack:
             raise BadRequest(

@@ -100,7 +100,7 @@ def _require_labels_fit(targets: Tensor, outputs: int) -> None:
     outside = targets[(targets < 0) | (targets >= outputs)]
     if len(outside):
         raise BadData(
-            f"{len(outside)} of {len(targets)} samples have a label that the model's {outputs} outputs cannot give, first {int(outside[0])}.",
+            f"{len(outside)} of {len(targets)} samples have a label beyond the model's {outputs} outputs, first {int(outside[0])}.",
             "Labels are counted from 0 and each needs an output.",
             "Check that --arch and --data belong together.",
         )

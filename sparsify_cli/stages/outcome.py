@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sparsify_cli.errors import SparsifyError
 from sparsify_cli.values.report import Report
 
 
@@ -38,6 +39,7 @@ class Outcome:
         hints: commands a person may want to type next.
         files: files written, the main one first.
         facts: further plain values for JSON.
+        failure: a gate that did not hold, raised after everything was shown and written.
     """
 
     verb: str
@@ -49,3 +51,4 @@ class Outcome:
     hints: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    failure: SparsifyError | None = None

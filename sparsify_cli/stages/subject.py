@@ -14,7 +14,7 @@ from sparsify_cli.recipes.shared import DataFields, ModelFields
 from sparsify_cli.stages.fit_keys import fitting_names, loaded
 from sparsify_cli.stages.plan import prunable_names
 from sparsify_cli.stages.resolve import build_architecture, check_inputs, load_samples, parse_spec
-from sparsify_cli.values.artifact import MASKS, NEST, WEIGHTS, Artifact, is_artifact, newest
+from sparsify_cli.values.artifact import MASKS, NEST, Artifact, is_artifact, newest
 from sparsify_cli.values.checkpoint import Checkpoint, Spec
 from sparsify_cli.values.checkpoint_file import read_checkpoint, sha256_of
 from sparsify_cli.values.mask_file import read_masks, read_nest
@@ -150,10 +150,11 @@ def _from_artifact(artifact: Artifact) -> Subject:
         raise MissingContext(
             f"{artifact.folder} was interrupted and is not finished.", "", f"Finish it: sparsify {artifact.verb} --resume {artifact.folder}"
         )
-    weights = artifact.file(WEIGHTS)
-    if weights is None:
+    entry = artifact.manifest.get("weights")
+    weights = artifact.file(entry["file"]) if entry else None
+    if entry is None or weights is None:
         raise MissingContext(f"{artifact.folder} holds no network.", f"It was made by `{artifact.verb}`.")
-    _check_hash(weights, str(artifact.manifest["weights"]["sha256"]))
+    _check_hash(weights, str(entry["sha256"]))
     masks, nest = artifact.file(MASKS), artifact.file(NEST)
     checkpoint = read_checkpoint(weights)
     return Subject(

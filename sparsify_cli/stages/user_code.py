@@ -30,6 +30,7 @@ from sparsify_cli.values.samples import Samples
 
 KEYS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 TUPLES: dict[int, tuple[Split, ...]] = {2: ("train", "test"), 3: ("train", "validation", "test")}
+MEND = "Mend it, then run the command again; a callable for data returns None for a split it does not have."
 FIELDS = ("x", "y", "ids", "groups", "classes")
 
 
@@ -64,19 +65,23 @@ def user_samples(spec: Spec, split: Split) -> Samples:
         MissingContext: it has no train, or no test split.
     """
     key = json.dumps(dict(spec.options), sort_keys=True)
-    asked = _split(spec.name, key, split)
-    if asked is None and split != "validation":
-        raise MissingContext(f"{spec.name} has no {split} split.", "It returned None or left it out.", f"Let it return one for {split!r}.")
-    if split == "test" or (split == "validation" and asked is not None):
-        assert asked is not None
-        return asked
-    train = _split(spec.name, key, "train")
-    if train is None:
-        raise MissingContext(f"{spec.name} has no train split.", "The validation split is taken from it.", "Let it return one for 'train'.")
-    if _split(spec.name, key, "validation") is not None:
+    if split == "test":
+        return _needed(spec.name, key, "test")
+    validation = _split(spec.name, key, "validation")
+    if split == "validation" and validation is not None:
+        return validation
+    train = _needed(spec.name, key, "train")
+    if validation is not None:
         return train
     stay, held = hold_out(len(train))
     return train.take((held if split == "validation" else stay).sort().values)
+
+
+def _needed(name: str, options_json: str, split: Split) -> Samples:
+    found = _split(name, options_json, split)
+    if found is not None:
+        return found
+    raise MissingContext(f"{name} has no {split} split.", "It returned None or left it out.", f"Let it return one for {split!r}.")
 
 
 @lru_cache(maxsize=8)
@@ -123,9 +128,7 @@ def _called(name: str, found: Callable[..., Any], arguments: tuple[Any, ...], op
     except SparsifyError:
         raise
     except Exception as error:
-        raise BrokenPlugin(
-            f"{name} failed{_place(error)}.", f"{type(error).__name__}: {error}.", "Mend it, then run the command again."
-        ) from error
+        raise BrokenPlugin(f"{name} failed{_place(error)}.", f"{type(error).__name__}: {error}.", MEND) from error
 
 
 def _require_fit(name: str, found: Callable[..., Any], arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
@@ -191,6 +194,8 @@ def _from_mapping(outcome: Mapping[str, Any], split: Split, name: str) -> Sample
         raise BadData(
             f"{name} returned the keys {sorted(map(str, outcome))} for {split}.", f"Known: {', '.join(FIELDS)}; x and y are needed."
         )
+    if not isinstance(outcome.get("groups") or {}, Mapping):
+        raise BadData(f"{name} returned groups as {_type(outcome['groups'])}.", "", 'Return {"column": [one value a sample], ...}.')
     rest = {key: outcome[key] for key in FIELDS[2:] if outcome.get(key) is not None}
     return samples_from(outcome["x"], outcome["y"], split=split, where=name, **rest)
 
@@ -219,9 +224,17 @@ def _item(dataset: Any, position: int, where: str) -> tuple[torch.Tensor, int]:
     if not (isinstance(item, tuple | list) and len(item) >= 2 and isinstance(item[0], torch.Tensor | np.ndarray | int | float)):
         kind = _type(item[0]) if isinstance(item, tuple | list) and item else _type(item)
         raise BadData(f"{where} is {kind}.", "An item is (x, y, ...) with x a tensor or array.", "Add a transform that makes a tensor.")
-    if torch.as_tensor(item[1]).numel() != 1 or torch.as_tensor(item[1]).is_floating_point():
-        raise BadData(f"{where} has the label {item[1]!r}.", "A label is one class number.")
-    return torch.as_tensor(item[0]), int(item[1])
+    return torch.as_tensor(item[0]), _label(item[1], where)
+
+
+def _label(value: Any, where: str) -> int:
+    try:
+        label = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        label = torch.tensor(torch.nan)
+    if label.numel() == 1 and not label.is_floating_point():
+        return int(label)
+    raise BadData(f"{where} has the label {value!r}.", "A label is one class number.")
 
 
 def _type(value: object) -> str:

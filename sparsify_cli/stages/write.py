@@ -14,7 +14,7 @@ from typing import Any
 from sparsify_cli.recipes.recipe import Recipe
 from sparsify_cli.recipes.shared import OutputFields
 from sparsify_cli.stages.subject import Subject
-from sparsify_cli.values.artifact import MASKS, NEST, WEIGHTS, relative_to, reserve, write_manifest
+from sparsify_cli.values.artifact import MASKS, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
 from sparsify_cli.values.checkpoint import Checkpoint
 from sparsify_cli.values.checkpoint_file import sha256_of
 from sparsify_cli.values.mask_file import write_masks, write_nest
@@ -74,7 +74,7 @@ def write_product(folder: Path, product: Product) -> None:
 
 def manifest(folder: Path, product: Product, *, status: str = "complete") -> dict[str, Any]:
     """The manifest of a product: plain JSON values."""
-    subject, weights = product.subject, folder / WEIGHTS
+    subject = product.subject
     return {
         "status": status,
         "verb": product.recipe.verb,
@@ -85,12 +85,18 @@ def manifest(folder: Path, product: Product, *, status: str = "complete") -> dic
         "parent": parent_entry(product.parent, folder),
         "architecture": subject.architecture.to_json() if subject.architecture else None,
         "data": subject.data.to_json() if subject.data else None,
-        "weights": {"file": WEIGHTS, "sha256": sha256_of(weights)} if weights.exists() else None,
+        "weights": weights_entry(folder),
         "masks_sha256": product.masks.digest() if product.masks else None,
         "tensors": _counts(product.checkpoint, product.masks),
         "numbers": [asdict(finding) for finding in product.report],
         "facts": {**product.report.facts, **product.facts},
     }
+
+
+def weights_entry(folder: Path) -> dict[str, str] | None:
+    """Name and sha256 of the file that holds the artifact's tensors, or None."""
+    there = [name for name in (WEIGHTS, PACKED) if (folder / name).is_file()]
+    return {"file": there[0], "sha256": sha256_of(folder / there[0])} if there else None
 
 
 def versions() -> dict[str, str]:

@@ -38,7 +38,7 @@ def train(
     batch_size: int,
     seed: int,
     learning_rate: Callable[[int], float],
-    after_step: AfterStep = lambda run, value: None,
+    after_step: AfterStep | None = None,
     stop_requested: Callable[[], bool] | None = None,
     rank: int = 0,
     world: int = 1,
@@ -54,7 +54,7 @@ def train(
         seed: of the order of samples and of the random numbers inside the network.
         learning_rate: step -> rate of every parameter group; a pure function of the step.
         after_step: called after every step with the run and the detached loss.
-        stop_requested: asked between steps; by default Ctrl-C and SIGTERM, as `interruptible`.
+        stop_requested: asked between steps, not after the last; by default Ctrl-C and SIGTERM, as `interruptible`.
         rank: which process, 0 .. world - 1.
         world: processes that train together.
 
@@ -74,7 +74,8 @@ def train(
             _ready(run, learning_rate(run.step), derived_seed(seed, run.step, rank))
             value = regime.step(run, _finite(run, loss, batch))
             run.step += 1
-            after_step(run, value)
+            if after_step is not None:
+                after_step(run, value)
             _stop_here(run, stop)
         regime.finish(run)
     _check_weights(run)
@@ -92,6 +93,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         return
 
     def raise_flag(number: int, frame: FrameType | None) -> None:
+        del number, frame
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
@@ -116,8 +118,8 @@ def check_fit(model: nn.Module, samples: Samples) -> None:
     try:
         logits = model(as_taken_by(model, samples.inputs[:2]))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        shape = tuple(samples.inputs.shape[1:])
-        raise BadData(f"The model does not take inputs of shape {shape}.", f"{type(error).__name__}: {str(error).splitlines()[0]}.") from error
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}."
+        raise BadData(f"The model does not take inputs of shape {tuple(samples.inputs.shape[1:])}.", reason) from error
     finally:
         model.train(was_training)
     _check_labels(logits, samples)
@@ -146,14 +148,13 @@ def _stopping(stop_requested: Callable[[], bool] | None) -> AbstractContextManag
 
 
 def _stop_here(run: Run, stop: Callable[[], bool]) -> None:
-    if stop():
+    if run.step < run.total and stop():  # after the last step nothing is left to stop
         raise Interrupted(f"Stopped after step {run.step} of {run.total}.", "A stop was requested.", "Continue with --resume.")
 
 
 def _ready(run: Run, rate: float, seed: int) -> None:
     """Train mode, learning rate and random numbers of this step, whatever happened since the last."""
-    run.model.train()
-    run.forward.train()
+    run.forward.train()  # the model is inside it
     torch.manual_seed(seed)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
@@ -167,7 +168,8 @@ def _finite(run: Run, loss: Loss, batch: Samples) -> Callable[[], Tensor]:
     def checked() -> Tensor:
         value = loss(run.forward, here)
         if not bool(torch.isfinite(value.detach())):
-            raise _diverged(f"The loss is {float(value.detach())} at step {run.step + 1} of {run.total}.", "The weights are those before this step.")
+            what = f"The loss is {float(value.detach())} at step {run.step + 1} of {run.total}."
+            raise _diverged(what, "The weights are those before this step.")
         return value
 
     return checked

@@ -35,6 +35,7 @@ MANIFEST, WEIGHTS, MASKS, NEST, RUN, MEMO = (
     "run.pt",
     "memo.safetensors",
 )
+PACKED = "model.packed.safetensors"
 RUNS = Path("runs")
 
 

@@ -21,7 +21,7 @@ TWO_FOUR = Pattern.parse("2:4")
 
 
 def random_net(seed):
-    """Three or four convolutions, the first on three channels, and two linear layers; widths are random, those of convolutions divide by 4."""
+    """Three or four convolutions (the first on three channels) and two linear layers, of random widths; convolutions divide by 4."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low, high):
@@ -46,7 +46,7 @@ def inputs_seen(net):
 
 
 def groups(mask):
-    """Every four consecutive input channels at each kernel position, or None where channels do not divide by 4; read off the tensor itself."""
+    """Every four consecutive input channels at each kernel position, or None where channels do not divide by 4."""
     if mask.shape[1] % 4:
         return None
     columns = mask if mask.ndim == 2 else mask.permute(0, 2, 3, 1)

@@ -90,7 +90,7 @@ KINDS = [(name, kind) for name in NAMES for kind in ("conv", "mlp", "mlp-bf16")]
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_what_is_written_is_proved(name: str, kind: str, cabinet: Path, tmp_path: Path) -> None:
-    """verify accepts a fresh export and says its bytes, dense bytes and by how much it differs."""
+    """A fresh export is accepted by verify, which says its bytes, dense bytes and by how much it differs."""
     main = put(name, kind, cabinet, tmp_path)
     subject = subject_of(kind)
     findings = exporter(name).verify(subject, tmp_path)
@@ -105,7 +105,7 @@ def test_what_is_written_is_proved(name: str, kind: str, cabinet: Path, tmp_path
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_main_file_comes_first_and_nothing_else_stays(name: str, tmp_path: Path) -> None:
-    """export returns exactly the files that are in the folder, and writing twice gives the same bytes."""
+    """What export returns is exactly the files that are in the folder, and writing twice gives the same bytes."""
     subject = subject_of("mlp")
     files = exporter(name).export(subject, tmp_path)
     first = files[0].read_bytes()

@@ -49,7 +49,7 @@ def test_keeps_the_promises_of_an_erasure(case, name):
     method: Unlearner = SHELF.load(name)()
     erasure = method.erase(model, request, method.prepare(model, train, request.masks))
     state = model.state_dict()
-    assert 0 < len(erasure.tensors) and set(erasure.tensors) <= set(state)
+    assert len(erasure.tensors) > 0 and set(erasure.tensors) <= set(state)
     assert all((t.shape, t.dtype) == (state[n].shape, state[n].dtype) for n, t in erasure.tensors.items())
     assert all(int(erasure.tensors[n][~request.masks[n]].count_nonzero()) == 0 for n in request.masks if n in erasure.tensors)
     assert any(not torch.equal(t, state[n]) for n, t in erasure.tensors.items())

@@ -30,12 +30,13 @@ def damping_after_inversion(gradients, damping, vector):
 
 
 def single_running_vector(gradients, damping, vector):
-    """One vector carried through the recursion: each update uses F^-1 v where F^-1 g is needed (a published shortcut)."""
+    """One vector stands for F^-1 g at every sample: it starts as the first gradient and is only rescaled (a published shortcut)."""
     running, m = vector / damping, len(gradients)
-    carried = vector.clone()
-    for g in gradients:
-        scale = (g @ running) / (m + g @ carried)
-        running, carried = running - scale * carried, carried - ((g @ carried) / (m + g @ carried)) * carried
+    stand_in = gradients[0] / damping
+    for g in gradients[1:]:
+        overlap = stand_in @ g
+        running = running - (running @ g) / (m + overlap) * stand_in
+        stand_in = stand_in - overlap / (m + overlap) * stand_in
     return running
 
 

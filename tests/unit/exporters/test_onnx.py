@@ -54,7 +54,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_any_batch_size(exported: Path) -> None:
-    """onnxruntime answers batches of 1, 2 and 9 as torch does; the names are `input` and `logits`."""
+    """Batches of 1, 2 and 9 are answered by onnxruntime as torch does; the names are `input` and `logits`."""
     session = onnxruntime.InferenceSession(exported / "model.onnx", providers=["CPUExecutionProvider"])
     assert [given.name for given in session.get_inputs()] == ["input"]
     for count in (1, 2, 9):
@@ -118,7 +118,7 @@ def test_another_number_of_classes(exported: Path) -> None:
 
 def test_one_input_is_not_enough(tmp_path: Path) -> None:
     """A batch of one cannot show that the batch size is free."""
-    with pytest.raises(MissingContext, match="needs 2 inputs or more to trace and check; 1 are known.*--data"):
+    with pytest.raises(MissingContext, match=r"needs 2 inputs or more to trace and check; 1 are known.*--data"):
         Onnx().export(subject(pruned(), torch.zeros(1, 1, 6, 6)), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

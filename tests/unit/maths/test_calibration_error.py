@@ -17,6 +17,7 @@ from tests import metric_checks as checks
 
 
 def ten_bins(confidence, correct):
+    """Contributions over ten equal-width bins."""
     return gap_contributions(confidence, correct, equal_width(confidence, 10))
 
 

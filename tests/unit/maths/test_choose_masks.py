@@ -124,7 +124,7 @@ class TestRefusals:
 
     def test_the_advice_is_enough(self, refuse):
         """The sparsity the message recommends is accepted: 1232/2896 = .42541 is rounded up."""
-        with pytest.raises(BadRequest, match="at least 0.4255,"):
+        with pytest.raises(BadRequest, match=r"at least 0\.4255,"):
             refuse(RESNET_LIKE, Pattern.parse("2:4"), Fraction(42, 100))
         refuse(RESNET_LIKE, Pattern.parse("2:4"), Fraction("0.4255"))
         with pytest.raises(BadRequest):

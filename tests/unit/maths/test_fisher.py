@@ -22,7 +22,7 @@ AXES = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
 
 def test_recursion_divides_by_the_number_of_samples():
     """With damping 0.5, F is diag(5, 8.5) and its inverse diag(1/5, 2/17)."""
-    assert sherman_morrison_inverse(AXES, 0.5).tolist() == pytest.approx([[1 / 5, 0], [0, 2 / 17]])
+    assert sherman_morrison_inverse(AXES, 0.5).reshape(-1).tolist() == pytest.approx([1 / 5, 0, 0, 2 / 17])
 
 
 def test_no_gradients_leave_the_damping():
@@ -36,7 +36,7 @@ def test_block_fisher_adds_damping_once():
 
 
 def test_blocks_forget_what_lies_between_them():
-    """g = (1, 2, 3) in blocks of 2: [[1, 2], [2, 4]] and [[9, 0], [0, 0]], the last padded; nothing between 2 and 3."""
+    """The gradient (1, 2, 3) in blocks of 2: [[1, 2], [2, 4]] and [[9, 0], [0, 0]], the last padded; nothing between 2 and 3."""
     gram = add_gram(empty_gram(3, 2, torch.zeros(1)), torch.tensor([[1.0, 2.0, 3.0]]))
     assert gram.tolist() == [[[1, 2], [2, 4]], [[9, 0], [0, 0]]]
 

@@ -12,6 +12,7 @@ from tests import metric_checks as checks
 
 
 def ends(estimate):
+    """Low and high."""
     return estimate.low, estimate.high
 
 
@@ -37,7 +38,7 @@ def test_wilson_at_the_edge():
 
 
 def test_wilson_agrees_with_scipy():
-    """scipy's Wilson interval is the same."""
+    """The interval of scipy.stats is the same."""
     stats = pytest.importorskip("scipy.stats")
     for k, n in ((0, 7), (5, 13), (90, 100), (13, 13)):
         oracle = stats.binomtest(k, n).proportion_ci(method="wilson")
@@ -51,6 +52,12 @@ def test_paired_interval_holds_exactly_the_differences_the_score_test_accepts(ga
     for end, outwards in ((found.low, -1), (found.high, 1)):
         assert checks.score_test_accepts(gained, lost, n, end - outwards * 2e-3)
         assert abs(end + outwards * 2e-3) > 1 or not checks.score_test_accepts(gained, lost, n, end + outwards * 2e-3)
+
+
+@pytest.mark.parametrize(("gained", "lost", "n", "published"), [(6, 16, 161, (-0.1240, -0.0054)), (1, 7, 21, (-0.517, -0.026))])
+def test_paired_interval_is_the_published_one(gained, lost, n, published):
+    """Cavo et al. 2012 and Bentur et al. 2009 as worked out with Tango's interval by Fagerland, Lydersen, Laake 2014."""
+    assert ends(tango(gained, lost, n)) == pytest.approx(published, abs=5.1e-4 if n == 21 else 5.1e-5)
 
 
 def test_paired_interval_covers_by_enumeration():

@@ -23,9 +23,8 @@ def margins(values, target=0):
 
 def together(*parts):
     """Samples of several parts."""
-    return Samples(
-        torch.cat([p.inputs for p in parts]), torch.cat([p.targets for p in parts]), tuple(f"{j}{i}" for j, p in enumerate(parts) for i in p.ids)
-    )
+    ids = tuple(f"{j}{i}" for j, p in enumerate(parts) for i in p.ids)
+    return Samples(torch.cat([p.inputs for p in parts]), torch.cat([p.targets for p in parts]), ids)
 
 
 def judge(forget, retain, validation, **options):
@@ -33,7 +32,8 @@ def judge(forget, retain, validation, **options):
     model = nn.Linear(2, 2)
     nn.init.eye_(model.weight), nn.init.zeros_(model.bias)
     request = Request(forget, retain, validation)
-    return Judge.of(model, Coordinates.of(model, MaskSet()), request, **{"forgotten": 0.0, "tolerance": 0.0, "most": 99, "seed": 0, **options})
+    options = {"forgotten": 0.0, "tolerance": 0.0, "most": 99, "seed": 0, **options}
+    return Judge.of(model, Coordinates.of(model, MaskSet()), request, **options)
 
 
 def test_target_is_the_loss_on_unseen_samples():

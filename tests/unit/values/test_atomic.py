@@ -73,7 +73,7 @@ def test_every_way_of_saying_no(tmp_path: Path, error: Exception, sentence: str)
 
 def test_a_missing_folder_and_a_folder_in_the_way(tmp_path: Path) -> None:
     """Both are said in words, with what to do."""
-    with pytest.raises(DiskFailure, match="folder is not there.*Create the folder"):
+    with pytest.raises(DiskFailure, match=r"folder is not there.*Create the folder"):
         replace_file(tmp_path / "no" / "a", lambda path: path.write_text("x"))
     (tmp_path / "a").mkdir()
     with pytest.raises(DiskFailure, match="A folder of that name is in the way"):

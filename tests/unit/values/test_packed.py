@@ -66,8 +66,18 @@ def test_byte_counts_follow_the_published_formulas(density: float, dtype: torch.
 
 @pytest.mark.parametrize(
     ("density", "form"),
-    [(1, "dense"), (0.98, "dense"), (0.95, "bitmask"), (0.5, "bitmask"), (0.2, "bitmask")]
-    + [(0.1, "gaps8"), (0.05, "gaps8"), (0.01, "gaps8"), (0.001, "gaps16"), (0, "gaps16")],
+    [
+        (1, "dense"),
+        (0.98, "dense"),
+        (0.95, "bitmask"),
+        (0.5, "bitmask"),
+        (0.2, "bitmask"),
+        (0.1, "gaps8"),
+        (0.05, "gaps8"),
+        (0.01, "gaps8"),
+        (0.001, "gaps16"),
+        (0, "gaps16"),
+    ],
 )
 def test_the_smallest_form_at_each_density(density: float, form: str) -> None:
     """For 32-bit values: 31/32 parts dense and bitmask from bitmask, 1/8 bitmask from gaps8, 0.27 % gaps8 from gaps16."""
@@ -128,8 +138,15 @@ def test_contradictions_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, [], {}, {"form": "dense", "dtype": "float32", "shape": [2]}, {"form": "bitmask", "dtype": "float32", "shape": [-1]}]
-    + [{"form": "bitmask", "dtype": "float32", "shape": [True]}, {"form": "bitmask", "dtype": "float32", "shape": [2**40, 2**40]}],
+    [
+        None,
+        [],
+        {},
+        {"form": "dense", "dtype": "float32", "shape": [2]},
+        {"form": "bitmask", "dtype": "float32", "shape": [-1]},
+        {"form": "bitmask", "dtype": "float32", "shape": [True]},
+        {"form": "bitmask", "dtype": "float32", "shape": [2**40, 2**40]},
+    ],
 )
 def test_a_record_that_is_none_is_refused(value: object) -> None:
     """Anything but a known form, a dtype and a shape of plausible sizes is refused."""

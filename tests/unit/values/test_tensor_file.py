@@ -170,7 +170,7 @@ def test_hostile_headers(tmp_path: Path, changes: dict[str, Any], sentence: str)
 def test_metadata_that_are_not_ours(tmp_path: Path, text: str) -> None:
     """Metadata under our key that are no JSON, no table, or name what is not there are refused."""
     save_file({"w": torch.ones(2)}, tmp_path / "a", metadata={"sparsify": text})
-    with pytest.raises(UnreadableFile, match="schema None|which is not there"):
+    with pytest.raises(UnreadableFile, match=r"schema None|which is not there"):
         read(tmp_path / "a")
 
 

@@ -1,0 +1,197 @@
+"""`embed`: several sparse networks nested inside one network (ELSA: partial weight freezing).
+
+    levels, sparsest first; F = nothing
+    for each level:  weights outside F start from the given network; F keeps its values
+                     train and prune (any regime) with F frozen and never dropped
+                     M = support; F = M;  private batch norm and biases of this level are kept aside
+    store: the last level's weights, one small integer a weight, the side state of every level
+
+Source: Halvachi, Peste, Alistarh, Lampert 2023 (arXiv 2312.06872). Unverified there and chosen here: private side
+state a level (extraction is then exact), free weights restart from the given network, the full schedule each level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.errors import BadRequest
+from sparsify_cli.recipes.option import Choice, decimal
+from sparsify_cli.recipes.verbs import EmbedRecipe
+from sparsify_cli.stages.finetune import teacher_of
+from sparsify_cli.stages.measure import predict
+from sparsify_cli.stages.outcome import Outcome, Table
+from sparsify_cli.stages.plan import plan
+from sparsify_cli.stages.sizes import size_findings
+from sparsify_cli.stages.sparsifier import Sparsifier, pattern_notes, sparsifier
+from sparsify_cli.stages.subject import Subject, open_subject
+from sparsify_cli.stages.tables import said
+from sparsify_cli.stages.train import fresh
+from sparsify_cli.stages.training_run import Trained, Training, trained
+from sparsify_cli.stages.workplace import Workplace, workplace
+from sparsify_cli.stages.write import Product, data_identity
+from sparsify_cli.training.engine import Engine, engine
+from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.nest import Nest
+from sparsify_cli.values.report import Finding, Report
+
+Tensors = Mapping[str, Tensor]
+WHAT = "Test accuracy of the network of this level, extracted from the nest."
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """One finished level: its sparsity, its masks, its network's whole state."""
+
+    sparsity: Fraction
+    masks: MaskSet
+    tensors: Tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Everything the levels share.
+
+    Args:
+        recipe: the request.
+        subject: the network all levels start from.
+        parent: what the result descends from; None from scratch.
+        chooser: chooses masks.
+        names: prunable tensors.
+    """
+
+    recipe: EmbedRecipe
+    subject: Subject
+    parent: Subject | None
+    chooser: Sparsifier
+    names: tuple[str, ...]
+
+
+def embed(recipe: EmbedRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
+    """Train every level and write one artifact that holds them all."""
+    work, notes = _embedding(recipe)
+    machine = engine(recipe.device, recipe.precision)
+    with workplace(recipe, Product(recipe, work.subject, Report(), work.parent), work.subject.name, resume=resume) as place:
+        levels = _trained_levels(work, machine, listener, place)
+        nest = Nest.of([level.sparsity for level in levels], [level.masks for level in levels], [_side(level, work.names) for level in levels])
+        last = work.subject.changed(work.subject.checkpoint.with_tensors(levels[-1].tensors), levels[-1].masks)
+        report = Report(tuple(_findings(work, levels, last)), {"data_sha256": data_identity(last.samples("train")), "processes": machine.world})
+        masks = MaskSet() if nest.sparsities[-1] == 0 else last.masks
+        place.finish(Product(recipe, last, report, work.parent, last.checkpoint, masks, nest))
+    return _outcome(levels, report, place.folder, notes)
+
+
+def _embedding(recipe: EmbedRecipe) -> tuple[Embedding, tuple[str, ...]]:
+    if not recipe.levels:
+        raise BadRequest("No levels were asked for.", "", "Add for instance --levels 0.95,0.8,0.5")
+    subject = (open_subject(recipe, verbs=("train",)) if recipe.model or not recipe.arch else fresh(recipe, recipe, recipe)).checked()
+    subject.checkpoint.require_finite()
+    subject.samples("train")
+    if subject.masks and recipe.levels[-1] < subject.masks.sparsity:
+        raise BadRequest(
+            f"{subject.path} is sparse already ({float(subject.masks.sparsity):.4g}).", "A level cannot hold more weights than there are.",
+            "Embed into a dense network, or ask for sparser levels.",
+        )  # fmt: skip
+    rows = plan(subject.checkpoint, subject.architecture, skip=recipe.skip, include=recipe.include)
+    shapes = {row.name: row.shape for row in rows if row.matched}
+    chooser = sparsifier(recipe, list(shapes))
+    for level in filter(None, recipe.levels):
+        chooser.once(subject.checkpoint.tensors, level, pruned=subject.masks)  # refuse now what could only fail at the end
+    parent = subject if recipe.model or subject.artifact else None
+    return Embedding(recipe, subject, parent, chooser, tuple(shapes)), pattern_notes(shapes, recipe.pattern)
+
+
+def _trained_levels(work: Embedding, machine: Engine, listener: Listener, place: Workplace) -> list[Level]:
+    state = place.resumed
+    levels = _done(state)
+    for sparsity in work.recipe.levels[len(levels) :]:
+
+        def save(run: Mapping[str, Any], done: tuple[Level, ...] = tuple(levels)) -> None:
+            place.save({**run, "levels": _plain(done)})
+
+        going = state if state is not None and "run" in state else None
+        result = trained(_training(work, levels, sparsity), machine, listener, save=save, state=going)
+        levels.append(_level(work, sparsity, result))
+        state = None
+    return levels
+
+
+def _training(work: Embedding, levels: list[Level], sparsity: Fraction) -> Training:
+    frozen = levels[-1].masks if levels else MaskSet()
+    module = work.subject.module()
+    module.load_state_dict(_start(work, levels))
+    validation = work.subject.samples("validation")
+    dense = sparsity == 0
+    return Training(
+        recipe=work.recipe, regime=Choice("fixed") if dense else work.recipe.regime, module=module,
+        samples=work.subject.samples("train"), watched=validation.take(range(min(len(validation), 1000))),
+        teacher=teacher_of(work.subject), seed=work.recipe.seed + len(levels), masks=work.subject.masks, frozen=frozen,
+        sparsify=None if dense else work.chooser.above(frozen), target=sparsity, label=f"level {decimal(sparsity)}",
+    )  # fmt: skip
+
+
+def _start(work: Embedding, levels: list[Level]) -> dict[str, Tensor]:
+    """The given network's state, with the frozen weights of the level before."""
+    given = dict(work.subject.checkpoint.tensors)
+    if not levels:
+        return given
+    before = levels[-1]
+    return given | {name: torch.where(mask, before.tensors[name], given[name]) for name, mask in before.masks.items()}
+
+
+def _level(work: Embedding, sparsity: Fraction, result: Trained) -> Level:
+    masks = result.masks
+    if sparsity == 0:
+        masks = MaskSet({name: torch.ones_like(result.tensors[name], dtype=torch.bool) for name in work.names})
+    return Level(sparsity, masks, result.tensors)
+
+
+def _side(level: Level, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Everything masks do not cover: batch norm, biases, layers left dense."""
+    return {name: tensor for name, tensor in level.tensors.items() if name not in names}
+
+
+def _plain(levels: tuple[Level, ...]) -> list[dict[str, Any]]:
+    return [{"sparsity": str(level.sparsity), "masks": dict(level.masks.masks), "tensors": dict(level.tensors)} for level in levels]
+
+
+def _done(state: Mapping[str, Any] | None) -> list[Level]:
+    saved = state["levels"] if state else []
+    return [Level(Fraction(one["sparsity"]), MaskSet(one["masks"]), one["tensors"]) for one in saved]
+
+
+def _findings(work: Embedding, levels: list[Level], last: Subject) -> Iterator[Finding]:
+    test = work.subject.samples("test")
+    for number, level in enumerate(levels, 1):
+        one = work.subject.changed(work.subject.checkpoint.with_tensors(level.tensors), level.masks)
+        scope = f"level:{number}"
+        accuracy = float(predict(one.module(), test).correct.double().mean())
+        yield Finding(name="accuracy", value=accuracy, unit="fraction", n=len(test), scope=scope, better="higher", definition=WHAT)
+        yield replace(_sparsity(level.masks), scope=scope)
+        yield Finding(name="kept", value=float(level.masks.kept), unit="weights", scope=scope, definition="Weights of this level's network.")
+    yield from (finding for finding in size_findings(last) if not finding.scope.startswith("layer:"))
+
+
+def _sparsity(masks: MaskSet) -> Finding:
+    text = "Fraction of prunable weights that are zero in the network of this level."
+    return Finding(name="sparsity", value=float(masks.sparsity), unit="fraction", n=masks.total, definition=text)
+
+
+def _outcome(levels: list[Level], report: Report, folder: Path, notes: tuple[str, ...]) -> Outcome:
+    rows = [(str(n), decimal(level.sparsity), f"{level.masks.kept:,}", said(report.get("accuracy", scope=f"level:{n}"))) for n, level in enumerate(levels, 1)]
+    return Outcome(
+        "embed",
+        f"{len(levels)} networks nested in one: sparsities {', '.join(decimal(level.sparsity) for level in levels)}.",
+        report,
+        folder,
+        tables=(Table("levels", ("level", "sparsity", "weights", "test accuracy"), tuple(rows)),),
+        notes=notes,
+        hints=(f"sparsify extract {folder} --level {decimal(levels[0].sparsity)}",),
+    )

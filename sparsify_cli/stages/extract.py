@@ -1,0 +1,61 @@
+"""`extract`: one sparse network out of an embedded artifact, by masking alone; no data is needed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.errors import BadRequest
+from sparsify_cli.recipes.option import decimal
+from sparsify_cli.recipes.verbs import ExtractRecipe
+from sparsify_cli.stages.outcome import Outcome
+from sparsify_cli.stages.sizes import size_findings
+from sparsify_cli.stages.subject import Subject, open_subject
+from sparsify_cli.stages.tables import said
+from sparsify_cli.stages.write import Product, output_folder, write_product
+from sparsify_cli.values.artifact import claimed
+from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.nest import Nest
+from sparsify_cli.values.report import Report
+
+
+def extract(recipe: ExtractRecipe, listener: Listener) -> Outcome:
+    """Extract a level and write it as an artifact of its own."""
+    del listener
+    embedded = open_subject(recipe, verbs=("embed",))
+    nest = nest_of(embedded)
+    level = nest.find(recipe.level) if recipe.level else _missing_level(nest)
+    network = level_network(embedded, level)
+    sparsity = decimal(nest.sparsities[level - 1])
+    report = Report(tuple(size_findings(network)), {"level": level, "sparsity": sparsity})
+    folder, held = output_folder(recipe, f"{embedded.name}-{sparsity}")
+    with claimed(folder, held=held):
+        write_product(folder, Product(recipe, network, report, embedded, network.checkpoint, network.masks))
+    packed = said(report.get("bytes_packed"))
+    headline = f"Level {level} (sparsity {sparsity}) of {embedded.path}: {network.masks.kept:,} of {network.masks.total:,} weights, {packed} packed."
+    return Outcome("extract", headline, report, folder, hints=(f"sparsify validate {folder}", f"sparsify export {folder} --to packed"))
+
+
+def nest_of(subject: Subject) -> Nest:
+    """The nest of an embedded artifact.
+
+    Raises:
+        BadRequest: it is not one.
+    """
+    if subject.nest is None:
+        raise BadRequest(f"{subject.path} holds no embedded levels.", "", "Make one with: sparsify embed model.pt --levels 0.95,0.8,0.5 --data ...")
+    return subject.nest
+
+
+def level_network(embedded: Subject, level: int) -> Subject:
+    """The network of a level (1 = sparsest): masked weights and that level's own batch norm and biases."""
+    nest = nest_of(embedded)
+    tensors = nest.extract(embedded.checkpoint.tensors, level)
+    masks = nest.masks(level)
+    checkpoint = embedded.checkpoint.with_tensors({name: tensors[name] for name in embedded.checkpoint.tensors})
+    return replace(embedded, checkpoint=checkpoint, masks=masks if masks.kept < masks.total else MaskSet(), nest=None)
+
+
+def _missing_level(nest: Nest) -> int:
+    listed = ", ".join(decimal(sparsity) for sparsity in nest.sparsities)
+    raise BadRequest("No level was asked for.", f"Embedded sparsities: {listed}.", f"Add --level {decimal(nest.sparsities[0])}")

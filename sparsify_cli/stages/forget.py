@@ -1,0 +1,113 @@
+"""Which samples to forget: a file of ids, a class, or a random share of the training split."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparsify_cli.errors import BadRequest, MissingFile
+from sparsify_cli.maths.holdout import shuffled
+from sparsify_cli.values.samples import Samples
+
+FORMS = "Write a CSV or JSON file of sample ids, class:NAME, or random:5%."
+
+
+def forget_positions(text: str, train: Samples, *, seed: int) -> list[int]:
+    """Positions in the training split of the samples to forget, rising.
+
+    Args:
+        text: `forget.csv`, `forget.json`, `class:3`, `random:5%` or `random:0.05`.
+        train: the training split.
+        seed: of the random choice.
+
+    Raises:
+        BadRequest: nothing, everything or something that is not there would be forgotten.
+        MissingFile: the file of ids is not there.
+    """
+    if not text:
+        raise BadRequest("Nothing was named to forget.", "", FORMS)
+    positions = sorted(set(_positions(text, train, seed)))
+    if not positions:
+        raise BadRequest(f"--forget {text} names no sample.", "", FORMS)
+    if len(positions) == len(train):
+        raise BadRequest(f"--forget {text} names all {len(train)} training samples.", "A network that knows nothing is a new one.", "Train a new one.")
+    return positions
+
+
+def _positions(text: str, train: Samples, seed: int) -> list[int]:
+    kind, colon, value = text.partition(":")
+    if colon and kind == "class":
+        return _of_class(value, train)
+    if colon and kind == "random":
+        return _at_random(value, train, seed)
+    return _of_ids(Path(text), train)
+
+
+def _of_class(name: str, train: Samples) -> list[int]:
+    names = train.classes or tuple(str(label) for label in range(train.outputs))
+    if name not in names and not (name.isdigit() and int(name) < len(names)):
+        raise BadRequest(f"There is no class {name!r}.", f"Classes: {', '.join(names)}.", FORMS)
+    label = names.index(name) if name in names else int(name)
+    found: list[int] = (train.targets == label).nonzero()[:, 0].tolist()
+    return found
+
+
+def _at_random(share: str, train: Samples, seed: int) -> list[int]:
+    try:
+        fraction = float(share.removesuffix("%")) / (100 if share.endswith("%") else 1)
+    except ValueError as error:
+        raise BadRequest(f"{share!r} is not a share.", "", "Write random:5% or random:0.05.") from error
+    if not 0 < fraction < 1:
+        raise BadRequest(f"random:{share} is not a share between 0 and 1.", "", "Write random:5% or random:0.05.")
+    chosen: list[int] = shuffled(len(train), seed=seed)[: max(1, round(fraction * len(train)))].tolist()
+    return chosen
+
+
+def _of_ids(path: Path, train: Samples) -> list[int]:
+    if not path.is_file():
+        raise MissingFile(f"There is no file {path}.", "", FORMS)
+    ids = _read_ids(path)
+    where = {name: position for position, name in enumerate(train.ids)}
+    unknown = [name for name in ids if name not in where]
+    if unknown:
+        raise BadRequest(
+            f"{len(unknown)} of {len(ids)} ids in {path} are not in the training split, first {unknown[0]!r}.",
+            f"Ids look like {train.ids[0]!r}.",
+            "Only training samples can be forgotten.",
+        )
+    return [where[name] for name in ids]
+
+
+def _read_ids(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return _from_json(json.loads(text), path) if path.suffix == ".json" else _from_csv(text)
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise BadRequest(f"{path} cannot be read as a list of ids.", f"{error}.", FORMS) from error
+
+
+def _from_json(value: Any, path: Path) -> list[str]:
+    ids = value.get("ids") if isinstance(value, dict) else value
+    if not isinstance(ids, list):
+        raise BadRequest(f"{path} holds no list of ids.", "", 'Write ["id", ...] or {"ids": ["id", ...]}.')
+    return [str(name) for name in ids]
+
+
+def _from_csv(text: str) -> list[str]:
+    """The column `id`, or the first column of a file without such a heading."""
+    rows = [row for row in csv.reader(text.splitlines()) if row]
+    if rows and "id" in rows[0]:
+        column = rows[0].index("id")
+        return [row[column].strip() for row in rows[1:] if len(row) > column]
+    return [row[0].strip() for row in rows]
+
+
+def split_off(train: Samples, positions: list[int]) -> tuple[Samples, Samples]:
+    """The samples to forget, and those that stay."""
+    keep = torch.ones(len(train), dtype=torch.bool)
+    keep[positions] = False
+    return train.take(positions), train.take(keep.nonzero()[:, 0])

@@ -1,0 +1,79 @@
+"""`validate`: measure one network: accuracy, calibration, classes and groups, sparsity, bytes, latency."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+from sparsify_cli.contracts.dataset import Split
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.errors import UnknownName
+from sparsify_cli.recipes.verbs import ValidateRecipe
+from sparsify_cli.stages.compare import alone
+from sparsify_cli.stages.gates import check_gates, parse_gate
+from sparsify_cli.stages.outcome import Outcome, Table
+from sparsify_cli.stages.sizes import size_findings
+from sparsify_cli.stages.subject import Subject, open_subject
+from sparsify_cli.stages.tables import listing, said
+from sparsify_cli.stages.write import data_identity
+from sparsify_cli.values.atomic import disk_failures, replace_file
+from sparsify_cli.values.report import Finding, Report
+
+NEWEST = ("finetune", "prune", "extract", "unlearn", "train", "export")
+
+
+def validate(recipe: ValidateRecipe, listener: Listener) -> Outcome:
+    """Measure a checkpoint or artifact; writes `report.json` into `--out` when it is given."""
+    del listener
+    split = parse_split(recipe.split)
+    for text in recipe.gate:
+        parse_gate(text)
+    subject = open_subject(recipe, verbs=NEWEST)
+    subject.known_architecture()
+    subject = subject.checked()
+    samples = subject.samples(split)
+    report = Report(
+        (*alone(subject, split=split), *size_findings(subject), _file_size(subject)),
+        {"model": str(subject.path), "split": split, "data_sha256": data_identity(samples), "samples": len(samples)},
+    )
+    sentences, failure = check_gates(recipe.gate, report)
+    headline = f"{subject.path} on {len(samples):,} {split} samples: accuracy {said(report.get('accuracy'))}, ECE {said(report.get('ece'))}."
+    files = (_written(Path(recipe.out), report),) if recipe.out else ()
+    return Outcome("validate", headline, report, tables=_tables(report), notes=sentences, files=files, failure=failure)
+
+
+def parse_split(text: str) -> Split:
+    """The split of that name.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    if text not in get_args(Split):
+        raise UnknownName("split", text, get_args(Split))
+    split: Split = text  # type: ignore[assignment]
+    return split
+
+
+def _file_size(subject: Subject) -> Finding:
+    path = Path(subject.checkpoint.source.path)
+    text = "Size of the file the network was read from."
+    size = float(path.stat().st_size) if path.is_file() else None
+    return Finding(name="bytes_file", value=size, unit="bytes", better="lower", definition=text)
+
+
+def _tables(report: Report) -> tuple[Table, ...]:
+    whole = [f for f in report if f.scope == "all"]
+    classes = [f for f in report if f.scope.startswith("class:") and f.name == "accuracy"]
+    groups = [f for f in report if f.scope.startswith("group:") and f.name == "accuracy"]
+    titled = (("measured", whole), ("accuracy by class", classes), ("accuracy by group", groups))
+    return tuple(listing(title, [replace(f, note="" if f.value is not None else f.note) for f in rows]) for title, rows in titled if rows)
+
+
+def _written(folder: Path, report: Report) -> Path:
+    with disk_failures(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report.to_json(), indent=1, allow_nan=False)
+    replace_file(folder / "report.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    return folder / "report.json"

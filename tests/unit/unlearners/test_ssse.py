@@ -1,0 +1,196 @@
+"""Ssse: what may move, what is refused, and how the step is limited."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sparsify_cli.contracts.unlearner import Request
+from sparsify_cli.errors import Anomalous, BadRequest, MissingContext
+from sparsify_cli.unlearners.ssse import Ssse
+from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.samples import Samples
+
+
+def line(values, start=0):
+    """Samples of one feature; negative ones are class 0."""
+    x = torch.tensor(values).reshape(-1, 1)
+    return Samples(x, (x[:, 0] > 0).long(), tuple(f"s{start + i}" for i in range(len(values))))
+
+
+TRAIN = line([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0])
+HALF_BIAS = MaskSet({"bias": torch.tensor([True, False])})
+REQUEST = Request(TRAIN.take([0]), TRAIN.take(range(1, 6)), line([-0.5, 0.5], start=10))
+
+
+@pytest.fixture
+def model():
+    """Logits (-x, x): every sample is right."""
+    model = nn.Linear(1, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[-1.0], [1.0]]))
+        model.bias.zero_()
+    return model
+
+
+def found(erasure):
+    """Findings by name."""
+    return {f.name: f.value for f in erasure.findings}
+
+
+def test_absolute_damping_is_relative_to_the_mean_diagonal():
+    """At zero weights all gradients of x = -2 and x = 2 are (+-1, -+1, +-1/2, -+1/2): mean diagonal 5/8, at 0.4 damping 1/4."""
+    zero = nn.Linear(1, 2)
+    nn.init.zeros_(zero.weight), nn.init.zeros_(zero.bias)
+    memo = Ssse(damping=0.4).prepare(zero, line([-2.0, 2.0]), MaskSet())
+    assert float(memo["damping"]) == pytest.approx(0.25)
+    assert memo["fisher"].diagonal(dim1=1, dim2=2).reshape(-1).tolist() == [1.0, 1.0, 0.25, 0.25]
+    assert (int(memo["n"]), int(memo["samples"]), int(memo["coordinates"])) == (2, 2, 4)
+
+
+def test_dense_is_one_block(model):
+    """Four parameters: one 4 x 4 block dense, two 3 x 3 blocks (padded) in blocks of three."""
+    assert Ssse(fisher="dense", block=3).prepare(model, TRAIN, MaskSet())["fisher"].shape == (1, 4, 4)
+    assert Ssse(block=3).prepare(model, TRAIN, MaskSet())["fisher"].shape == (2, 3, 3)
+
+
+def test_step_is_cut_to_the_trust_region(model):
+    """Parameters have norm sqrt 2, so a huge epsilon at trust 0.1 moves them by exactly 0.1 sqrt 2, and says so."""
+    method = Ssse(epsilon=1e6, trust=0.1)
+    erasure = method.erase(model, REQUEST, method.prepare(model, TRAIN, MaskSet()))
+    moved = torch.cat([(erasure.tensors[n] - p).reshape(-1) for n, p in model.state_dict().items()])
+    assert float(moved.norm()) == pytest.approx(0.1 * 2**0.5, rel=1e-5)
+    assert found(erasure)["relative_step_norm"] == pytest.approx(0.1)
+    assert found(erasure)["clipped"] == 1
+
+
+def test_given_epsilon_is_used_and_halves_with_it(model):
+    """The step is linear in epsilon, and an epsilon of 0 moves nothing."""
+    memo = Ssse().prepare(model, TRAIN, MaskSet())
+    norms = [found(Ssse(epsilon=e).erase(model, REQUEST, memo))["step_norm"] for e in (0.0, 1e-3, 2e-3)]
+    assert norms[0] == 0
+    assert norms[2] == pytest.approx(2 * norms[1])
+
+
+def test_step_forgets(model):
+    """A positive epsilon raises the loss of what is forgotten."""
+    values = found(Ssse(epsilon=0.01).erase(model, REQUEST, Ssse().prepare(model, TRAIN, MaskSet())))
+    assert values["forget_loss_after"] > values["forget_loss_before"]
+
+
+def test_chosen_epsilon_reaches_the_loss_of_unseen_samples(model):
+    """Retained samples of class 0 pay log(1+e^-4) and log(1+e^-2), unseen log(1+e^-1) = 0.3133; the forgotten one ends there."""
+    values = found(Ssse(tolerance=1.0, trust=2.0).erase(model, REQUEST, Ssse().prepare(model, TRAIN, MaskSet())))
+    assert values["forget_loss_before"] == pytest.approx(0.00248, abs=1e-5)
+    assert 0.3132 < values["forget_loss_after"] < 0.45
+
+
+def test_model_without_a_gap_gets_the_published_step(model):
+    """Validation samples that are easier than the forgotten ones show no gap: epsilon is 1 or a halving of it, and a note says why."""
+    easy = Request(REQUEST.forget, REQUEST.retain, line([-9.0, 9.0], start=10))
+    erasure = Ssse(trust=100.0).erase(model, easy, Ssse().prepare(model, TRAIN, MaskSet()))
+    epsilon = next(f for f in erasure.findings if f.name == "epsilon")
+    assert epsilon.value in [2.0**-h for h in range(11)]
+    assert "published epsilon = 1" in epsilon.note
+
+
+def test_target_out_of_reach_is_said(model):
+    """A trust region of 1e-6 ends before anything is forgotten; the step is the longest allowed, and a note says so."""
+    erasure = Ssse(trust=1e-6).erase(model, REQUEST, Ssse().prepare(model, TRAIN, MaskSet()))
+    assert found(erasure)["clipped"] == 1
+    assert "trust region (1e-06" in next(f for f in erasure.findings if f.name == "epsilon").note
+
+
+def test_pruned_weights_and_batch_norm_statistics_stay():
+    """Pruned weights stay exactly zero, the kept ones move; running statistics are neither changed nor returned."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    masks = MaskSet({"0.weight": torch.arange(8).reshape(8, 1) % 2 == 0, "2.weight": torch.arange(16).reshape(2, 8) % 3 == 0})
+    net.load_state_dict(masks.apply(net.state_dict()))
+    net(TRAIN.inputs)
+    statistics = net[1].running_mean.clone(), net[1].running_var.clone()
+    asked = Request(REQUEST.forget, REQUEST.retain, REQUEST.validation, masks)
+    tensors = Ssse(epsilon=0.1).erase(net, asked, Ssse().prepare(net, TRAIN, masks)).tensors
+    assert all(int(tensors[name][~masks[name]].count_nonzero()) == 0 for name in masks)
+    assert all(not torch.equal(tensors[name], net.state_dict()[name]) for name in masks)
+    assert torch.equal(net[1].running_mean, statistics[0]) and torch.equal(net[1].running_var, statistics[1])
+    assert set(tensors) == {name for name, _ in net.named_parameters()}
+
+
+def test_sample_order_does_not_matter(model):
+    """The Fisher of the training set in another order is the same to rounding."""
+    memo, turned = Ssse().prepare(model, TRAIN, MaskSet()), Ssse().prepare(model, TRAIN.take(range(5, -1, -1)), MaskSet())
+    torch.testing.assert_close(memo["fisher"], turned["fisher"])
+
+
+def test_sampling_is_seeded(model):
+    """Three of six samples: the same Fisher for the same seed, and the memo still knows n = 6."""
+    memo, again = (Ssse(samples=3, seed=4).prepare(model, TRAIN, MaskSet()) for _ in range(2))
+    assert torch.equal(memo["fisher"], again["fisher"])
+    assert (int(memo["n"]), int(memo["samples"])) == (6, 3)
+
+
+def test_dense_fisher_too_large_for_memory_is_refused_in_gigabytes():
+    """A million parameters need 20,000 GB dense: refused before anything is computed, with the number and the way out."""
+    with pytest.raises(BadRequest, match=r"1,000,000 parameters needs 20,000\.0 GB.*fisher=block"):
+        Ssse(fisher="dense").prepare(nn.Linear(1000, 1000, bias=False), TRAIN, MaskSet())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda r: Request(r.forget, r.retain, r.validation, HALF_BIAS), "another model or other masks"),
+        (lambda r: Request(r.forget, r.retain.take([0, 1]), r.validation), "1 to forget and 2 to retain make 3"),
+        (lambda r: Request(TRAIN, TRAIN.take([]), r.validation), "All 6 training samples"),
+        (lambda r: Request(r.forget, r.retain, r.validation.take([])), "no validation samples"),
+    ],
+)
+def test_requests_that_do_not_fit_are_refused(model, change, sentence):
+    """Other masks, another training set, everything, or nothing to choose epsilon on: one sentence each."""
+    memo = Ssse().prepare(model, TRAIN, MaskSet())
+    with pytest.raises((BadRequest, MissingContext), match=sentence):
+        Ssse().erase(model, change(REQUEST), memo)
+
+
+@pytest.mark.parametrize("memo", [None, {}, {"fisher": torch.zeros(1, 4, 4)}])
+def test_missing_memo_is_refused(model, memo):
+    """Without the memo of `prepare` there is no Fisher to erase with."""
+    with pytest.raises(BadRequest, match="no Fisher"):
+        Ssse().erase(model, REQUEST, memo)
+
+
+def test_running_statistics_are_part_of_the_identity():
+    """A memo is refused when only a running mean has changed: the Fisher depends on it."""
+    net = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 2)).eval()
+    memo = Ssse().prepare(net, TRAIN, MaskSet())
+    net[0].running_mean += 1
+    with pytest.raises(BadRequest, match="another model"):
+        Ssse().erase(net, REQUEST, memo)
+
+
+def test_gradients_of_nothing_are_refused(model):
+    """A model so sure that every gradient underflows has no Fisher."""
+    with torch.no_grad():
+        model.weight.mul_(1e6)
+    with pytest.raises(Anomalous, match="mean squared gradient over 6 samples is 0"):
+        Ssse().prepare(model, TRAIN, MaskSet())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fisher": "diagonal"},
+        {"block": 0},
+        {"samples": -1},
+        {"damping": 0},
+        {"epsilon": -1},
+        {"trust": 0},
+        {"weight_decay": -1},
+        {"tolerance": 2},
+    ],
+)
+def test_options_without_a_meaning_are_refused(options):
+    """The sentence names the option."""
+    with pytest.raises(BadRequest, match=next(iter(options))):
+        Ssse(**options)

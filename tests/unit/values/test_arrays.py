@@ -1,0 +1,54 @@
+"""Arrays from outside: what each type of number becomes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sparsify_cli.errors import BadData
+from sparsify_cli.values.arrays import input_tensor, label_tensor, samples_from
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 255]], dtype=np.uint8), torch.tensor([[0.0, 1.0]])),
+        (torch.tensor([[0.25]], dtype=torch.float64), torch.tensor([[0.25]])),
+        (np.array([[3, 70000]]), torch.tensor([[3, 70000]])),
+        (np.array([[1.5]], dtype=">f8"), torch.tensor([[1.5]])),
+        (np.arange(6.0).reshape(2, 3)[::-1], torch.tensor([[3.0, 4.0, 5.0], [0.0, 1.0, 2.0]])),
+        ([[1.0, 2.0]], torch.tensor([[1.0, 2.0]])),
+        (np.array([[True, False]]), torch.tensor([[1.0, 0.0]])),
+    ],
+    ids=["bytes", "double", "tokens", "big-endian", "reversed", "list", "bool"],
+)
+def test_inputs_by_type(values, expected):
+    """Bytes are scaled, floats become float32, other integers stay integers."""
+    found = input_tensor(values, where="x")
+    assert torch.equal(found, expected)
+    assert found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("values", [np.array([], dtype=np.float32), np.array(3.0), np.array([None]), np.array([1.0, np.inf]), "text"])
+def test_refused_inputs(values):
+    """Nothing, one number, objects, infinities and text are no inputs."""
+    with pytest.raises(BadData, match=r"^x: "):
+        input_tensor(values, where="x")
+
+
+def test_inputs_with_gradients_are_detached():
+    """A tensor that asks for gradients is taken without its history."""
+    assert not input_tensor(torch.ones(2, 1, requires_grad=True), where="x").requires_grad
+
+
+def test_refused_labels_say_where():
+    """The error carries the name of the data."""
+    with pytest.raises(BadData, match=r"^here: labels have shape \[1, 1, 1\]"):
+        label_tensor(np.zeros((1, 1, 1), dtype=int), where="here")
+
+
+def test_default_ids_and_given_groups():
+    """Rows are named by split and number; group values become text."""
+    samples = samples_from(np.zeros((2, 1)), [0, 1], split="test", where="x", groups={"age": [30, 40]})
+    assert (samples.ids, samples.groups) == (("test-000000", "test-000001"), {"age": ("30", "40")})
