@@ -135,7 +135,7 @@ class Watcher(Listener):
         if self._bar is None or self._task is None:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(), _Measures(), TimeRemainingColumn(),
-                console=_console(stderr=True), transient=True,
+                console=(sink := _console(stderr=True)), transient=True, disable=not sink.is_terminal,
             )  # fmt: skip
             self._task = self._bar.add_task(escape(now.label), total=now.total, now=now)
             self._bar.start()

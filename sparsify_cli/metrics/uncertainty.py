@@ -1,5 +1,8 @@
 """Share of samples the model is unsure about: the predicted label has a probability below 0.9.
 
+Neither direction is good by itself: a compressed model can be less sure and right to be, or surer and wrong. Read it beside the
+calibration error; the paper found that it grows with sparsity before accuracy falls, and bias with it.
+
 Source: Iofinova, Peste, Alistarh 2023 (arXiv 2304.12622), uncertainty of a binary attribute: share of samples with |p - 0.5| < 0.4,
 which is exactly "the likelier answer has probability below 0.9". With more than two classes the rule on the predicted label
 is our generalisation: the paper does not define it, and for many classes 0.9 is a stricter demand.
@@ -21,7 +24,6 @@ ABOUT = Finding(
     name="uncertainty",
     value=None,
     unit="fraction",
-    better="lower",
     source="Iofinova et al. 2023 for two classes; our generalisation for more; intervals Wilson 1927, Tango 1998",
 )
 

@@ -31,12 +31,18 @@ class DataFields(Recipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputFields(Recipe):
+class MachineFields(Recipe):
+    """What makes a run repeatable."""
+
+    seed: Annotated[int, Field(ge=0), Option("Seed of everything random.")] = 0
+    threads: Annotated[int, Field(ge=0), Option("CPU threads; 0 = one a core. One is exactly repeatable.")] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputFields(MachineFields):
     """Where the result goes."""
 
     out: Annotated[str, Option("Folder to write; default runs/NNN-verb-name.")] = ""
-    seed: Annotated[int, Field(ge=0), Option("Seed of everything random.")] = 0
-    threads: Annotated[int, Field(ge=0), Option("CPU threads; 0 = one a core. One is exactly repeatable.")] = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, ClassVar
 
-from pydantic import Field
-
 from sparsify_cli.recipes.option import Choice, Levels, Option, Strategy, Texts
 from sparsify_cli.recipes.recipe import Recipe
-from sparsify_cli.recipes.shared import DataFields, ModelFields, OutputFields, SparsityFields, TrainFields
+from sparsify_cli.recipes.shared import DataFields, MachineFields, ModelFields, OutputFields, SparsityFields, TrainFields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +100,11 @@ class InspectRecipe(Recipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoRecipe(DataFields, OutputFields):
+class DemoRecipe(MachineFields):
     """The whole job on embedded real data, with a report at the end."""
 
     verb: ClassVar[str] = "demo"
     quick: Annotated[bool, Option("A short version: fewer epochs, the same path.")] = False
-    epochs: Annotated[int, Field(ge=0), Option("Epochs of the dense training; 0 = 20 (6 with --quick).")] = 0
     levels: Annotated[Levels, Option("Sparsities to embed.")] = (Fraction(95, 100), Fraction(8, 10), Fraction(5, 10))
 
 

@@ -12,6 +12,7 @@ state a level (extraction is then exact), free weights restart from the given ne
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -82,7 +83,7 @@ def embed(recipe: EmbedRecipe, listener: Listener, *, resume: Path | None = None
         levels = _trained_levels(work, machine, listener, place)
         nest = Nest.of([level.sparsity for level in levels], [level.masks for level in levels], [_side(level, work.names) for level in levels])
         last = work.subject.changed(work.subject.checkpoint.with_tensors(levels[-1].tensors), levels[-1].masks)
-        report = Report(tuple(_findings(work, levels, last)), {"data_sha256": data_identity(last.samples("train")), "processes": machine.world})
+        report = Report(tuple(_findings(work, levels, last)), _facts(work, levels, machine))
         masks = MaskSet() if nest.sparsities[-1] == 0 else last.masks
         place.finish(Product(recipe, last, report, work.parent, last.checkpoint, masks, nest))
     return _outcome(levels, report, place.folder, notes)
@@ -165,6 +166,21 @@ def _plain(levels: tuple[Level, ...]) -> list[dict[str, Any]]:
 def _done(state: Mapping[str, Any] | None) -> list[Level]:
     saved = state["levels"] if state else []
     return [Level(Fraction(one["sparsity"]), MaskSet(one["masks"]), one["tensors"]) for one in saved]
+
+
+def _facts(work: Embedding, levels: list[Level], machine: Engine) -> dict[str, Any]:
+    """What proves an extraction: sha256 of the logits of every level's trained network on the test split."""
+    networks = [work.subject.changed(work.subject.checkpoint.with_tensors(level.tensors), level.masks) for level in levels]
+    return {
+        "data_sha256": data_identity(work.subject.samples("train")),
+        "processes": machine.world,
+        "logits_sha256": [logits_digest(network) for network in networks],
+    }
+
+
+def logits_digest(network: Subject) -> str:
+    """sha256 of the bits of a network's logits on the test split."""
+    return hashlib.sha256(predict(network.module(), network.samples("test")).logits.numpy().tobytes()).hexdigest()
 
 
 def _findings(work: Embedding, levels: list[Level], last: Subject) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_cli.contracts.listener import Listener, Progress
+from sparsify_cli.errors import Interrupted
 from sparsify_cli.maths.schedules import SCHEDULES
 from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.shared import TrainFields
@@ -109,9 +110,10 @@ def trained(work: Training, engine: Engine, listener: Listener, *, save: Save, s
                 batch_size=work.recipe.batch_size, seed=work.seed, learning_rate=learning_rate(work.recipe, run),
                 after_step=watch, stop_requested=engine.everywhere(asked), rank=engine.rank, world=engine.world,
             )  # fmt: skip
+    except Interrupted:
+        watch.keep(run)  # only here is the run at a step boundary: a second Ctrl-C or a diverged loss leaves the last good state
+        raise
     finally:
-        if run.step < run.total:
-            watch.keep(run)
         listener.done()
     engine.share(run.model)
     tensors = {name: value.detach().cpu().clone() for name, value in run.model.state_dict().items()}

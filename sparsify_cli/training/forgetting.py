@@ -1,11 +1,15 @@
 """How well a model has forgotten, and what it cost, as a function of a step of its parameters.
 
-Samples to forget whose class stays are to be treated like samples never seen: the target of their mean loss is what the
-model pays on validation samples of the same mixture of classes before the step, plus what they were harder than retained
-samples to begin with. Before the step, because a step that hurts a class raises the loss of its validation samples too,
-and chasing that moving target overshoots what retraining does (half a class of digits: 0.67 nats, where retraining gives
-0.06 and unseen samples of that class had 0.07). Samples of a class of which nothing is retained are to be answered wrongly,
-since a model trained without a class never answers it.
+Samples to forget whose class stays are to be treated like samples never seen. With the mean losses `seen` on retained and
+`unseen` on validation samples of the same mixture of classes, both before the step, the target of their mean loss is
+
+    before + (unseen - seen) * min(1, before / seen) :
+
+what the model pays on unseen samples, plus what they were harder than retained ones to begin with; where they were easier,
+the gap shrinks in proportion, because an easy sample is not a memorised one. Before the step, because a step that hurts a
+class raises the loss of its validation samples too, and chasing that moving target overshoots what retraining does (half a
+class of digits: 0.67 nats, where retraining gives 0.06 and unseen samples of that class had 0.07). Samples of a class of
+which nothing is retained are to be answered wrongly, since a model trained without a class never answers it.
 
 Source: ours.
 """
@@ -91,8 +95,9 @@ class Judge:
         unseen, right = self._outcome(self.parameters, self.validation)
         seen, _ = self._outcome(self.parameters, retain)
         losses, _ = self._outcome(self.parameters, self.forget)
-        harder = _mean(losses[~self.gone]) - float(seen @ _mixture(retain.targets, known))
-        target = float(unseen @ _mixture(self.validation.targets, known)) + max(0.0, harder)
+        before, level = _mean(losses[~self.gone]), float(seen @ _mixture(retain.targets, known))
+        gap = float(unseen @ _mixture(self.validation.targets, known)) - level
+        target = before + gap * (min(1.0, before / level) if level else 1.0)
         return replace(self, target=target, floor=_mean(right) - tolerance)
 
     @cached_property

@@ -7,8 +7,8 @@ computes gradients of S alone. All trainable parameters move, pruned weights do 
 
 How epsilon is chosen, when it is not given; the test split is never seen. With growing steps, from 1/1024 of the trust
 region upwards by factors of two and then by bisection, the smallest epsilon is taken at which both hold:
-  - samples whose class stays: their mean loss reaches what the model pays on validation samples (same mixture of classes)
-    before the step, plus what they were harder than retained samples to begin with (`training/forgetting.py` says why);
+  - samples whose class stays: their mean loss reaches what the model paid before the step on validation samples of the same
+    mixture of classes, corrected for how hard they were among retained samples (`training/forgetting.py`);
   - samples whose whole class goes: their accuracy is at most `forgotten`, because a model trained without a class never
     answers it.
 Validation accuracy on the classes that stay may not fall by more than `tolerance`; if the target is not within it, damping

@@ -88,7 +88,7 @@ def test_a_uniform_model_gets_the_scores_of_guessing(pair):
 
 @given(model_pairs())
 def test_relabelling_classes_changes_no_overall_number(pair):
-    """Reversing the class order of outputs and targets together keeps NLL, Brier, ECE and AUC."""
+    """Reversing the class order of outputs and targets together keeps NLL, Brier, AUC and uncertainty."""
     pair = pair.build()
     model, last = pair[0], pair[0].logits.shape[1] - 1
     renamed = Predictions(model.logits.flip(1), last - model.targets, model.ids, model.groups, model.classes[::-1])
@@ -124,7 +124,6 @@ def test_score_intervals_hold_their_value_and_shrink(n, data):
 @given(st.integers(1, 300), st.data())
 def test_paired_intervals_hold_their_value_and_stay_in_range(n, data):
     """The observed difference lies inside, the ends inside [-1, 1]."""
-    pair = pair.build()
     gained = data.draw(st.integers(0, n))
     lost = data.draw(st.integers(0, n - gained))
     found = tango(gained, lost, n)

@@ -141,3 +141,10 @@ def test_large_pages_stay_readable_and_small():
     assert "299: " in figure and "270: " in figure and "269: " not in figure
     assert "The pictures show the 30 of 300 that lost most" in page and "layer, in network order" in page
     assert len(page.encode()) < 5_000_000
+
+
+def test_dollars_in_names_are_not_mathematics():
+    """A layer called like a formula is written as it is; a broken formula breaks nothing."""
+    page = render_html(view(layers=(Layer("$x_1$", (4,), 4, 2), Layer("$\\nosuch{$", (4,), 4, 2))))
+    figure = page[page.index('id="fig-layers-title"') :]
+    assert ">$x_1$</text>" in figure and ">$\\nosuch{$</text>" in figure

@@ -50,6 +50,13 @@ def test_hard_samples_stay_harder():
     assert it.target == pytest.approx(2 * math.log(2))
 
 
+def test_easy_samples_are_not_taken_for_memorised():
+    """Seen samples cost log 2, unseen twice that; a sample of a hundredth of log 2 is to cost twice its own loss, not 2 log 2."""
+    easy, double = -math.log(2**0.01 - 1), -math.log(2**2 - 1)
+    it = judge(margins([easy]), margins([0.0]), margins([double]))
+    assert it.target == pytest.approx(0.02 * math.log(2), rel=1e-3)
+
+
 def test_unseen_samples_are_mixed_like_the_forgotten():
     """Only class 0 is forgotten, so unseen samples of class 1 (loss 9) do not count."""
     retain = together(margins([5.0]), margins([0.0], target=1))

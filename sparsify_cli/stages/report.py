@@ -1,0 +1,211 @@
+"""`report`: a compressed network against its dense ancestor: one HTML page, Markdown, JSON, and rows for the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sparsify_cli.contracts.dataset import Split
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.contracts.metric import Evidence
+from sparsify_cli.errors import MissingContext
+from sparsify_cli.maths.calibration_error import reliability_bins
+from sparsify_cli.maths.exemplars import exemplar_ids
+from sparsify_cli.pages.html import render_html
+from sparsify_cli.pages.markdown import render_markdown, terminal_rows
+from sparsify_cli.pages.verdict import verdict
+from sparsify_cli.pages.view import Exemplar, Layer, LineageStep, Reliability, Stage, View, to_json
+from sparsify_cli.recipes.verbs import ReportRecipe
+from sparsify_cli.stages.compare import evidence
+from sparsify_cli.stages.gates import check_gates, parse_gate
+from sparsify_cli.stages.lineage import ancestors, dense_ancestor
+from sparsify_cli.stages.measure import measure_all
+from sparsify_cli.stages.outcome import Outcome, Table
+from sparsify_cli.stages.plan import prunable_names
+from sparsify_cli.stages.sizes import size_findings, speed_findings
+from sparsify_cli.stages.subject import Subject, open_path, open_subject
+from sparsify_cli.stages.validate import parse_split
+from sparsify_cli.stages.write import Product, output_folder, versions, write_product
+from sparsify_cli.values.artifact import claimed
+from sparsify_cli.values.atomic import replace_file
+from sparsify_cli.values.predictions import Predictions
+from sparsify_cli.values.report import Finding, Report
+from sparsify_cli.values.samples import Samples
+
+COMPRESSED = ("finetune", "prune", "extract", "unlearn")
+SHOWN_EXEMPLARS = 24
+SHOWN_PIXELS = 256 * 256
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """One network beside the dense ancestor.
+
+    Args:
+        subject: the network.
+        seen: both populations' predictions.
+        report: its findings.
+    """
+
+    subject: Subject
+    seen: Evidence
+    report: Report
+
+
+def report(recipe: ReportRecipe, listener: Listener) -> Outcome:
+    """Compare, write the page, Markdown and JSON, and check the gates."""
+    split = parse_split(recipe.split)
+    for text in recipe.gate:
+        parse_gate(text)
+    subject = open_subject(recipe, verbs=COMPRESSED)
+    dense = _with_context_of(dense_ancestor(subject), subject).checked()
+    networks = [*_path_to(dense, subject), *(_with_context_of(open_path(Path(also)), subject) for also in recipe.also)]
+    shown = [_compared(dense, network, split, listener) for network in networks]
+    about = next(one for one in shown if one.subject.path == subject.path)
+    sentences, failure = check_gates(recipe.gate, about.report)
+    view = _view(dense, shown, about, split, sentences)
+    folder, held = output_folder(recipe, subject.name)
+    with claimed(folder, held=held):
+        files = write_pages(folder, view)
+        write_product(folder, Product(recipe, subject, about.report, subject, facts={"files": [path.name for path in files]}))
+    return Outcome(
+        "report", verdict(view), about.report, folder, tables=(_terminal(view),), files=files, notes=(*sentences,), failure=failure
+    )
+
+
+def write_pages(folder: Path, view: View) -> tuple[Path, ...]:
+    """Write report.html, report.md and report.json into a folder."""
+    texts = {
+        "report.html": render_html(view),
+        "report.md": render_markdown(view),
+        "report.json": json.dumps(to_json(view), indent=1, allow_nan=False) + "\n",
+    }
+    for name, text in texts.items():
+        replace_file(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+    return tuple(folder / name for name in texts)
+
+
+def _terminal(view: View) -> Table:
+    head, *rows = terminal_rows(view)
+    return Table("against the dense model", head, tuple(rows))
+
+
+def _with_context_of(network: Subject, subject: Subject) -> Subject:
+    architecture = network.architecture or subject.architecture
+    data = subject.data or network.data
+    if architecture is None or data is None:
+        missing = "--arch" if architecture is None else "--data"
+        raise MissingContext(f"A report runs the networks on data, and {network.path} knows no {missing[2:]}.", "", f"Add {missing}.")
+    return replace(network, architecture=architecture, data=data)
+
+
+def _path_to(dense: Subject, subject: Subject) -> list[Subject]:
+    """The networks from just after the dense ancestor to the subject."""
+    chain = [subject]
+    for parent in ancestors(subject):
+        if parent.path.resolve() == dense.path.resolve():
+            break
+        if parent.nest is None:
+            chain.append(parent)
+    return [_with_context_of(one, subject) for one in reversed(chain)]
+
+
+def _compared(dense: Subject, network: Subject, split: Split, listener: Listener) -> Compared:
+    listener.note(f"measuring {network.path}")
+    seen = evidence(network, dense, split=split)
+    speed = speed_findings(network.module(), network.samples(split), dense=dense.module())
+    unlearned = _remembered(network, "unlearn") if network.artifact and network.artifact.verb == "unlearn" else []
+    old = [replace(f, of="dense") for f in size_findings(dense) if f.scope == "all"]
+    return Compared(network, seen, Report((*measure_all(seen), *speed, *size_findings(network), *old, *unlearned)))
+
+
+def _remembered(network: Subject, verb: str) -> list[Finding]:
+    """What only the verb itself could measure, from the manifest: accuracies around an erasure, the step."""
+    numbers: list[dict[str, Any]] = network.artifact.manifest["numbers"] if network.artifact else []
+    found = [Finding(**one) for one in numbers]
+    wanted = ("accuracy_", "epsilon", "damping", "step_", "relative_step")
+    return [finding for finding in found if verb == "unlearn" and finding.name.startswith(wanted)]
+
+
+def _view(dense: Subject, shown: Sequence[Compared], about: Compared, split: Split, gates: tuple[str, ...]) -> View:
+    stages = (Stage("dense", "dense", str(dense.path), _recipe(dense), _dense_report(about.report)), *(_stage(one) for one in shown))
+    return View(
+        title=f"{about.subject.path.name} against {dense.path.name}",
+        stages=stages,
+        subject=1 + next(i for i, one in enumerate(shown) if one is about),
+        layers=_layers(about.subject),
+        exemplars=_exemplars(about.seen, about.subject.samples(split)),
+        reliability=(_reliability("dense", about.seen.dense[0]), _reliability(_name(about.subject), about.seen.compressed[0])),
+        lineage=tuple(_step(one) for one in (dense, *(s.subject for s in shown))),
+        environment={**versions(), "split": split, "data": dense.data.name if dense.data else ""},
+        gates=gates,
+    )
+
+
+def _dense_report(told: Report) -> Report:
+    return Report(tuple(replace(finding, of="compressed") for finding in told if finding.of == "dense"))
+
+
+def _stage(one: Compared) -> Stage:
+    verb = one.subject.artifact.verb if one.subject.artifact else "file"
+    return Stage(_name(one.subject), verb, str(one.subject.path), _recipe(one.subject), one.report)
+
+
+def _name(subject: Subject) -> str:
+    """What a network is called in a column: `pruned 90 %`, `level 0.8`."""
+    if subject.artifact is None:
+        return subject.path.name
+    verb = {"prune": "pruned", "finetune": "fine-tuned", "unlearn": "unlearned", "train": "trained"}.get(subject.artifact.verb, subject.artifact.verb)
+    if subject.artifact.verb == "extract":
+        return f"level {subject.artifact.manifest['facts'].get('sparsity', '')}"
+    return f"{verb} {float(subject.masks.sparsity):.0%}".replace("%", " %") if subject.masks else verb
+
+
+def _recipe(subject: Subject) -> dict[str, Any]:
+    return dict(subject.artifact.manifest["recipe"]) if subject.artifact else {}
+
+
+def _layers(subject: Subject) -> tuple[Layer, ...]:
+    tensors = subject.checkpoint.tensors
+    names = [name for name in tensors if name in subject.masks] or prunable_names(subject.checkpoint, subject.architecture)
+    kept = {name: int(subject.masks[name].sum()) if name in subject.masks else tensors[name].numel() for name in names}
+    return tuple(Layer(name, tuple(tensors[name].shape), tensors[name].numel(), kept[name]) for name in names)
+
+
+def _exemplars(seen: Evidence, samples: Samples) -> tuple[Exemplar, ...]:
+    found = exemplar_ids(seen.dense, seen.compressed)[:SHOWN_EXEMPLARS]
+    where = {name: position for position, name in enumerate(samples.ids)}
+    names = samples.classes or tuple(str(label) for label in range(seen.dense[0].logits.shape[1]))
+    return tuple(
+        Exemplar(
+            id=one.id, image=_image(samples, where[one.id]), true=names[one.true], dense=names[one.dense], compressed=names[one.compressed],
+            dense_confidence=one.dense_confidence, compressed_confidence=one.compressed_confidence,
+            groups={column: values[where[one.id]] for column, values in samples.groups.items()},
+        )
+        for one in found
+    )  # fmt: skip
+
+
+def _image(samples: Samples, position: int) -> Any:
+    pixels = samples.inputs[position]
+    is_image = pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels[0].numel() <= SHOWN_PIXELS
+    return pixels.numpy() if is_image else None
+
+
+def _reliability(name: str, seen: Predictions) -> Reliability:
+    return Reliability(name, reliability_bins(seen.probabilities.max(dim=1).values, seen.correct))
+
+
+def _step(subject: Subject) -> LineageStep:
+    sha = subject.checkpoint.source.sha256
+    if subject.artifact is None:
+        return LineageStep(subject.path.name, "file", str(subject.path), sha, "the checkpoint that was given")
+    recipe = subject.artifact.manifest["recipe"]
+    asked = {key: recipe[key] for key in ("sparsity", "pattern", "criterion", "allocation", "epochs", "objective", "regime", "level", "forget") if recipe.get(key)}
+    summary = ", ".join(f"{key} {value}" for key, value in asked.items())
+    return LineageStep(_name(subject), subject.artifact.verb, str(subject.path), sha, summary)
+
+
