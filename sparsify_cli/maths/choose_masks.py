@@ -61,7 +61,7 @@ def choose_masks(
         Infeasible: no layer carries the pattern, or the count cannot be reached.
     """
     constraints = _Constraints(pattern, within or MaskSet(), floor or MaskSet())
-    shapes = {name: tuple(scores[name].shape) for name in sorted(scores)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in scores.items()}
     share_out = ALLOCATIONS[parse_allocation(allocation)]
     carrying = _carrying(shapes, pattern)
     _check_forced(shapes, pattern, sparsity)

@@ -21,7 +21,7 @@ TERMINAL = (
     "sparsity", "sparsity_total", "nonzeros", "accuracy", "nll", "brier", "ece", "auc", "uncertainty", "churn", "exemplars",
     "bytes_dense", "bytes_packed", "bytes_onnx", "latency_ms",
     "accuracy_forget_before", "accuracy_forget_after", "accuracy_retain_before", "accuracy_retain_after",
-    "accuracy_test_before", "accuracy_test_after",
+    "accuracy_test_before", "accuracy_test_after", "accuracy_test_others_before", "accuracy_test_others_after",
 )  # fmt: skip
 
 

@@ -15,7 +15,12 @@ COMPARED = (
 )  # fmt: skip
 CONFIDENCE = ("ece", "nll", "brier", "uncertainty")
 SIZES = ("bytes_dense", "bytes_packed", "bytes_onnx")
-FORGETTING = (("forget", "What should be forgotten"), ("retain", "Training data that stays"), ("test", "Test data"))
+FORGETTING = (
+    ("forget", "What should be forgotten"),
+    ("retain", "Training data that stays"),
+    ("test", "Test data"),
+    ("test_others", "Test data, classes that stay"),
+)
 SAME_SIZE = 0.02
 WITHOUT_UNIT = (" points", " nats", " ms", " weights", " numbers", " parameters")
 DASH = "\u2013"

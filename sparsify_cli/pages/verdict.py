@@ -25,6 +25,15 @@ STEADY = 0.1
 TAIL = 0.025
 
 
+FORGETTING = (
+    ("forget", "what should be forgotten"),
+    ("retain", "the training data that stays"),
+    ("test", "the test data"),
+    ("test_others", "the test data of the classes that stay"),
+)
+"""Where accuracy is told before and after unlearning, by the middle of the finding's name."""
+
+
 @dataclass(frozen=True)
 class Card:
     """One of the five numbers: its label, the number, what it means, and whether it got worse."""
@@ -67,7 +76,7 @@ def _cost(change: Finding | None) -> str:
 
 def _forgotten(view: View) -> str:
     parts = []
-    for split, where in (("forget", "what should be forgotten"), ("retain", "the training data that stays"), ("test", "the test data")):
+    for split, where in FORGETTING:
         before, after = view.number(f"accuracy_{split}_before"), view.number(f"accuracy_{split}_after")
         if not missing(after):
             start = "" if missing(before) else f"from {spoken(before)} "

@@ -60,7 +60,7 @@ def prune(recipe: PruneRecipe, listener: Listener) -> Outcome:
         folder,
         tables=(before_after("what it did", report, SHOWN),),
         notes=notes,
-        hints=(f"sparsify finetune {folder} --data ...", f"sparsify export {folder} --to packed"),
+        hints=(f"sparsify finetune {folder}{_context_hint(before)}", f"sparsify export {folder} --to packed"),
     )
 
 
@@ -114,6 +114,11 @@ def _kept_cells(row: Row, masks: MaskSet) -> tuple[str, str, str]:
         return f"{row.weights:,}", "", row.why
     kept = int(masks[row.name].sum())
     return f"{kept:,}", f"{1 - kept / row.weights:.1%}", row.why
+
+
+def _context_hint(subject: Subject) -> str:
+    """The flags that a training verb would still need."""
+    return ("" if subject.architecture else " --arch ...") + ("" if subject.data else " --data ...")
 
 
 def _with_buffers(subject: Subject, module: nn.Module) -> Subject:

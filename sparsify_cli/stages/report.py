@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sparsify_cli.recipes.verbs import ReportRecipe
 from sparsify_cli.stages.compare import evidence
 from sparsify_cli.stages.gates import check_gates, parse_gate
 from sparsify_cli.stages.lineage import ancestors, dense_ancestor
+from sparsify_cli.stages.machine import machine
 from sparsify_cli.stages.measure import measure_all
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import prunable_names
@@ -140,7 +141,7 @@ def _view(dense: Subject, shown: Sequence[Compared], about: Compared, split: Spl
         exemplars=_exemplars(about.seen, about.subject.samples(split)),
         reliability=(_reliability("dense", about.seen.dense[0]), _reliability(_name(about.subject), about.seen.compressed[0])),
         lineage=tuple(_step(one) for one in (dense, *(s.subject for s in shown))),
-        environment={**versions(), "split": split, "data": dense.data.name if dense.data else ""},
+        environment={**versions(), **machine(), "data": f"{dense.data.name if dense.data else ''} ({split} split)"},
         gates=gates,
     )
 
@@ -203,9 +204,14 @@ def _step(subject: Subject) -> LineageStep:
     sha = subject.checkpoint.source.sha256
     if subject.artifact is None:
         return LineageStep(subject.path.name, "file", str(subject.path), sha, "the checkpoint that was given")
-    recipe = subject.artifact.manifest["recipe"]
-    asked = {key: recipe[key] for key in ("sparsity", "pattern", "criterion", "allocation", "epochs", "objective", "regime", "level", "forget") if recipe.get(key)}
-    summary = ", ".join(f"{key} {value}" for key, value in asked.items())
-    return LineageStep(_name(subject), subject.artifact.verb, str(subject.path), sha, summary)
+    parent = subject.artifact.manifest["parent"]
+    source = f"from {Path(parent['path']).name}" if parent else "from scratch"
+    asked = _asked(subject.artifact.manifest["recipe"])
+    return LineageStep(_name(subject), subject.artifact.verb, str(subject.path), sha, "; ".join(filter(None, (source, asked))))
 
 
+def _asked(recipe: Mapping[str, Any]) -> str:
+    """What a recipe asked for, without what does not matter to it."""
+    pruning = ("sparsity", "pattern", "criterion", "allocation") if recipe.get("sparsity") or recipe["verb"] == "prune" else ()
+    names = (*pruning, "epochs", "objective", "regime", "level", "forget", "unlearner")
+    return ", ".join(f"{name} {recipe[name]}" for name in names if recipe.get(name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,7 +83,7 @@ class Subject:
         """
         if self.data is None:
             raise MissingContext(f"No data is known for {self.path}.", "", "Add --data digits, idx:FOLDER, folder:PATH or npz:FILE.")
-        return load_samples(self.data, split)
+        return _loaded_once(json.dumps(self.data.to_json(), sort_keys=True), split)
 
     @property
     def has_context(self) -> bool:
@@ -99,6 +101,12 @@ class Subject:
     def changed(self, checkpoint: Checkpoint, masks: MaskSet) -> Subject:
         """The same subject with other weights."""
         return replace(self, checkpoint=checkpoint, masks=masks)
+
+
+@functools.lru_cache(maxsize=3)
+def _loaded_once(spec: str, split: Split) -> Samples:
+    """A split, read once by each process: a verb asks for it several times."""
+    return load_samples(Spec(**json.loads(spec)), split)
 
 
 def open_subject(recipe: ModelFields, *, verbs: tuple[str, ...] = ()) -> Subject:

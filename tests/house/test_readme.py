@@ -31,6 +31,7 @@ def arguments(words):
 BLOCKS = list(blocks((ROOT / "README.md").read_text(encoding="utf-8"))) if (ROOT / "README.md").exists() else []
 
 
+@pytest.mark.timeout(900)
 def test_readme_commands_run_in_order():
     """Every `sparsify ...` line of the README exits 0, one after the other in one folder, as a reader would type them."""
     from sparsify_cli.cli.app import main

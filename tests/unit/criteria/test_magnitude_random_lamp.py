@@ -28,13 +28,15 @@ def test_lamp_orders_equal_magnitudes():
     """Of 2, -2, 2 the first outlives the second, which outlives the third: 1, 1/2, 1/3; zeros score 0."""
     scores = Lamp().score("a", torch.tensor([2.0, -2.0, 0.0, 2.0]), Stats())
     assert scores.tolist() == pytest.approx([1, 1 / 2, 0, 1 / 3])
+    many = Lamp().score("a", torch.ones(10_000), Stats())
+    assert torch.equal(many, 1 / torch.arange(1, 10_001, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
 def test_lamp_does_not_see_the_scale(scale):
-    """Squares of very small and very large float32 weights neither vanish nor overflow."""
-    weight = torch.tensor([[3.0, -1.0, 2.0]]) * scale
-    assert Lamp().score("a", weight, Stats())[0].tolist() == pytest.approx([1, 1 / 14, 4 / 13], rel=1e-6)
+    """Squares of very small and very large weights neither vanish nor overflow."""
+    weight = torch.tensor([[3.0, -1.0, 2.0]], dtype=torch.float64) * scale
+    assert Lamp().score("a", weight, Stats())[0].tolist() == pytest.approx([1, 1 / 14, 4 / 13], rel=1e-12)
 
 
 def test_lamp_keeps_the_order_of_magnitudes():

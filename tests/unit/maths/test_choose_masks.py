@@ -202,6 +202,13 @@ def test_floor_beats_within():
     assert got == {"a": [[1, 1, 0, 0]]}
 
 
+def test_floor_beats_within_where_layers_stay_dense():
+    """Also in a layer that cannot carry the pattern: its first weight is frozen, its second is lost."""
+    floor, within = mask_of(a=[[1, 0, 0]]), mask_of(a=[[0, 0, 1]])
+    got = chosen({"a": [[1.0, 1.0, 1.0]], "b": [[4.0, 3.0, 2.0, 1.0]]}, "2:4", "4/7", floor=floor, within=within)
+    assert got == {"a": [[1, 0, 1]], "b": [[1, 0, 0, 0]]}
+
+
 def test_floor_above_the_count_is_infeasible():
     """Three must stay where two should."""
     with pytest.raises(Infeasible, match=r"3 weights .* must stay, and the sparsity asked for leaves 2"):
@@ -240,6 +247,13 @@ def test_any_float_dtype(dtype):
     scores = {"a": torch.tensor([[1.0, 4.0]], dtype=dtype), "b": torch.tensor([[2.0, 3.0]])}
     masks = choose_masks(scores, pattern=Pattern(), sparsity=Fraction(1, 2), allocation="global")
     assert [masks[name].tolist() for name in masks] == [[[False, True]], [[False, True]]]
+
+
+def test_close_scores_are_told_apart():
+    """Float64 scores that differ in the twelfth digit, and block sums that float32 would round together, rank exactly."""
+    close = torch.tensor([[1.0, 1.0 + 1e-12]], dtype=torch.float64)
+    assert choose_masks({"a": close}, pattern=Pattern(), sparsity=Fraction(1, 2), allocation="erk")["a"].tolist() == [[False, True]]
+    assert chosen({"a": [[2.0**24, 2.0**24], [0.0, 1.0]]}, "block:2x1") == {"a": [[0, 1], [0, 1]]}
 
 
 def test_scores_are_left_alone():
