@@ -81,7 +81,9 @@ def _planned(recipe: Recipe) -> Outcome:
 def _resumed(kind: type[Recipe], flags: Mapping[str, Any], folder: Path) -> Outcome:
     given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None]
     if given:
-        raise BadRequest(f"--resume continues the run as it was asked for; {', '.join(given)} cannot change now.", "", "Give --resume alone.")
+        raise BadRequest(
+            f"--resume continues the run as it was asked for; {', '.join(given)} cannot change now.", "", "Give --resume alone."
+        )
     return _staged(interrupted_recipe(kind, folder), resume=folder)
 
 

@@ -41,9 +41,7 @@ def equal_mass(confidence: Float[Tensor, " n"], bins: int) -> Int[Tensor, " n"]:
     return smaller * bins // max(len(confidence), 1)
 
 
-def gap_contributions(
-    confidence: Float[Tensor, " n"], correct: Bool[Tensor, " n"], bin_of: Int[Tensor, " n"]
-) -> Float[Tensor, " n"]:
+def gap_contributions(confidence: Float[Tensor, " n"], correct: Bool[Tensor, " n"], bin_of: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """One number a sample; their mean is the ECE."""
     gap = confidence.double() - correct.double()
     return _bin_sums(gap, bin_of).sign()[bin_of] * gap

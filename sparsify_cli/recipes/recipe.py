@@ -41,9 +41,7 @@ class Recipe:
         return hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()
 
 
-def resolve(
-    kind: type[R], *, file: Path | None = None, settings: Sequence[str] = (), flags: Mapping[str, Any] | None = None
-) -> R:
+def resolve(kind: type[R], *, file: Path | None = None, settings: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> R:
     """A verb's recipe from its sources, later ones winning.
 
     Args:

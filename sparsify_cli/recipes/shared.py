@@ -26,7 +26,9 @@ class ModelFields(Recipe):
 class DataFields(Recipe):
     """Which data."""
 
-    data: Annotated[str, Option("Data: digits, idx:FOLDER, folder:PATH, npz:FILE, module:callable or file.py:callable.", shelf="datasets")] = ""
+    data: Annotated[
+        str, Option("Data: digits, idx:FOLDER, folder:PATH, npz:FILE, module:callable or file.py:callable.", shelf="datasets")
+    ] = ""
     data_arg: Annotated[Texts, Option("Option of the dataset.", metavar="KEY=VALUE")] = ()
 
 

@@ -7,14 +7,15 @@ train a small batch-norm network -> prune 90 % -> fine-tune -> embed nested leve
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import Anomalous, Regression
 from sparsify_cli.recipes.option import Choice, decimal
+from sparsify_cli.recipes.shared import MachineFields
 from sparsify_cli.recipes.verbs import (
     DemoRecipe,
     EmbedRecipe,
@@ -40,6 +41,7 @@ from sparsify_cli.stages.train import train
 from sparsify_cli.stages.unlearn import unlearn
 from sparsify_cli.stages.validate import validate
 
+M = TypeVar("M", bound=MachineFields)
 FORGOTTEN = "class:3"
 SPARSITY = Fraction(9, 10)
 DENSE = 20
@@ -83,26 +85,36 @@ def demo(recipe: DemoRecipe, listener: Listener) -> Outcome:
 
 
 def _run(recipe: DemoRecipe, listener: Listener) -> Steps:
-    epochs, shared = QUICK if recipe.quick else DENSE, {"seed": recipe.seed, "threads": recipe.threads}
-    tell = listener.note
+    epochs, tell = QUICK if recipe.quick else DENSE, listener.note
     tell("1/8 train a small batch-norm network on the digits")
-    dense = train(TrainRecipe(arch="cnn", data="digits", epochs=epochs, **shared), listener)
+    dense = train(_like(recipe, TrainRecipe(arch="cnn", data="digits", epochs=epochs)), listener)
     tell("2/8 prune 90 % of its weights in one shot")
-    pruned = prune(PruneRecipe(model=str(dense.artifact), sparsity=SPARSITY, **shared), listener)
+    pruned = prune(_like(recipe, PruneRecipe(model=str(dense.artifact), sparsity=SPARSITY)), listener)
     tell("3/8 fine-tune what is left, with the dense network as teacher")
-    finetuned = finetune(FinetuneRecipe(model=str(pruned.artifact), epochs=max(4, epochs // 2), objective=Choice("distill"), **shared), listener)
+    finetuned = finetune(
+        _like(recipe, FinetuneRecipe(model=str(pruned.artifact), epochs=max(4, epochs // 2), objective=Choice("distill"))), listener
+    )
     tell("4/8 embed nested sparse networks in one dense network")
-    embedded = embed(EmbedRecipe(model=str(dense.artifact), levels=recipe.levels, epochs=max(4, epochs * 3 // 4), **shared), listener)
+    embedded = embed(_like(recipe, EmbedRecipe(model=str(dense.artifact), levels=recipe.levels, epochs=max(4, epochs * 3 // 4))), listener)
     tell("5/8 extract each of them by masking alone")
-    levels = tuple(extract(ExtractRecipe(model=str(embedded.artifact), level=decimal(level), **shared), listener) for level in recipe.levels)
+    levels = tuple(
+        extract(_like(recipe, ExtractRecipe(model=str(embedded.artifact), level=decimal(level))), listener) for level in recipe.levels
+    )
     tell(f"6/8 unlearn {FORGOTTEN} from the dense network")
-    unlearned = unlearn(UnlearnRecipe(model=str(dense.artifact), forget=FORGOTTEN, **shared), listener)
+    unlearned = unlearn(_like(recipe, UnlearnRecipe(model=str(dense.artifact), forget=FORGOTTEN)), listener)
     tell("7/8 export, verified against the network")
-    exported = tuple(export(ExportRecipe(model=str(finetuned.artifact), to=Choice(name), **shared), listener) for name in ("packed", "onnx"))
+    exported = tuple(
+        export(_like(recipe, ExportRecipe(model=str(finetuned.artifact), to=Choice(name))), listener) for name in ("packed", "onnx")
+    )
     tell("8/8 validate and report")
     also = tuple(str(outcome.artifact) for outcome in (*levels, unlearned))
-    page = report(ReportRecipe(model=str(finetuned.artifact), also=also, **shared), listener)
+    page = report(_like(recipe, ReportRecipe(model=str(finetuned.artifact), also=also)), listener)
     return Steps(dense, pruned, finetuned, embedded, levels, unlearned, exported, page)
+
+
+def _like(demo: DemoRecipe, recipe: M) -> M:
+    """A verb's recipe with the demo's seed and threads."""
+    return replace(recipe, seed=demo.seed, threads=demo.threads)
 
 
 def _story(steps: Steps) -> Iterator[tuple[str, str]]:
@@ -128,10 +140,12 @@ def _identical_levels(steps: Steps) -> int:
     Raises:
         Anomalous: not all of them: an extraction must be exact.
     """
-    expected = steps.embedded.report.facts["logits_sha256"]
+    expected: list[str] = steps.embedded.report.facts["logits_sha256"]
     same = sum(logits_digest(open_path(_folder(outcome))) == sha for outcome, sha in zip(steps.levels, expected, strict=True))
     if same < len(steps.levels):
-        raise Anomalous(f"Only {same} of {len(steps.levels)} extracted levels equal the network that was trained.", "Extraction must be exact.")
+        raise Anomalous(
+            f"Only {same} of {len(steps.levels)} extracted levels equal the network that was trained.", "Extraction must be exact."
+        )
     return same
 
 
@@ -148,7 +162,13 @@ def _folder(outcome: Outcome) -> Path:
 
 
 def _artifacts(steps: Steps) -> dict[str, Any]:
-    named = {"dense": steps.dense, "pruned": steps.pruned, "finetuned": steps.finetuned, "embedded": steps.embedded, "unlearned": steps.unlearned}
+    named = {
+        "dense": steps.dense,
+        "pruned": steps.pruned,
+        "finetuned": steps.finetuned,
+        "embedded": steps.embedded,
+        "unlearned": steps.unlearned,
+    }
     return {
         **{name: str(outcome.artifact) for name, outcome in named.items()},
         "levels": [str(outcome.artifact) for outcome in steps.levels],

@@ -17,4 +17,6 @@ def dry_run(recipe: Recipe) -> Outcome:
         if hasattr(recipe, name):
             strategy(package, getattr(recipe, name))
     tables: tuple[Table, ...] = (plan_of(recipe),) if isinstance(recipe, PruneRecipe) and recipe.model else ()
-    return Outcome(recipe.verb, recipe.to_yaml().rstrip(), tables=tables, facts={"recipe": recipe.to_plain(), "recipe_sha256": recipe.digest()})
+    return Outcome(
+        recipe.verb, recipe.to_yaml().rstrip(), tables=tables, facts={"recipe": recipe.to_plain(), "recipe_sha256": recipe.digest()}
+    )

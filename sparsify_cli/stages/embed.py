@@ -81,7 +81,9 @@ def embed(recipe: EmbedRecipe, listener: Listener, *, resume: Path | None = None
     machine = engine(recipe.device, recipe.precision)
     with workplace(recipe, Product(recipe, work.subject, Report(), work.parent), work.subject.name, resume=resume) as place:
         levels = _trained_levels(work, machine, listener, place)
-        nest = Nest.of([level.sparsity for level in levels], [level.masks for level in levels], [_side(level, work.names) for level in levels])
+        nest = Nest.of(
+            [level.sparsity for level in levels], [level.masks for level in levels], [_side(level, work.names) for level in levels]
+        )
         last = work.subject.changed(work.subject.checkpoint.with_tensors(levels[-1].tensors), levels[-1].masks)
         report = Report(tuple(_findings(work, levels, last)), _facts(work, levels, machine))
         masks = MaskSet() if nest.sparsities[-1] == 0 else last.masks
@@ -191,7 +193,9 @@ def _findings(work: Embedding, levels: list[Level], last: Subject) -> Iterator[F
         accuracy = float(predict(one.module(), test).correct.double().mean())
         yield Finding(name="accuracy", value=accuracy, unit="fraction", n=len(test), scope=scope, better="higher", definition=WHAT)
         yield replace(_sparsity(level.masks), scope=scope)
-        yield Finding(name="kept", value=float(level.masks.kept), unit="weights", scope=scope, definition="Weights of this level's network.")
+        yield Finding(
+            name="kept", value=float(level.masks.kept), unit="weights", scope=scope, definition="Weights of this level's network."
+        )
     yield from (finding for finding in size_findings(last) if not finding.scope.startswith("layer:"))
 
 
@@ -201,7 +205,10 @@ def _sparsity(masks: MaskSet) -> Finding:
 
 
 def _outcome(levels: list[Level], report: Report, folder: Path, notes: tuple[str, ...]) -> Outcome:
-    rows = [(str(n), decimal(level.sparsity), f"{level.masks.kept:,}", said(report.get("accuracy", scope=f"level:{n}"))) for n, level in enumerate(levels, 1)]
+    rows = [
+        (str(n), decimal(level.sparsity), f"{level.masks.kept:,}", said(report.get("accuracy", scope=f"level:{n}")))
+        for n, level in enumerate(levels, 1)
+    ]
     return Outcome(
         "embed",
         f"{len(levels)} networks nested in one: sparsities {', '.join(decimal(level.sparsity) for level in levels)}.",

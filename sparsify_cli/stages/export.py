@@ -37,7 +37,9 @@ def export(recipe: ExportRecipe, listener: Listener) -> Outcome:
         report = Report((*_bytes(subject, files, recipe.to.name), *exporter.verify(exportable, folder)), {"format": recipe.to.name})
         write_product(folder, Product(recipe, subject, report, opened, masks=subject.masks, facts={"files": [file.name for file in files]}))
     before, after = (report.findings[i].value or 0 for i in (0, 1))
-    headline = f"Exported to {recipe.to.name}: {before:,.0f} bytes before, {after:,.0f} after ({before / max(after, 1):.2f} x smaller); verified."
+    headline = (
+        f"Exported to {recipe.to.name}: {before:,.0f} bytes before, {after:,.0f} after ({before / max(after, 1):.2f} x smaller); verified."
+    )
     return Outcome("export", headline, report, folder, tables=(listing("verified", report),), files=tuple(files))
 
 

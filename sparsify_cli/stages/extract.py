@@ -31,8 +31,8 @@ def extract(recipe: ExtractRecipe, listener: Listener) -> Outcome:
     folder, held = output_folder(recipe, f"{embedded.name}-{sparsity}")
     with claimed(folder, held=held):
         write_product(folder, Product(recipe, network, report, embedded, network.checkpoint, network.masks))
-    packed = said(report.get("bytes_packed"))
-    headline = f"Level {level} (sparsity {sparsity}) of {embedded.path}: {network.masks.kept:,} of {network.masks.total:,} weights, {packed} packed."
+    masks, packed = nest.masks(level), said(report.get("bytes_packed"))
+    headline = f"Level {level} (sparsity {sparsity}) of {embedded.path}: {masks.kept:,} of {masks.total:,} weights, {packed} packed."
     return Outcome("extract", headline, report, folder, hints=(f"sparsify validate {folder}", f"sparsify export {folder} --to packed"))
 
 
@@ -43,7 +43,9 @@ def nest_of(subject: Subject) -> Nest:
         BadRequest: it is not one.
     """
     if subject.nest is None:
-        raise BadRequest(f"{subject.path} holds no embedded levels.", "", "Make one with: sparsify embed model.pt --levels 0.95,0.8,0.5 --data ...")
+        raise BadRequest(
+            f"{subject.path} holds no embedded levels.", "", "Make one with: sparsify embed model.pt --levels 0.95,0.8,0.5 --data ..."
+        )
     return subject.nest
 
 

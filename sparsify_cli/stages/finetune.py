@@ -67,7 +67,9 @@ def pruning_plan(recipe: FinetuneRecipe | TrainRecipe, subject: Subject) -> tupl
     wanted = recipe.sparsity is not None or recipe.pattern.is_grouped
     if recipe.regime.name == "fixed":
         if wanted:
-            raise BadRequest("The regime fixed keeps the masks as they are; --sparsity and --pattern do not go with it.", "", "Add --regime gmp.")
+            raise BadRequest(
+                "The regime fixed keeps the masks as they are; --sparsity and --pattern do not go with it.", "", "Add --regime gmp."
+            )
         return None, subject.masks.sparsity, ()
     rows = plan(subject.checkpoint, subject.architecture, skip=recipe.skip, include=recipe.include)
     shapes = {row.name: row.shape for row in rows if row.matched}
@@ -150,5 +152,3 @@ def _table(report: Report, has_dense: bool) -> Table:
         return before_after("against the dense ancestor", report, SHOWN)
     rows = tuple((name.replace("_", " "), said(report.get(name))) for name in SHOWN if report.get(name))
     return Table("measured", ("", "value"), rows)
-
-

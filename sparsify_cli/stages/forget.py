@@ -34,7 +34,9 @@ def forget_positions(text: str, train: Samples, *, seed: int) -> list[int]:
     if not positions:
         raise BadRequest(f"--forget {text} names no sample.", "", FORMS)
     if len(positions) == len(train):
-        raise BadRequest(f"--forget {text} names all {len(train)} training samples.", "A network that knows nothing is a new one.", "Train a new one.")
+        raise BadRequest(
+            f"--forget {text} names all {len(train)} training samples.", "A network that knows nothing is a new one.", "Train a new one."
+        )
     return positions
 
 

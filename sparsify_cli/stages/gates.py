@@ -1,6 +1,6 @@
 """Gates: conditions on findings that a pipeline stops at, e.g. `accuracy>=0.95`, `change.accuracy>=-0.015`, `bytes_packed<=1MB`.
 
-    [dense.|change.]NAME[@SCOPE] OPERATOR VALUE      operators >= <= > <; values may end in kB, MB, GB, ms or %
+[dense.|change.]NAME[@SCOPE] OPERATOR VALUE      operators >= <= > <; values may end in kB, MB, GB, ms or %
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sparsify_cli.errors import BadRequest, Regression, UnknownName
 from sparsify_cli.values.report import Finding, Report
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+Of = Literal["compressed", "dense", "change"]
 UNITS = {"": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "ms": 1.0, "%": 0.01}
 FORM = re.compile(r"\s*(?:(dense|change)\.)?(\w+)(?:@(.+?))?\s*(>=|<=|>|<)\s*(-?[\d.]+(?:e-?\d+)?)\s*(kB|MB|GB|ms|%)?\s*")
 
@@ -32,7 +33,7 @@ class Gate:
 
     text: str
     name: str
-    of: Literal["compressed", "dense", "change"]
+    of: Of
     scope: str
     sign: str
     bound: float
@@ -51,12 +52,13 @@ def parse_gate(text: str) -> Gate:
     match = FORM.fullmatch(text)
     if match is None:
         raise BadRequest(f"{text!r} is not a gate.", "", "Write for instance accuracy>=0.95, change.accuracy>=-0.015 or bytes_packed<=1MB.")
-    of, name, scope, sign, number, unit = match.groups()
+    of: Of = match[1] or "compressed"  # type: ignore[assignment]
+    name, scope, sign, number, unit = match.groups()[1:]
     try:
         bound = float(number) * UNITS[unit or ""]
     except ValueError as error:
         raise BadRequest(f"{number!r} in the gate {text!r} is not a number.") from error
-    return Gate(text, name, of or "compressed", scope or "all", sign, bound)
+    return Gate(text, name, of, scope or "all", sign, bound)
 
 
 def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[str, ...], Regression | None]:
@@ -71,7 +73,9 @@ def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[str, ...], 
     failed = [s for s, (gate, finding) in zip(sentences, checked, strict=True) if not gate.holds(finding)]
     if not failed:
         return sentences, None
-    return sentences, Regression(f"{len(failed)} of {len(checked)} gates failed: {'; '.join(failed)}.", "", "The report says where the loss is.")
+    return sentences, Regression(
+        f"{len(failed)} of {len(checked)} gates failed: {'; '.join(failed)}.", "", "The report says where the loss is."
+    )
 
 
 def _found(gate: Gate, report: Report) -> Finding:

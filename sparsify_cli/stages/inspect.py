@@ -34,7 +34,11 @@ def inspect(recipe: InspectRecipe, listener: Listener) -> Outcome:
         return _without_network(Artifact.open(path))
     subject = open_path(path)
     rows = {row.name: row for row in plan_or_all(subject)}
-    table = Table("tensors", ("tensor", "shape", "dtype", "zeros", "pattern", "prunable"), tuple(_row(n, t, rows[n]) for n, t in subject.checkpoint.tensors.items()))
+    table = Table(
+        "tensors",
+        ("tensor", "shape", "dtype", "zeros", "pattern", "prunable"),
+        tuple(_row(n, t, rows[n]) for n, t in subject.checkpoint.tensors.items()),
+    )
     report = Report(tuple(f for f in size_findings(subject) if f.scope == "all"), _facts(subject))
     headline = f"{path}: {len(subject.checkpoint.tensors)} tensors, {subject.checkpoint.parameters:,} numbers."
     tables = (table, listing("sizes", report), *_levels(subject))
@@ -70,7 +74,9 @@ def _facts(subject: Subject) -> dict[str, Any]:
     facts["prunable"] = prunable_names(checkpoint, subject.architecture)
     facts["tensors"] = {name: {"shape": list(t.shape), "zeros": int((t == 0).sum())} for name, t in checkpoint.tensors.items()}
     if subject.artifact:
-        facts["manifest"] = {key: subject.artifact.manifest[key] for key in ("verb", "created", "recipe", "parent", "architecture", "data", "versions")}
+        facts["manifest"] = {
+            key: subject.artifact.manifest[key] for key in ("verb", "created", "recipe", "parent", "architecture", "data", "versions")
+        }
     return facts
 
 
@@ -96,4 +102,6 @@ def _without_network(artifact: Artifact) -> Outcome:
     numbers = [(one["name"], one["scope"], str(one["value"])) for one in artifact.manifest["numbers"]]
     files = ", ".join(sorted(path.name for path in artifact.folder.iterdir() if not path.name.startswith(".")))
     headline = f"{artifact.folder}: made by `{artifact.verb}`, {artifact.manifest['status']}; files: {files}."
-    return Outcome("inspect", headline, tables=(Table("numbers", ("number", "of", "value"), tuple(numbers)),), facts=dict(artifact.manifest))
+    return Outcome(
+        "inspect", headline, tables=(Table("numbers", ("number", "of", "value"), tuple(numbers)),), facts=dict(artifact.manifest)
+    )

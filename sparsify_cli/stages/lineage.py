@@ -32,7 +32,9 @@ def dense_ancestor(subject: Subject) -> Subject:
         if not parent.masks:
             return parent
     raise MissingContext(
-        f"{subject.path} has no dense ancestor.", "It was made from a sparse network or from scratch.", "Compare with one that descends from it."
+        f"{subject.path} has no dense ancestor.",
+        "It was made from a sparse network or from scratch.",
+        "Compare with one that descends from it.",
     )
 
 
@@ -43,11 +45,17 @@ def _parent(subject: Subject) -> Subject | None:
     path = (subject.artifact.folder / entry["path"]).resolve()
     if not path.exists():
         raise MissingFile(
-            f"The parent of {subject.path} is gone: {path}.", "Its manifest names it as what it was made from.", "Put it back, or compare another artifact."
+            f"The parent of {subject.path} is gone: {path}.",
+            "Its manifest names it as what it was made from.",
+            "Put it back, or compare another artifact.",
         )
     parent = open_path(_shown(path))
     if parent.checkpoint.source.sha256 != entry["sha256"]:
-        raise UnreadableFile(f"{path} is not what {subject.path} was made from.", "Its sha256 differs from the one in the manifest.", "Put the original back.")
+        raise UnreadableFile(
+            f"{path} is not what {subject.path} was made from.",
+            "Its sha256 differs from the one in the manifest.",
+            "Put the original back.",
+        )
     return replace(parent, architecture=parent.architecture or subject.architecture, data=parent.data or subject.data)
 
 

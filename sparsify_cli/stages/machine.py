@@ -20,4 +20,9 @@ def prepare(recipe: Recipe) -> None:
 def machine() -> dict[str, str]:
     """What a time depends on: system, processor threads, accelerator."""
     accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    return {"system": platform.platform(terse=True), "cores": str(os.cpu_count()), "threads": str(torch.get_num_threads()), "accelerator": accelerator}
+    return {
+        "system": platform.platform(terse=True),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "accelerator": accelerator,
+    }

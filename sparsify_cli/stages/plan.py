@@ -19,7 +19,9 @@ from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.values.checkpoint import Checkpoint, Spec
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear)
-NOT_WEIGHTS = re.compile(r"(^|[._])(embed\w*|wte|wpe|pos\w*|\w*norm\w*|bn\d*|ln\d*\w*|running_\w+|token\w*|cls\w*|bias\w*)([._]|$)", re.IGNORECASE)
+NOT_WEIGHTS = re.compile(
+    r"(^|[._])(embed\w*|wte|wpe|pos\w*|\w*norm\w*|bn\d*|ln\d*\w*|running_\w+|token\w*|cls\w*|bias\w*)([._]|$)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def prunable_names(checkpoint: Checkpoint, architecture: Spec | None) -> list[st
 
 
 def matches(name: str, globs: Sequence[str]) -> bool:
-    """True when a glob names the tensor, its layer, or a part the layer belongs to: conv1, conv1.weight, stage2.*"""
+    """True when a glob names the tensor, its layer, or a part the layer belongs to, e.g. `conv1` or `stage2.*`."""
     return any(fnmatch.fnmatchcase(name, glob) or fnmatch.fnmatchcase(name, f"{glob}.*") for glob in globs)
 
 

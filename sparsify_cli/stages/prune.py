@@ -148,5 +148,3 @@ def _headline(masks: MaskSet, report: Report) -> str:
     accuracy = report.get("accuracy")
     change = f"; accuracy {said(report.get('accuracy', of='dense'))} -> {said(accuracy)}" if accuracy else ""
     return f"{text}; {said(disk)} dense -> {said(packed)} packed{change}."
-
-

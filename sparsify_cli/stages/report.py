@@ -159,7 +159,9 @@ def _name(subject: Subject) -> str:
     """What a network is called in a column: `pruned 90 %`, `level 0.8`."""
     if subject.artifact is None:
         return subject.path.name
-    verb = {"prune": "pruned", "finetune": "fine-tuned", "unlearn": "unlearned", "train": "trained"}.get(subject.artifact.verb, subject.artifact.verb)
+    verb = {"prune": "pruned", "finetune": "fine-tuned", "unlearn": "unlearned", "train": "trained"}.get(
+        subject.artifact.verb, subject.artifact.verb
+    )
     if subject.artifact.verb == "extract":
         return f"level {subject.artifact.manifest['facts'].get('sparsity', '')}"
     return f"{verb} {float(subject.masks.sparsity):.0%}".replace("%", " %") if subject.masks else verb

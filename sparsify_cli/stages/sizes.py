@@ -22,9 +22,15 @@ BATCH = 16
 """Samples of the batch whose latency is measured."""
 
 STORED = Finding(
-    name="bytes_disk", value=None, unit="bytes", better="lower", definition="Size of the safetensors file that holds every number, zeros included."
+    name="bytes_disk",
+    value=None,
+    unit="bytes",
+    better="lower",
+    definition="Size of the safetensors file that holds every number, zeros included.",
 )
-PACKED = Finding(name="bytes_packed", value=None, unit="bytes", better="lower", definition="Size of the packed file: only what is not zero, bit for bit.")
+PACKED = Finding(
+    name="bytes_packed", value=None, unit="bytes", better="lower", definition="Size of the packed file: only what is not zero, bit for bit."
+)
 
 
 def size_findings(subject: Subject) -> list[Finding]:

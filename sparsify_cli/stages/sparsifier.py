@@ -76,7 +76,9 @@ class Sparsifier:
             return sparsity
         implied = implied_sparsity({name: tuple(weights[name].shape) for name in self.names}, self.pattern)
         if implied == 0:
-            raise BadRequest("No sparsity was asked for.", f"The pattern {self.pattern} implies none.", "Add --sparsity 0.9 or --pattern 2:4.")
+            raise BadRequest(
+                "No sparsity was asked for.", f"The pattern {self.pattern} implies none.", "Add --sparsity 0.9 or --pattern 2:4."
+            )
         return implied
 
     def _scores(self, weights: Mapping[str, Tensor]) -> Scores:
@@ -91,7 +93,9 @@ def sparsifier(recipe: SparsityFields, names: Sequence[str]) -> Sparsifier:
     """The sparsifier a recipe describes."""
     criterion = strategy("criteria", recipe.criterion)
     if criterion.needs:
-        raise BadRequest(f"The criterion {recipe.criterion.name} needs calibration data.", "This verb is data-free.", "Choose another --criterion.")
+        raise BadRequest(
+            f"The criterion {recipe.criterion.name} needs calibration data.", "This verb is data-free.", "Choose another --criterion."
+        )
     return Sparsifier(tuple(names), criterion, recipe.allocation, recipe.pattern)
 
 
@@ -110,7 +114,9 @@ def collapse_notes(masks: MaskSet) -> tuple[str, ...]:
     empty = [name for name in masks if not bool(masks[name].any())]
     if not empty:
         return ()
-    return (f"{len(empty)} layers keep no weight ({', '.join(empty[:3])}): the network is cut there. Try --allocation erk or --criterion lamp.",)
+    return (
+        f"{len(empty)} layers keep no weight ({', '.join(empty[:3])}): the network is cut there. Try --allocation erk or --criterion lamp.",
+    )
 
 
 def require_reachable(masks: MaskSet, target: Fraction, pattern: Pattern) -> None:
@@ -121,7 +127,9 @@ def require_reachable(masks: MaskSet, target: Fraction, pattern: Pattern) -> Non
     """
     off = abs(masks.sparsity - target) * masks.total
     if off > pattern.block_size:
-        raise Infeasible(f"The masks reach sparsity {float(masks.sparsity):.6g}, not {float(target):.6g}.", f"{float(off):.0f} weights are off.")
+        raise Infeasible(
+            f"The masks reach sparsity {float(masks.sparsity):.6g}, not {float(target):.6g}.", f"{float(off):.0f} weights are off."
+        )
 
 
 def _lowest_where_pruned(scores: Tensor, mask: Tensor | None) -> Tensor:

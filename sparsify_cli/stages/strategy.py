@@ -29,7 +29,9 @@ def strategy(package: str, choice: Choice) -> Any:
     known = [field.name for field in fields(kind) if field.init]
     unknown = [name for name in choice.options if name not in known]
     if unknown:
-        raise UnknownName(f"option of the {shelf.noun} {choice.name} called", unknown[0], known, f"Set options with --set {shelf.noun}.KEY=VALUE.")
+        raise UnknownName(
+            f"option of the {shelf.noun} {choice.name} called", unknown[0], known, f"Set options with --set {shelf.noun}.KEY=VALUE."
+        )
     try:
         return TypeAdapter(kind).validate_python(dict(choice.options))
     except ValidationError as error:

@@ -27,7 +27,7 @@ from sparsify_cli.stages.tables import listing, said
 from sparsify_cli.stages.write import Product, data_identity, output_folder, write_product
 from sparsify_cli.values.artifact import MEMO, Artifact, claimed
 from sparsify_cli.values.mask_file import read_tensors, write_tensors
-from sparsify_cli.values.report import Finding, Report
+from sparsify_cli.values.report import Better, Finding, Report
 from sparsify_cli.values.samples import Samples
 
 NEWEST = ("finetune", "extract", "prune", "train")
@@ -53,7 +53,9 @@ def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
     forget, retain = split_off(train, positions)
     request = Request(forget, retain, subject.samples("validation"), subject.masks)
     if 2 * len(forget) > len(train):
-        listener.note(f"more than half of the training set ({len(forget)} of {len(train)}) is to be forgotten; training anew is more honest.")
+        listener.note(
+            f"more than half of the training set ({len(forget)} of {len(train)}) is to be forgotten; training anew is more honest."
+        )
     return _erased(recipe, subject, request, method.erase(subject.module(), request, memo))
 
 
@@ -72,7 +74,9 @@ def read_memo(folder: Path) -> Memo:
 def _prepared(recipe: UnlearnRecipe, method: Unlearner, subject: Subject, train: Samples) -> Outcome:
     memo = method.prepare(subject.module(), train, subject.masks) or {}
     stored = float(sum(t.numel() * t.element_size() for t in memo.values()))
-    report = Report((Finding(name="bytes_memo", value=stored, unit="bytes", definition="Size of what was prepared."),), {"samples": len(train)})
+    report = Report(
+        (Finding(name="bytes_memo", value=stored, unit="bytes", definition="Size of what was prepared."),), {"samples": len(train)}
+    )
     folder, held = output_folder(recipe, f"{subject.name}-prepared")
     with claimed(folder, held=held):
         write_tensors(folder / MEMO, memo)
@@ -107,7 +111,7 @@ def _splits(request: Request, test: Samples) -> dict[str, Samples]:
 def _accuracies(module: nn.Module, splits: dict[str, Samples], when: str) -> Iterator[Finding]:
     for name, samples in splits.items():
         share = float(predict(module, samples).correct.double().mean())
-        better = "lower" if name == "forget" else "higher"
+        better: Better = "lower" if name == "forget" else "higher"
         text = f"Accuracy on {MEANING[name]}, {when} unlearning."
         finding = Finding(name=f"accuracy_{name}_{when}", value=share, unit="fraction", n=len(samples), definition=text)
         yield replace(finding, better=better)
@@ -123,4 +127,5 @@ def _headline(request: Request, report: Report) -> str:
     old, new = report.get("accuracy_forget_before"), report.get("accuracy_forget_after")
     held = "test_others" if report.get("accuracy_test_others_after") else "test"
     before, after = report.get(f"accuracy_{held}_before"), report.get(f"accuracy_{held}_after")
-    return f"Forgot {len(request.forget):,} samples: accuracy on them {said(old)} -> {said(new)}; on {MEANING[held]} {said(before)} -> {said(after)}."
+    kept = f"on {MEANING[held]} {said(before)} -> {said(after)}"
+    return f"Forgot {len(request.forget):,} samples: accuracy on them {said(old)} -> {said(new)}; {kept}."

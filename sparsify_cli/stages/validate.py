@@ -39,7 +39,9 @@ def validate(recipe: ValidateRecipe, listener: Listener) -> Outcome:
         {"model": str(subject.path), "split": split, "data_sha256": data_identity(samples), "samples": len(samples)},
     )
     sentences, failure = check_gates(recipe.gate, report)
-    headline = f"{subject.path} on {len(samples):,} {split} samples: accuracy {said(report.get('accuracy'))}, ECE {said(report.get('ece'))}."
+    headline = (
+        f"{subject.path} on {len(samples):,} {split} samples: accuracy {said(report.get('accuracy'))}, ECE {said(report.get('ece'))}."
+    )
     files = (_written(Path(recipe.out), report),) if recipe.out else ()
     return Outcome("validate", headline, report, tables=_tables(report), notes=sentences, files=files, failure=failure)
 

@@ -61,8 +61,8 @@ def workplace(recipe: OutputFields, about: Product, name: str, *, resume: Path |
         Interrupted: with the command that continues.
     """
     if int(os.environ.get("RANK", "0")) > 0:
-        with tempfile.TemporaryDirectory(prefix="sparsify-") as folder:
-            yield Workplace(Path(folder), about, _state(resume) if resume else None)
+        with tempfile.TemporaryDirectory(prefix="sparsify-") as scratch:
+            yield Workplace(Path(scratch), about, _state(resume) if resume else None)
         return
     folder, held = (resume, True) if resume else output_folder(recipe, name)
     with claimed(folder, held=held):

@@ -72,7 +72,9 @@ class Nest:
         if wanted in self.sparsities:
             return self.sparsities.index(wanted) + 1
         listed = ", ".join(f"{float(s):g} (level {i})" for i, s in enumerate(self.sparsities, 1))
-        raise BadRequest(f"Level {asked} is not embedded.", f"This artifact holds the sparsities {listed}.", "Ask for one of these with --level.")
+        raise BadRequest(
+            f"Level {asked} is not embedded.", f"This artifact holds the sparsities {listed}.", "Ask for one of these with --level."
+        )
 
     def extract(self, tensors: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
         """The tensors of the network of `level`: masked weights and that level's side state; no data is needed."""
