@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from typer.exceptions import TyperException
 
 from sparsify_cli.cli import console
 from sparsify_cli.cli.console import Format, Watcher
@@ -36,7 +37,6 @@ Exit codes: 0 done; 1 the run failed; 2 the request was malformed; 3 a gate did 
 app = typer.Typer(
     name="sparsify",
     help=ABOUT,
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -55,7 +55,8 @@ def run_verb(
 ) -> None:
     """Resolve a verb's recipe, run its stage, show the outcome."""
     if resume is not None:
-        outcome = _resumed(kind, flags, resume)
+        given = {**flags, "recipe": recipe_file, "set": settings or None, "dry_run": dry_run or None}
+        outcome = _resumed(kind, given, resume)
     else:
         recipe = resolve(kind, file=recipe_file, settings=settings or (), flags=flags)
         outcome = _planned(recipe) if dry_run else _staged(recipe)
@@ -99,19 +100,28 @@ _register()
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. `SPARSIFY_DEBUG=1` re-raises our errors."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        app(args=list(sys.argv[1:] if argv is None else argv), prog_name="sparsify")
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        code = app(args=arguments, prog_name="sparsify", standalone_mode=False)
+    except SystemExit:  # the reader of a pipe went away: there is nobody to tell
+        return 1
+    except TyperException as error:
+        return _failed(_misspelt(error))
     except SparsifyError as error:
         return _failed(error)
-    except KeyboardInterrupt:
-        return _failed(Interrupted("Interrupted.", "Nothing half-written is left."))
     except MemoryError:
         return _failed(SparsifyError("The machine is out of memory.", "", "Use a smaller --batch-size or model."))
     except OSError as error:
         return _failed(SparsifyError(f"The system refused: {error}.", "", "Check paths, permissions and free space."))
-    return 0
+    if code == INTERRUPTED:  # typer's word for a KeyboardInterrupt
+        return _failed(Interrupted("Interrupted.", "Nothing half-written is left."))
+    return int(code or 0)
+
+
+def _misspelt(error: TyperException) -> BadRequest:
+    """What typer says about flags and verbs, as an error of ours."""
+    path = getattr(getattr(error, "ctx", None), "command_path", "sparsify")
+    return BadRequest(f"{error.format_message().replace('Value error, ', '').rstrip('.')}.", "", f"See: {path} --help")
 
 
 def _failed(error: SparsifyError) -> int:

@@ -43,20 +43,20 @@ def show(outcome: Outcome, how: Format) -> None:
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """The outcome as plain JSON values."""
     return {
+        **outcome.report.to_json(),
         "schema": "sparsify/outcome/1",
         "verb": outcome.verb,
         "headline": outcome.headline,
         "artifact": str(outcome.artifact) if outcome.artifact else None,
         "files": [str(path) for path in outcome.files],
         "notes": list(outcome.notes),
-        **outcome.report.to_json(),
         "facts": {**outcome.report.facts, **outcome.facts},
     }
 
 
 def error(text: str) -> None:
-    """One sentence to stderr."""
-    _console(stderr=True).print(f"[red]error:[/red] {escape(text)}")
+    """One sentence to stderr, on one line whatever libraries put into it."""
+    _console(stderr=True).print(f"[red]error:[/red] {escape(' '.join(text.split()))}")
 
 
 def say(text: str) -> None:
@@ -70,10 +70,10 @@ def note(text: str) -> None:
 
 
 def table(rows: Rows) -> None:
-    """A table to stdout; numbers to the right."""
+    """A table to stdout; numbers to the right, the first column (what a row is about) to the left."""
     grid = Table(title=Text(rows.title), title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
     for index, column in enumerate(rows.columns):
-        numeric = bool(rows.rows) and all(_is_number(row[index]) for row in rows.rows)
+        numeric = index > 0 and bool(rows.rows) and all(_is_number(row[index]) for row in rows.rows)
         grid.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows.rows:
         grid.add_row(*(Text(cell) for cell in row))

@@ -77,7 +77,7 @@ class Embedding:
 
 def embed(recipe: EmbedRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
     """Train every level and write one artifact that holds them all."""
-    work, notes = _embedding(recipe)
+    work, notes = _embedding(recipe, listener)
     machine = engine(recipe.device, recipe.precision)
     with workplace(recipe, Product(recipe, work.subject, Report(), work.parent), work.subject.name, resume=resume) as place:
         levels = _trained_levels(work, machine, listener, place)
@@ -91,10 +91,11 @@ def embed(recipe: EmbedRecipe, listener: Listener, *, resume: Path | None = None
     return _outcome(levels, report, place.folder, notes)
 
 
-def _embedding(recipe: EmbedRecipe) -> tuple[Embedding, tuple[str, ...]]:
+def _embedding(recipe: EmbedRecipe, listener: Listener) -> tuple[Embedding, tuple[str, ...]]:
     if not recipe.levels:
         raise BadRequest("No levels were asked for.", "", "Add for instance --levels 0.95,0.8,0.5")
-    subject = (open_subject(recipe, verbs=("train",)) if recipe.model or not recipe.arch else fresh(recipe, recipe, recipe)).checked()
+    named = recipe.model or not recipe.arch
+    subject = (open_subject(recipe, verbs=("train",), listener=listener) if named else fresh(recipe, recipe, recipe)).checked()
     subject.checkpoint.require_finite()
     subject.samples("train")
     if subject.masks and recipe.levels[-1] < subject.masks.sparsity:

@@ -26,9 +26,8 @@ INPUTS = 8
 
 def export(recipe: ExportRecipe, listener: Listener) -> Outcome:
     """Export a checkpoint, an artifact, or one level of an embedded artifact."""
-    del listener
     exporter: Exporter = strategy("exporters", recipe.to)
-    opened = open_subject(recipe, verbs=NEWEST)
+    opened = open_subject(recipe, verbs=NEWEST, listener=listener)
     subject = level_network(opened, nest_of(opened).find(recipe.level)) if recipe.level else opened
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):

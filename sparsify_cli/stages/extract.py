@@ -21,8 +21,7 @@ from sparsify_cli.values.report import Report
 
 def extract(recipe: ExtractRecipe, listener: Listener) -> Outcome:
     """Extract a level and write it as an artifact of its own."""
-    del listener
-    embedded = open_subject(recipe, verbs=("embed",))
+    embedded = open_subject(recipe, verbs=("embed",), listener=listener)
     nest = nest_of(embedded)
     level = nest.find(recipe.level) if recipe.level else _missing_level(nest)
     network = level_network(embedded, level)

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from sparsify_cli.contracts.listener import Listener
-from sparsify_cli.errors import BadRequest, MissingContext
+from sparsify_cli.errors import BadRequest, MissingContext, MissingFile, UnreadableFile
 from sparsify_cli.recipes.verbs import FinetuneRecipe, TrainRecipe
 from sparsify_cli.stages.compare import alone, compared
 from sparsify_cli.stages.lineage import dense_ancestor
@@ -18,6 +18,7 @@ from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import plan
 from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_notes, sparsifier
+from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import before_after, said
 from sparsify_cli.stages.training_run import Trained, Training, trained
@@ -50,7 +51,7 @@ class Start:
 
 def finetune(recipe: FinetuneRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
     """Train a checkpoint or artifact further and write the result."""
-    subject = open_subject(recipe, verbs=("prune", "finetune", "train")).checked()
+    subject = open_subject(recipe, verbs=("prune", "finetune", "train"), listener=listener).checked()
     subject.checkpoint.require_finite()
     subject.samples("train")
     chooser, target, notes = pruning_plan(recipe, subject)
@@ -63,7 +64,9 @@ def pruning_plan(recipe: FinetuneRecipe | TrainRecipe, subject: Subject) -> tupl
 
     Raises:
         BadRequest: `fixed` with a sparsity, or another regime without one.
+        UnknownName: no such regime or objective.
     """
+    strategy("regimes", recipe.regime), strategy("objectives", recipe.objective)  # a wrong name is found before anything is trained
     wanted = recipe.sparsity is not None or recipe.pattern.is_grouped
     if recipe.regime.name == "fixed":
         if wanted:
@@ -120,7 +123,7 @@ def _findings(start: Start, after: Subject) -> list[Finding]:
 def _against_ancestor(parent: Subject, after: Subject) -> list[Finding]:
     try:
         before = dense_ancestor(parent) if parent.masks else parent
-    except MissingContext:
+    except (MissingContext, MissingFile, UnreadableFile):  # what was trained is kept although its ancestor is gone
         return alone(after)
     old = [replace(f, of="dense") for f in size_findings(before) if not f.scope.startswith("layer:")]
     return [*compared(before, after), *old]

@@ -51,7 +51,7 @@ def _positions(text: str, train: Samples, seed: int) -> list[int]:
 
 def _of_class(name: str, train: Samples) -> list[int]:
     names = train.classes or tuple(str(label) for label in range(train.outputs))
-    if name not in names and not (name.isdigit() and int(name) < len(names)):
+    if name not in names and not (name.isdecimal() and int(name) < len(names)):
         raise BadRequest(f"There is no class {name!r}.", f"Classes: {', '.join(names)}.", FORMS)
     label = names.index(name) if name in names else int(name)
     found: list[int] = (train.targets == label).nonzero()[:, 0].tolist()
@@ -88,7 +88,7 @@ def _read_ids(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         return _from_json(json.loads(text), path) if path.suffix == ".json" else _from_csv(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise BadRequest(f"{path} cannot be read as a list of ids.", f"{error}.", FORMS) from error
 
 

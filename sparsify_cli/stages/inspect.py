@@ -13,7 +13,7 @@ from sparsify_cli.maths.matrix_view import to_matrix
 from sparsify_cli.recipes.option import decimal
 from sparsify_cli.recipes.verbs import InspectRecipe
 from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.plan import plan, prunable_names
+from sparsify_cli.stages.plan import prunable_names
 from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.subject import Subject, open_path
 from sparsify_cli.stages.tables import listing
@@ -33,24 +33,16 @@ def inspect(recipe: InspectRecipe, listener: Listener) -> Outcome:
     if is_artifact(path) and Artifact.open(path).manifest.get("weights") is None:
         return _without_network(Artifact.open(path))
     subject = open_path(path)
-    rows = {row.name: row for row in plan_or_all(subject)}
+    prunable = set(prunable_names(subject.checkpoint, subject.architecture))
     table = Table(
         "tensors",
         ("tensor", "shape", "dtype", "zeros", "pattern", "prunable"),
-        tuple(_row(n, t, rows[n]) for n, t in subject.checkpoint.tensors.items()),
+        tuple(_row(n, t, n in prunable) for n, t in subject.checkpoint.tensors.items()),
     )
     report = Report(tuple(f for f in size_findings(subject) if f.scope == "all"), _facts(subject))
     headline = f"{path}: {len(subject.checkpoint.tensors)} tensors, {subject.checkpoint.parameters:,} numbers."
     tables = (table, listing("sizes", report), *_levels(subject))
     return Outcome("inspect", headline, report, tables=tables, notes=_notes(subject))
-
-
-def plan_or_all(subject: Subject) -> list[Any]:
-    """The pruning plan of a subject; every tensor unmatched when nothing is prunable."""
-    try:
-        return plan(subject.checkpoint, subject.architecture)
-    except BadRequest:
-        return plan(subject.checkpoint, subject.architecture, include=("*",))
 
 
 def found_pattern(tensor: Tensor) -> str:
@@ -62,10 +54,10 @@ def found_pattern(tensor: Tensor) -> str:
     return f"{fits[0][0]}:{fits[0][1]}" if fits else ""
 
 
-def _row(name: str, tensor: Tensor, row: Any) -> tuple[str, ...]:
+def _row(name: str, tensor: Tensor, prunable: bool) -> tuple[str, ...]:
     zeros = float((tensor == 0).double().mean()) if tensor.numel() else 0.0
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return name, "x".join(map(str, tensor.shape)) or "scalar", dtype, f"{zeros:.1%}", found_pattern(tensor), "yes" if row.matched else "no"
+    return name, "x".join(map(str, tensor.shape)) or "scalar", dtype, f"{zeros:.1%}", found_pattern(tensor), "yes" if prunable else "no"
 
 
 def _facts(subject: Subject) -> dict[str, Any]:
@@ -75,7 +67,7 @@ def _facts(subject: Subject) -> dict[str, Any]:
     facts["tensors"] = {name: {"shape": list(t.shape), "zeros": int((t == 0).sum())} for name, t in checkpoint.tensors.items()}
     if subject.artifact:
         facts["manifest"] = {
-            key: subject.artifact.manifest[key] for key in ("verb", "created", "recipe", "parent", "architecture", "data", "versions")
+            key: subject.artifact.manifest.get(key) for key in ("verb", "created", "recipe", "parent", "architecture", "data", "versions")
         }
     return facts
 
@@ -99,7 +91,7 @@ def _levels(subject: Subject) -> tuple[Table, ...]:
 
 
 def _without_network(artifact: Artifact) -> Outcome:
-    numbers = [(one["name"], one["scope"], str(one["value"])) for one in artifact.manifest["numbers"]]
+    numbers = [(one["name"], one["scope"], str(one["value"])) for one in artifact.manifest.get("numbers", [])]
     files = ", ".join(sorted(path.name for path in artifact.folder.iterdir() if not path.name.startswith(".")))
     headline = f"{artifact.folder}: made by `{artifact.verb}`, {artifact.manifest['status']}; files: {files}."
     return Outcome(

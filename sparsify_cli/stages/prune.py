@@ -41,7 +41,7 @@ class Pruned:
 
 def prune(recipe: PruneRecipe, listener: Listener) -> Outcome:
     """Prune a checkpoint or artifact and write the result."""
-    before = open_subject(recipe, verbs=("train",)).checked()
+    before = open_subject(recipe, verbs=("train",), listener=listener).checked()
     before.checkpoint.require_finite()
     rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
     masks = chosen_masks(recipe, before, rows)
@@ -52,7 +52,6 @@ def prune(recipe: PruneRecipe, listener: Listener) -> Outcome:
         write_product(folder, Product(recipe, after.subject, report, before, after.subject.checkpoint, masks))
     shapes = {row.name: row.shape for row in rows if row.matched}
     notes = (*pattern_notes(shapes, recipe.pattern), *collapse_notes(masks), *batchnorm_notes(after.batchnorm))
-    del listener
     return Outcome(
         "prune",
         _headline(masks, report),

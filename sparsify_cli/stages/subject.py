@@ -11,14 +11,15 @@ from pathlib import Path
 from torch import nn
 
 from sparsify_cli.contracts.dataset import Split
-from sparsify_cli.errors import MissingContext, MissingFile, UnreadableFile
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.errors import BadRequest, MissingContext, MissingFile
 from sparsify_cli.recipes.shared import DataFields, ModelFields
 from sparsify_cli.stages.fit_keys import fitting_names, loaded
 from sparsify_cli.stages.plan import prunable_names
 from sparsify_cli.stages.resolve import build_architecture, check_inputs, load_samples, parse_spec
 from sparsify_cli.values.artifact import MASKS, NEST, Artifact, is_artifact, newest
 from sparsify_cli.values.checkpoint import Checkpoint, Spec
-from sparsify_cli.values.checkpoint_file import read_checkpoint, sha256_of
+from sparsify_cli.values.checkpoint_file import read_checkpoint
 from sparsify_cli.values.mask_file import read_masks, read_nest
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.nest import Nest
@@ -109,10 +110,10 @@ def _loaded_once(spec: str, split: Split) -> Samples:
     return load_samples(Spec(**json.loads(spec)), split)
 
 
-def open_subject(recipe: ModelFields, *, verbs: tuple[str, ...] = ()) -> Subject:
+def open_subject(recipe: ModelFields, *, verbs: tuple[str, ...] = (), listener: Listener | None = None) -> Subject:
     """Open what a recipe names: a file, an artifact, or, when it names nothing, the newest artifact of `verbs`.
 
-    Flags win over what an artifact remembers.
+    Flags win over what an artifact remembers; the listener hears which artifact was taken.
 
     Raises:
         MissingFile: nothing is there.
@@ -121,13 +122,22 @@ def open_subject(recipe: ModelFields, *, verbs: tuple[str, ...] = ()) -> Subject
     if not recipe.model and not verbs:
         raise MissingContext(f"`{recipe.verb}` needs a model.", "", f"Name it: sparsify {recipe.verb} model.pt ...")
     path = Path(recipe.model) if recipe.model else newest(verbs).folder
+    if not recipe.model and listener is not None:
+        listener.note(f"taking {path}, the newest")
     subject = open_path(path)
     data = (recipe.data, recipe.data_arg) if isinstance(recipe, DataFields) else ("", ())
     return with_context(subject, (recipe.arch, recipe.arch_arg), data)
 
 
 def with_context(subject: Subject, arch: tuple[str, Sequence[str]], data: tuple[str, Sequence[str]]) -> Subject:
-    """The subject with architecture and data from flags, where they were given."""
+    """The subject with architecture and data from flags, where they were given.
+
+    Raises:
+        BadRequest: options of an architecture or of data that were not named.
+    """
+    for (name, options), flag in ((arch, "--arch"), (data, "--data")):
+        if options and not name:
+            raise BadRequest(f"{flag}-arg {options[0]} goes with {flag}, which is not given.", "", f"Add {flag} NAME.")
     architecture = parse_spec(*arch) if arch[0] else subject.architecture
     source = parse_spec(*data) if data[0] else subject.data
     subject = _renamed(replace(subject, architecture=architecture, data=source))
@@ -159,11 +169,10 @@ def _from_artifact(artifact: Artifact) -> Subject:
             f"{artifact.folder} was interrupted and is not finished.", "", f"Finish it: sparsify {artifact.verb} --resume {artifact.folder}"
         )
     entry = artifact.manifest.get("weights")
-    weights = artifact.file(entry["file"]) if entry else None
-    if entry is None or weights is None:
+    weights = artifact.verified(entry["file"]) if entry else None
+    if weights is None:
         raise MissingContext(f"{artifact.folder} holds no network.", f"It was made by `{artifact.verb}`.")
-    _check_hash(weights, str(entry["sha256"]))
-    masks, nest = artifact.file(MASKS), artifact.file(NEST)
+    masks, nest = artifact.verified(MASKS), artifact.verified(NEST)
     checkpoint = read_checkpoint(weights)
     return Subject(
         checkpoint=replace(checkpoint, wrapper=(), prefix=""),
@@ -173,16 +182,6 @@ def _from_artifact(artifact: Artifact) -> Subject:
         artifact=artifact,
         nest=read_nest(nest) if nest else None,
     )
-
-
-def _check_hash(path: Path, expected: str) -> None:
-    found = sha256_of(path)
-    if found != expected:
-        raise UnreadableFile(
-            f"{path} is not the file its manifest describes.",
-            f"Its sha256 is {found[:12]}..., the manifest says {expected[:12]}....",
-            "It was changed or damaged after it was written; run the verb that made it again.",
-        )
 
 
 def _support(subject: Subject) -> MaskSet:

@@ -43,7 +43,7 @@ MEANING = {
 def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
     """Prepare, erase, or both; write the artifact."""
     method: Unlearner = strategy("unlearners", recipe.unlearner)
-    subject = open_subject(recipe, verbs=NEWEST).checked()
+    subject = open_subject(recipe, verbs=NEWEST, listener=listener).checked()
     subject.checkpoint.require_finite()
     train = subject.samples("train")
     if recipe.prepare:
@@ -65,7 +65,7 @@ def read_memo(folder: Path) -> Memo:
     Raises:
         MissingContext: the artifact holds no memo.
     """
-    path = Artifact.open(folder).file(MEMO)
+    path = Artifact.open(folder).verified(MEMO)
     if path is None:
         raise MissingContext(f"{folder} holds nothing that was prepared.", "", "Make it: sparsify unlearn MODEL --prepare --data ...")
     return read_tensors(path)[0]

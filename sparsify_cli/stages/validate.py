@@ -26,11 +26,10 @@ NEWEST = ("finetune", "prune", "extract", "unlearn", "train", "export")
 
 def validate(recipe: ValidateRecipe, listener: Listener) -> Outcome:
     """Measure a checkpoint or artifact; writes `report.json` into `--out` when it is given."""
-    del listener
     split = parse_split(recipe.split)
     for text in recipe.gate:
         parse_gate(text)
-    subject = open_subject(recipe, verbs=NEWEST)
+    subject = open_subject(recipe, verbs=NEWEST, listener=listener)
     subject.known_architecture()
     subject = subject.checked()
     samples = subject.samples(split)

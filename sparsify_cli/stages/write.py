@@ -14,7 +14,7 @@ from typing import Any
 from sparsify_cli.recipes.recipe import Recipe
 from sparsify_cli.recipes.shared import OutputFields
 from sparsify_cli.stages.subject import Subject
-from sparsify_cli.values.artifact import MASKS, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
+from sparsify_cli.values.artifact import MASKS, MEMO, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
 from sparsify_cli.values.checkpoint import Checkpoint
 from sparsify_cli.values.checkpoint_file import sha256_of
 from sparsify_cli.values.mask_file import write_masks, write_nest
@@ -23,6 +23,9 @@ from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.report import Report
 from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.tensor_file import save_dense
+
+STORED = (WEIGHTS, PACKED, MASKS, NEST, MEMO)
+"""Files whose content the manifest vouches for."""
 
 LIBRARIES = ("torch", "numpy", "safetensors", "onnx", "onnxruntime")
 
@@ -86,6 +89,7 @@ def manifest(folder: Path, product: Product, *, status: str = "complete") -> dic
         "architecture": subject.architecture.to_json() if subject.architecture else None,
         "data": subject.data.to_json() if subject.data else None,
         "weights": weights_entry(folder),
+        "files": {name: sha256_of(folder / name) for name in STORED if (folder / name).is_file()},
         "masks_sha256": product.masks.digest() if product.masks else None,
         "tensors": _counts(product.checkpoint, product.masks),
         "numbers": [asdict(finding) for finding in product.report],

@@ -25,6 +25,7 @@ from typing import Any
 
 from sparsify_cli.errors import BadRequest, Busy, MissingContext, MissingFile, UnreadableFile
 from sparsify_cli.values.atomic import disk_failures, replace_file
+from sparsify_cli.values.checkpoint_file import sha256_of
 
 SCHEMA = "sparsify/artifact/1"
 MANIFEST, WEIGHTS, MASKS, NEST, RUN, MEMO = (
@@ -36,7 +37,11 @@ MANIFEST, WEIGHTS, MASKS, NEST, RUN, MEMO = (
     "memo.safetensors",
 )
 PACKED = "model.packed.safetensors"
+AGAIN = "Run the verb that made it again."
+PLAIN = (str, int, float, type(None))
 RUNS = Path("runs")
+ENTRIES = {"parent": ("path", "sha256"), "weights": ("file", "sha256"), "architecture": ("name", "options"), "data": ("name", "options")}
+"""Entries of a manifest that are null or hold these keys."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,12 @@ class Artifact:
             raise MissingFile(f"{folder} is not an artifact.", "It has no manifest.json.", "List yours with: ls runs")
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UnreadableFile(f"{path} is damaged.", f"It is not JSON: {error}.", "Run the verb that made it again.") from error
+        except (ValueError, RecursionError) as error:
+            raise UnreadableFile(f"{path} is damaged.", f"It is not JSON: {error}.", AGAIN) from error
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
             raise UnreadableFile(f"{path} is of another kind or version.", f"Expected the schema {SCHEMA}.")
+        if wrong := _wrong_entries(manifest):
+            raise UnreadableFile(f"{path} is damaged.", f"Missing or not what it should be: {', '.join(wrong)}.", AGAIN)
         return cls(folder, manifest)
 
     @property
@@ -85,6 +92,39 @@ class Artifact:
         path = self.folder / name
         return path if path.is_file() else None
 
+    def verified(self, name: str) -> Path | None:
+        """One of its files, made sure to be the one that was written; None when none of that name was.
+
+        Raises:
+            MissingFile: it was written and is gone.
+            UnreadableFile: its content changed since.
+        """
+        expected = self.manifest.get("files", {}).get(name)
+        if expected is None:
+            return None
+        path = self.folder / name
+        if not path.is_file():
+            raise MissingFile(f"{path} is gone.", "The manifest beside it says that it was written.", AGAIN)
+        if (found := sha256_of(path)) != expected:
+            why = f"Its sha256 is {found[:12]}..., the manifest says {str(expected)[:12]}...."
+            raise UnreadableFile(f"{path} is not the file its manifest describes.", why, f"It was changed or damaged since. {AGAIN}")
+        return path
+
+
+def _wrong_entries(manifest: Mapping[str, Any]) -> list[str]:
+    """Names of entries that are missing or of another shape than this module and its readers count on."""
+    wrong = [key for key in ("verb", "status") if not isinstance(manifest.get(key), str)]
+    wrong += [key for key in ("recipe", "versions", "facts", "files", "tensors") if not isinstance(manifest.get(key, {}), dict)]
+    wrong += [key for key, parts in ENTRIES.items() if manifest.get(key) is not None and not _holds(manifest[key], parts)]
+    numbers = manifest.get("numbers", [])
+    sound = isinstance(numbers, list) and all(_holds(one, ("name", "scope", "value")) for one in numbers)
+    return wrong if sound else [*wrong, "numbers"]
+
+
+def _holds(entry: Any, parts: tuple[str, ...]) -> bool:
+    """Whether an entry is a mapping with these keys, texts and numbers under all but `options`."""
+    return isinstance(entry, dict) and all(isinstance(entry.get(key, ...), dict if key == "options" else PLAIN) for key in parts)
+
 
 def is_artifact(path: Path) -> bool:
     """True for a folder with a manifest."""
@@ -92,7 +132,7 @@ def is_artifact(path: Path) -> bool:
 
 
 def newest(verbs: tuple[str, ...], *, runs: Path = RUNS) -> Artifact:
-    """The newest complete artifact that one of `verbs` wrote.
+    """The newest complete artifact with a network that one of `verbs` wrote.
 
     Raises:
         MissingContext: there is none.
@@ -100,7 +140,7 @@ def newest(verbs: tuple[str, ...], *, runs: Path = RUNS) -> Artifact:
     folders = sorted(runs.glob("[0-9]*-*"), key=_number, reverse=True) if runs.is_dir() else []
     for folder in filter(is_artifact, folders):
         artifact = Artifact.open(folder)
-        if artifact.complete and artifact.verb in verbs:
+        if artifact.complete and artifact.verb in verbs and artifact.manifest.get("weights"):
             return artifact
     raise MissingContext(
         f"No artifact of {' or '.join(verbs)} is in {runs}/.", "", f"Name a file or folder, or run first: sparsify {verbs[0]} ..."
@@ -149,12 +189,20 @@ def claimed(folder: Path, *, held: bool = False) -> Iterator[Path]:
     if not held:
         _create(folder)
     with _locked(folder):
+        _sweep(folder)
         try:
             yield folder
         except BaseException:
             if not is_artifact(folder):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files of a writer that was killed; the lock says that nobody writes here now."""
+    for path in folder.glob(".*"):
+        if re.match(r"\.[0-9a-f]{8}-", path.name):
+            path.unlink(missing_ok=True)
 
 
 def _create(folder: Path) -> None:

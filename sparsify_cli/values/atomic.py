@@ -25,6 +25,7 @@ REASONS = {
     errno.EROFS: ("The file system is read-only.", "Write elsewhere with --out."),
     errno.ENOENT: ("Its folder is not there.", "Create the folder first."),
     errno.ENOTDIR: ("A part of the path is a file, not a folder.", "Choose another path with --out."),
+    errno.EEXIST: ("A file of that name is in the way.", "Choose another path with --out."),
     errno.EISDIR: ("A folder of that name is in the way.", "Move it away or choose another path with --out."),
     errno.ENAMETOOLONG: ("The name is too long.", "Choose a shorter path with --out."),
     0: ("Torch could not write all of it, most often because the disk is full.", "Check the free space, then run the command again."),

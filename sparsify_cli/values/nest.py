@@ -66,7 +66,7 @@ class Nest:
         Raises:
             BadRequest: no such level; lists those that are embedded.
         """
-        if asked.isdigit() and 1 <= int(asked) <= self.levels:
+        if asked.isdecimal() and 1 <= int(asked) <= self.levels:
             return int(asked)
         wanted = _fraction(asked)
         if wanted in self.sparsities:
