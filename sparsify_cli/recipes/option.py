@@ -64,6 +64,10 @@ class Choice:
         return {"name": self.name, **self.options} if self.options else self.name
 
 
+LONGEST = 999
+"""Digits before or after the point beyond which a number is not expanded; far more than any network has weights."""
+
+
 def parse_sparsity(value: Any) -> Fraction:
     """Read a sparsity exactly: a fraction of zeros in [0, 1] written as a decimal, never percent.
 
@@ -73,7 +77,8 @@ def parse_sparsity(value: Any) -> Fraction:
     if isinstance(value, Fraction):
         return value
     try:
-        number = Fraction(Decimal(str(value)))
+        written = Decimal(str(value))
+        number = Fraction(written) if abs(written.adjusted()) <= LONGEST else Fraction(-1)  # expanding 1e-999999999 would take forever
     except (InvalidOperation, ValueError, OverflowError) as error:
         raise BadRequest(f"{value!r} is not a number.", "", "Write a fraction of zeros such as 0.9.") from error
     if not 0 <= number <= 1:

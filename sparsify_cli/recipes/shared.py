@@ -74,5 +74,6 @@ class TrainFields(Recipe):
     gamma: Annotated[float, Field(gt=0, le=1), Option("multi-step: factor at each milestone.")] = 0.1
     warmup: Annotated[DurationText, Option("Linear warm-up, e.g. 1ep, 100it or 0.05run.")] = Duration.parse("0.05run")
     objective: Annotated[Strategy, Option("What is minimised.", shelf="objectives")] = Choice("cross-entropy")
+    teacher: Annotated[str, Option("distill: the file or artifact that teaches; default the dense ancestor.", metavar="MODEL")] = ""
     device: Annotated[str, Option("auto, cpu or cuda.")] = "auto"
-    precision: Annotated[str, Option("32-true, bf16-mixed, 16-mixed ...")] = "32-true"
+    precision: Annotated[str, Option("32-true, bf16-mixed or 64-true.")] = "32-true"

@@ -86,6 +86,7 @@ class ReportRecipe(ModelFields, DataFields, OutputFields):
     """Compare a compressed network with its dense ancestor: one HTML page, JSON and Markdown."""
 
     verb: ClassVar[str] = "report"
+    dense: Annotated[str, Option("Compare with this file or artifact instead of the dense ancestor.", metavar="MODEL")] = ""
     split: Annotated[str, Option("train, validation or test.")] = "test"
     also: Annotated[Texts, Option("Another artifact to show beside it.", metavar="ARTIFACT")] = ()
     gate: Annotated[Texts, Option("Condition that must hold, e.g. 'change.accuracy>=-0.015'; exit 3 otherwise.", metavar="GATE")] = ()

@@ -48,6 +48,16 @@ for _tag, (_pattern, _first) in _SCALARS.items():
 StrictLoader.add_constructor("tag:yaml.org,2002:int", _whole)
 
 
+class CarefulDumper(yaml.SafeDumper):
+    """PyYAML's safe dumper that quotes texts which either version of YAML would read as something else, such as 1e-3 and 09."""
+
+    yaml_implicit_resolvers = {first: list(rules) for first, rules in yaml.SafeDumper.yaml_implicit_resolvers.items()}  # noqa: RUF012
+
+
+for _tag, (_pattern, _first) in _SCALARS.items():
+    CarefulDumper.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), list(_first))
+
+
 def read_yaml(text: str, *, name: str = "the recipe") -> Any:
     """The value written in `text`.
 
@@ -56,10 +66,10 @@ def read_yaml(text: str, *, name: str = "the recipe") -> Any:
     """
     try:
         return yaml.load(text, StrictLoader)  # noqa: S506 (a safe loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a tag such as !!int before a word
         raise BadRequest(f"{name} is not valid YAML: {' '.join(str(error).split())}.") from error
 
 
 def write_yaml(value: Mapping[str, Any]) -> str:
     """`value` as YAML that YAML 1.1 and 1.2 readers understand alike."""
-    return yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True)
+    return yaml.dump(dict(value), Dumper=CarefulDumper, sort_keys=False, allow_unicode=True)

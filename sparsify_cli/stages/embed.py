@@ -95,7 +95,7 @@ def _embedding(recipe: EmbedRecipe, listener: Listener) -> tuple[Embedding, tupl
     if not recipe.levels:
         raise BadRequest("No levels were asked for.", "", "Add for instance --levels 0.95,0.8,0.5")
     named = recipe.model or not recipe.arch
-    subject = (open_subject(recipe, verbs=("train",), listener=listener) if named else fresh(recipe, recipe, recipe)).checked()
+    subject = (open_subject(recipe, verbs=("train",), listener=listener) if named else fresh(recipe, recipe, recipe)).single().checked()
     subject.checkpoint.require_finite()
     subject.samples("train")
     if subject.masks and recipe.levels[-1] < subject.masks.sparsity:
@@ -136,7 +136,7 @@ def _training(work: Embedding, levels: list[Level], sparsity: Fraction) -> Train
     return Training(
         recipe=work.recipe, regime=Choice("fixed") if dense else work.recipe.regime, module=module,
         samples=work.subject.samples("train"), watched=validation.take(range(min(len(validation), 1000))),
-        teacher=teacher_of(work.subject), seed=work.recipe.seed + len(levels), masks=work.subject.masks, frozen=frozen,
+        teacher=teacher_of(work.recipe, work.subject), seed=work.recipe.seed + len(levels), masks=work.subject.masks, frozen=frozen,
         sparsify=None if dense else work.chooser.above(frozen), target=sparsity, label=f"level {decimal(sparsity)}",
     )  # fmt: skip
 

@@ -11,15 +11,16 @@ from torch import nn
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import BadRequest, MissingContext, MissingFile, UnreadableFile
+from sparsify_cli.recipes.shared import TrainFields
 from sparsify_cli.recipes.verbs import FinetuneRecipe, TrainRecipe
 from sparsify_cli.stages.compare import alone, compared
 from sparsify_cli.stages.lineage import dense_ancestor
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import plan
 from sparsify_cli.stages.sizes import size_findings
-from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_notes, sparsifier
+from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_notes, require_reachable, sparsifier
 from sparsify_cli.stages.strategy import strategy
-from sparsify_cli.stages.subject import Subject, open_subject
+from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
 from sparsify_cli.stages.tables import before_after, said
 from sparsify_cli.stages.training_run import Trained, Training, trained
 from sparsify_cli.stages.workplace import workplace
@@ -51,7 +52,7 @@ class Start:
 
 def finetune(recipe: FinetuneRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
     """Train a checkpoint or artifact further and write the result."""
-    subject = open_subject(recipe, verbs=("prune", "finetune", "train"), listener=listener).checked()
+    subject = open_subject(recipe, verbs=("prune", "finetune", "train"), listener=listener).single().checked()
     subject.checkpoint.require_finite()
     subject.samples("train")
     chooser, target, notes = pruning_plan(recipe, subject)
@@ -88,18 +89,22 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
     unfinished = Product(recipe, start.subject, Report(), start.parent)
     with workplace(recipe, unfinished, start.subject.name, resume=resume) as place:
         result = trained(_training(recipe, start), machine, listener, save=place.save, state=place.resumed)
+        if start.chooser is not None:
+            require_reachable(result.masks, start.target, recipe.pattern)
         after = start.subject.changed(start.subject.checkpoint.with_tensors(result.tensors), result.masks)
         report = Report(tuple(_findings(start, after)), _facts(start, result, machine))
         place.finish(Product(recipe, after, report, start.parent, after.checkpoint, after.masks))
     return _outcome(recipe, start, after, report, place.folder)
 
 
-def teacher_of(subject: Subject) -> Callable[[], nn.Module]:
-    """Builds the teacher: the dense ancestor, or the network itself when nothing was pruned from it.
+def teacher_of(recipe: TrainFields, subject: Subject) -> Callable[[], nn.Module]:
+    """Builds the teacher: the one the recipe names, the dense ancestor, or the network itself when nothing was pruned from it.
 
     Raises (when called):
         MissingContext: it is sparse and has no dense ancestor.
     """
+    if recipe.teacher:
+        return lambda: with_context_of(open_path(Path(recipe.teacher)), subject).module()
     return lambda: (dense_ancestor(subject) if subject.masks else subject).module()
 
 
@@ -108,7 +113,7 @@ def _training(recipe: FinetuneRecipe | TrainRecipe, start: Start) -> Training:
     validation = subject.samples("validation")
     return Training(
         recipe=recipe, regime=recipe.regime, module=subject.module(), samples=subject.samples("train"),
-        watched=validation.take(range(min(len(validation), 1000))), teacher=teacher_of(subject), seed=recipe.seed,
+        watched=validation.take(range(min(len(validation), 1000))), teacher=teacher_of(recipe, subject), seed=recipe.seed,
         masks=subject.masks, sparsify=start.chooser, target=start.target, label=recipe.verb,
     )  # fmt: skip
 

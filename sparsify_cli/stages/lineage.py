@@ -23,13 +23,13 @@ def ancestors(subject: Subject) -> Iterator[Subject]:
 
 
 def dense_ancestor(subject: Subject) -> Subject:
-    """The nearest ancestor that nothing was pruned from.
+    """The nearest ancestor that nothing was pruned from; a checkpoint file at the root counts as dense, whatever it holds.
 
     Raises:
         MissingContext: there is none.
     """
     for parent in ancestors(subject):
-        if not parent.masks:
+        if not parent.masks or parent.artifact is None:
             return parent
     raise MissingContext(
         f"{subject.path} has no dense ancestor.",

@@ -41,7 +41,7 @@ class Pruned:
 
 def prune(recipe: PruneRecipe, listener: Listener) -> Outcome:
     """Prune a checkpoint or artifact and write the result."""
-    before = open_subject(recipe, verbs=("train",), listener=listener).checked()
+    before = open_subject(recipe, verbs=("train",), listener=listener).single().checked()
     before.checkpoint.require_finite()
     rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
     masks = chosen_masks(recipe, before, rows)

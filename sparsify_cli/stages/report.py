@@ -11,7 +11,6 @@ from typing import Any
 from sparsify_cli.contracts.dataset import Split
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.metric import Evidence
-from sparsify_cli.errors import MissingContext
 from sparsify_cli.maths.calibration_error import reliability_bins
 from sparsify_cli.maths.exemplars import exemplar_ids
 from sparsify_cli.pages.html import render_html
@@ -27,7 +26,7 @@ from sparsify_cli.stages.measure import measure_all
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import prunable_names
 from sparsify_cli.stages.sizes import size_findings, speed_findings
-from sparsify_cli.stages.subject import Subject, open_path, open_subject
+from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
 from sparsify_cli.stages.validate import parse_split
 from sparsify_cli.stages.write import Product, output_folder, versions, write_product
 from sparsify_cli.values.artifact import claimed
@@ -61,9 +60,10 @@ def report(recipe: ReportRecipe, listener: Listener) -> Outcome:
     split = parse_split(recipe.split)
     for text in recipe.gate:
         parse_gate(text)
-    subject = open_subject(recipe, verbs=COMPRESSED)
-    dense = _with_context_of(dense_ancestor(subject), subject).checked()
-    networks = [*_path_to(dense, subject), *(_with_context_of(open_path(Path(also)), subject) for also in recipe.also)]
+    subject = open_subject(recipe, verbs=COMPRESSED, listener=listener)
+    ancestor = open_path(Path(recipe.dense)) if recipe.dense else dense_ancestor(subject)
+    dense = with_context_of(ancestor, subject).checked()
+    networks = [*_path_to(dense, subject), *(with_context_of(open_path(Path(also)), subject) for also in recipe.also)]
     shown = [_compared(dense, network, split, listener) for network in networks]
     about = next(one for one in shown if one.subject.path == subject.path)
     sentences, failure = check_gates(recipe.gate, about.report)
@@ -94,24 +94,15 @@ def _terminal(view: View) -> Table:
     return Table("against the dense model", head, tuple(rows))
 
 
-def _with_context_of(network: Subject, subject: Subject) -> Subject:
-    architecture = network.architecture or subject.architecture
-    data = subject.data or network.data
-    if architecture is None or data is None:
-        missing = "--arch" if architecture is None else "--data"
-        raise MissingContext(f"A report runs the networks on data, and {network.path} knows no {missing[2:]}.", "", f"Add {missing}.")
-    return replace(network, architecture=architecture, data=data)
-
-
 def _path_to(dense: Subject, subject: Subject) -> list[Subject]:
     """The networks from just after the dense ancestor to the subject."""
     chain = [subject]
     for parent in ancestors(subject):
-        if parent.path.resolve() == dense.path.resolve():
+        if parent.path.resolve() == dense.path.resolve() or not parent.masks:
             break
         if parent.nest is None:
             chain.append(parent)
-    return [_with_context_of(one, subject) for one in reversed(chain)]
+    return [with_context_of(one, subject) for one in reversed(chain)]
 
 
 def _compared(dense: Subject, network: Subject, split: Split, listener: Listener) -> Compared:

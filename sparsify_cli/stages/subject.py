@@ -99,6 +99,21 @@ class Subject:
                 check_inputs(module, self.samples("train"))
         return self
 
+    def single(self) -> Subject:
+        """Itself, if it holds one network.
+
+        Raises:
+            BadRequest: several are embedded in it.
+        """
+        if self.nest is None:
+            return self
+        levels = ", ".join(f"{float(sparsity):g}" for sparsity in self.nest.sparsities)
+        raise BadRequest(
+            f"{self.path} holds {self.nest.levels} networks (sparsities {levels}).",
+            "Changing one would break the others.",
+            f"Take one out first: sparsify extract {self.path} --level {float(self.nest.sparsities[0]):g}",
+        )
+
     def changed(self, checkpoint: Checkpoint, masks: MaskSet) -> Subject:
         """The same subject with other weights."""
         return replace(self, checkpoint=checkpoint, masks=masks)
@@ -142,6 +157,20 @@ def with_context(subject: Subject, arch: tuple[str, Sequence[str]], data: tuple[
     source = parse_spec(*data) if data[0] else subject.data
     subject = _renamed(replace(subject, architecture=architecture, data=source))
     return subject if subject.masks else replace(subject, masks=_support(subject))
+
+
+def with_context_of(network: Subject, subject: Subject) -> Subject:
+    """Another network with the data (and, if it knows none, the architecture) of a subject.
+
+    Raises:
+        MissingContext: one of them is not known.
+    """
+    architecture = network.architecture or subject.architecture
+    data = subject.data or network.data
+    if architecture is None or data is None:
+        missing = "--arch" if architecture is None else "--data"
+        raise MissingContext(f"{network.path} is to be run on data and knows no {missing[2:]}.", "", f"Add {missing}.")
+    return _renamed(replace(network, architecture=architecture, data=data))
 
 
 def _renamed(subject: Subject) -> Subject:

@@ -19,7 +19,7 @@ from sparsify_cli.values.mask_set import MaskSet
 
 def train(recipe: TrainRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
     """Train and write the result."""
-    subject = (open_subject(recipe) if recipe.model else fresh(recipe, recipe, recipe)).checked()
+    subject = (open_subject(recipe) if recipe.model else fresh(recipe, recipe, recipe)).single().checked()
     subject.samples("train")
     chooser, target, notes = pruning_plan(recipe, subject)
     parent = subject if recipe.model else None

@@ -43,7 +43,7 @@ MEANING = {
 def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
     """Prepare, erase, or both; write the artifact."""
     method: Unlearner = strategy("unlearners", recipe.unlearner)
-    subject = open_subject(recipe, verbs=NEWEST, listener=listener).checked()
+    subject = open_subject(recipe, verbs=NEWEST, listener=listener).single().checked()
     subject.checkpoint.require_finite()
     train = subject.samples("train")
     if recipe.prepare:
