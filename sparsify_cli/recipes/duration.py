@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal, Inexact, localcontext
 from fractions import Fraction
 
 from sparsify_cli.errors import BadRequest
@@ -47,6 +48,12 @@ class Duration:
 
     def __str__(self) -> str:
         """The text `parse` reads back."""
-        value = self.value
-        number = str(value.numerator) if value.denominator == 1 else str(float(value))
-        return f"{number}{self.unit}"
+        return f"{decimal(self.value)}{self.unit}"
+
+
+def decimal(value: Fraction) -> str:
+    """A fraction as the decimal a person wrote, digit for digit; twelve digits where it has no end (1/3)."""
+    with localcontext(prec=2000) as context:
+        quotient = Decimal(value.numerator) / Decimal(value.denominator)
+        exact = not context.flags[Inexact]
+        return f"{quotient.normalize():f}" if exact else f"{float(value):.12g}"

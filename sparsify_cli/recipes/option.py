@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainVali
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.allocation import parse_allocation
 from sparsify_cli.recipes.duration import Duration
+from sparsify_cli.recipes.duration import decimal as decimal
 from sparsify_cli.recipes.pattern import Pattern
 
 
@@ -56,7 +57,7 @@ class Choice:
         if isinstance(value, str):
             return cls(value)
         if isinstance(value, Mapping) and isinstance(value.get("name"), str):
-            return cls(value["name"], {k: v for k, v in value.items() if k != "name"})
+            return cls(value["name"], {str(k): v for k, v in value.items() if k != "name"})
         raise BadRequest(f"{value!r} names no strategy.", "", "Write a name, or a mapping with the key `name` and its options.")
 
     def to_plain(self) -> str | dict[str, Any]:
@@ -99,17 +100,14 @@ def _collected(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return read
 
 
-def decimal(value: Fraction) -> str:
-    """A fraction as the decimal a person wrote."""
-    return f"{float(value):.12g}"
-
-
 def _split(value: Any) -> Any:
     parts = value if isinstance(value, list | tuple) else [value]
     return tuple(piece for part in parts for piece in (part.split(",") if isinstance(part, str) else [part]))
 
 
 def _as_texts(value: Any) -> Any:
+    if value is None:  # an empty `skip:` in a recipe
+        return ()
     return tuple(str(v) for v in value) if isinstance(value, list | tuple) else (str(value),)
 
 

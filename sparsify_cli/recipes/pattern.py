@@ -41,6 +41,7 @@ class Pattern:
         """
         if isinstance(text, Pattern):
             return text
+        text = str(text)  # a recipe may say 24, a number
         if text == "unstructured":
             return cls()
         if match := re.fullmatch(r"(\d+):(\d+)", text):

@@ -25,7 +25,7 @@ class Recipe:
     """Base of every verb's recipe; subclasses are frozen keyword-only dataclasses."""
 
     verb: ClassVar[str] = ""
-    __pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    __pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
     def to_plain(self) -> dict[str, Any]:
         """Plain JSON values, the verb first; `resolve` reads them back."""
@@ -69,7 +69,7 @@ def validated(kind: type[R], values: Mapping[str, Any]) -> R:
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     unknown = [key for key in values if key not in known and key != "verb"]
     if unknown:
-        raise UnknownName(f"option of `{kind.verb}` named", unknown[0], known)
+        raise UnknownName(f"option of `{kind.verb}` named", str(unknown[0]), known)
     try:
         return TypeAdapter(kind).validate_python(_named(kind, values))
     except ValidationError as error:
@@ -101,7 +101,10 @@ def _problem(one: dict[str, Any]) -> str:
 def _from_file(kind: type[Recipe], file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise MissingFile(f"There is no recipe {file}.")
-    values = read_yaml(file.read_text(encoding="utf-8"), name=str(file))
+    try:
+        values = read_yaml(file.read_text(encoding="utf-8"), name=str(file))
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"{file} is not a recipe.", "It is not text in UTF-8.", "A recipe is a YAML file.") from error
     if not isinstance(values, dict):
         raise BadRequest(f"{file} holds no recipe.", "A recipe is a mapping of options.")
     verb = values.get("verb", kind.verb)

@@ -16,7 +16,7 @@ from sparsify_cli.recipes.shared import OutputFields
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.artifact import MASKS, MEMO, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
 from sparsify_cli.values.checkpoint import Checkpoint
-from sparsify_cli.values.checkpoint_file import sha256_of
+from sparsify_cli.values.file_hash import sha256_of
 from sparsify_cli.values.mask_file import write_masks, write_nest
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.nest import Nest

@@ -25,7 +25,7 @@ from typing import Any
 
 from sparsify_cli.errors import BadRequest, Busy, MissingContext, MissingFile, UnreadableFile
 from sparsify_cli.values.atomic import disk_failures, replace_file
-from sparsify_cli.values.checkpoint_file import sha256_of
+from sparsify_cli.values.file_hash import sha256_of
 
 SCHEMA = "sparsify/artifact/1"
 MANIFEST, WEIGHTS, MASKS, NEST, RUN, MEMO = (

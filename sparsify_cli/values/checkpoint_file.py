@@ -6,7 +6,6 @@ refused with the names of what it contains.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from torch import Tensor
 from sparsify_cli.errors import MissingFile, SparsifyError, UnreadableFile, UnsafePickle
 from sparsify_cli.values import tensor_file
 from sparsify_cli.values.checkpoint import Checkpoint, Source
+from sparsify_cli.values.file_hash import sha256_of
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights", "ema", "module")
 """Keys under which training scripts keep their weights, in the order they are tried."""
@@ -40,12 +40,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content, wrapper = unwrapped(_reader(path)(path), path)
     tensors, prefix = without_prefix(content)
     return Checkpoint(tensors, Source(str(path), sha256_of(path)), wrapper, prefix)
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, as hexadecimal text."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

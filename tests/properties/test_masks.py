@@ -120,9 +120,9 @@ def test_the_order_of_tensors_does_not_matter(drawn):
     assert chosen(dict(reversed(net.items())), request) == chosen(net, request)
 
 
-@given(drawn=requests(), scale=st.sampled_from([2.0, 0.5, 1024.0]))
+@given(drawn=requests(), scale=st.sampled_from([2.0, 64.0, 1024.0]))
 def test_the_scale_of_all_scores_does_not_matter(drawn, scale):
-    """Scores times a power of two, which is exact, choose the same weights."""
+    """Scores times a power of two above one, which is exact, choose the same weights."""
     net, request = drawn
     assert chosen({name: values * scale for name, values in net.items()}, request) == chosen(net, request)
 
