@@ -27,6 +27,7 @@ ROOT = Path(__file__).parent
 
 SHELVES = {
     "criteria": "criterion",
+    "solvers": "solver",
     "regimes": "regime",
     "objectives": "objective",
     "unlearners": "unlearner",

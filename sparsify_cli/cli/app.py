@@ -121,7 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _misspelt(error: TyperException) -> BadRequest:
     """What typer says about flags and verbs, as an error of ours."""
     path = getattr(getattr(error, "ctx", None), "command_path", "sparsify")
-    return BadRequest(f"{error.format_message().replace('Value error, ', '').rstrip('.')}.", "", f"See: {path} --help")
+    said = error.format_message().replace("Value error, ", "")
+    return BadRequest(said if said.endswith(("?", ".")) else f"{said}.", "", f"See: {path} --help")
 
 
 def _failed(error: SparsifyError) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,4 +24,7 @@ def interrupted_recipe(kind: type[R], folder: Path) -> R:
         raise BadRequest(f"{folder} is finished; there is nothing to resume.")
     if artifact.verb != kind.verb:
         raise BadRequest(f"{folder} was made by `{artifact.verb}`.", "", f"Run: sparsify {artifact.verb} --resume {folder}")
-    return validated(kind, artifact.manifest["recipe"])
+    recipe = {**artifact.manifest.get("recipe", {})}
+    if "model" in recipe and not recipe["model"] and artifact.manifest.get("parent"):
+        recipe["model"] = os.path.relpath(folder / artifact.manifest["parent"]["path"])  # what was the newest then may not be now
+    return validated(kind, recipe)

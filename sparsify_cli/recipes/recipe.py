@@ -136,6 +136,6 @@ def _merged_value(old: Any, new: Any) -> Any:
         return {"name": old, **new}
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return merged(old, new)
-    if isinstance(old, Mapping) and old.get("name") == new:
-        return old
+    if isinstance(old, Mapping) and isinstance(new, str) and old.get("name", new) == new:
+        return {"name": new, **old}
     return new

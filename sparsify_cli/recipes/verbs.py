@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, ClassVar
 
+from pydantic import Field
+
 from sparsify_cli.recipes.option import Choice, Levels, Option, Strategy, Texts
 from sparsify_cli.recipes.recipe import Recipe
 from sparsify_cli.recipes.shared import DataFields, MachineFields, ModelFields, OutputFields, SparsityFields, TrainFields
@@ -16,6 +18,10 @@ class PruneRecipe(ModelFields, DataFields, SparsityFields, OutputFields):
     """Remove weights in one shot, without training."""
 
     verb: ClassVar[str] = "prune"
+    solver: Annotated[
+        Strategy | None, Option("Choose and repair weights layer by layer, with data; none = criterion alone.", shelf="solvers")
+    ] = None
+    samples: Annotated[int, Field(ge=1), Option("Training samples that --solver, or a criterion that sees inputs, looks at.")] = 1024
     batchnorm: Annotated[bool, Option("Re-estimate batch-norm statistics when architecture and data are known.")] = True
 
 

@@ -20,7 +20,7 @@ from sparsify_cli.stages.tables import listing
 from sparsify_cli.values.artifact import Artifact, is_artifact
 from sparsify_cli.values.report import Report
 
-PATTERNS = ((1, 4), (2, 4), (4, 8), (1, 2))
+PATTERNS = ((1, 4), (1, 2), (2, 4), (4, 8))
 """N:M patterns that are looked for, strictest first."""
 
 

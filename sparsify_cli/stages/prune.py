@@ -1,6 +1,7 @@
 """`prune`: remove weights in one shot, without training.
 
-Scores, then counts, then positions; the weights that go become real zeros. When architecture and data are known,
+Scores, then counts, then positions; the weights that go become real zeros. With a solver the counts of each layer hold, and
+the solver chooses the positions in it and repairs the weights that stay. When architecture and data are known,
 batch-norm statistics are measured anew on training data and kept only if the loss on held-out training data falls, and
 accuracy is measured before and after.
 """
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.maths.holdout import hold_out
 from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.stages.calibrate import statistics
 from sparsify_cli.stages.compare import compared
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import Row, plan
 from sparsify_cli.stages.sizes import compared_sizes
+from sparsify_cli.stages.solve import Solved, solved, solver_of
 from sparsify_cli.stages.sparsifier import collapse_notes, pattern_notes, require_reachable, sparsifier
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import before_after, said
@@ -44,14 +47,14 @@ def prune(recipe: PruneRecipe, listener: Listener) -> Outcome:
     before = open_subject(recipe, verbs=("train",), listener=listener).single().checked()
     before.checkpoint.require_finite()
     rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
-    masks = chosen_masks(recipe, before, rows)
-    after = pruned(before, masks, batchnorm=recipe.batchnorm)
-    report = Report(tuple(_findings(before, after)))
+    found = solved(recipe, before, chosen_masks(recipe, before, rows), listener)
+    after, masks = pruned(before, found, batchnorm=recipe.batchnorm), found.masks
+    report = Report(tuple(_findings(before, after)), dict(found.facts))
     folder, held = output_folder(recipe, before.name)
     with claimed(folder, held=held):
         write_product(folder, Product(recipe, after.subject, report, before, after.subject.checkpoint, masks))
     shapes = {row.name: row.shape for row in rows if row.matched}
-    notes = (*pattern_notes(shapes, recipe.pattern), *collapse_notes(masks), *batchnorm_notes(after.batchnorm))
+    notes = (*pattern_notes(shapes, recipe.pattern), *found.notes, *collapse_notes(masks), *batchnorm_notes(after.batchnorm))
     return Outcome(
         "prune",
         _headline(masks, report),
@@ -64,22 +67,24 @@ def prune(recipe: PruneRecipe, listener: Listener) -> Outcome:
 
 
 def chosen_masks(recipe: PruneRecipe, before: Subject, rows: list[Row]) -> MaskSet:
-    """The masks a recipe asks for.
+    """The masks a recipe's criterion chooses; a solver keeps as many weights in each layer.
 
     Raises:
         BadRequest, Infeasible: it asks for what cannot be.
+        MissingContext: it needs calibration, and architecture or data are not known.
     """
-    chooser = sparsifier(recipe, [row.name for row in rows if row.matched])
+    solver_of(recipe)
+    names = [row.name for row in rows if row.matched]
+    chooser = sparsifier(recipe, names, stats=statistics(recipe, before, names))
     target = chooser.target(before.checkpoint.tensors, recipe.sparsity)
     masks = chooser.once(before.checkpoint.tensors, target, pruned=before.masks)
     require_reachable(masks, target, recipe.pattern)
     return masks
 
 
-def pruned(before: Subject, masks: MaskSet, *, batchnorm: bool) -> Pruned:
+def pruned(before: Subject, found: Solved, *, batchnorm: bool) -> Pruned:
     """The subject with real zeros, and batch norm measured anew where that helps."""
-    tensors = masks.apply(before.checkpoint.tensors)
-    after = before.changed(before.checkpoint.with_tensors(tensors), masks)
+    after = before.changed(before.checkpoint.with_tensors(found.tensors), found.masks)
     if not (batchnorm and after.has_context):
         return Pruned(after)
     module = after.module()

@@ -30,6 +30,7 @@ class Sparsifier:
         allocation: shares zeros among layers.
         pattern: holds in every group.
         floor: positions that always stay (frozen weights).
+        stats: what calibration saw; empty for a criterion that needs nothing.
     """
 
     names: tuple[str, ...]
@@ -37,6 +38,7 @@ class Sparsifier:
     allocation: str
     pattern: Pattern
     floor: MaskSet = field(default_factory=MaskSet)
+    stats: Stats = field(default_factory=Stats)
 
     def __call__(self, weights: Mapping[str, Tensor], sparsity: Fraction, *, within: MaskSet | None = None) -> MaskSet:
         """Masks with `sparsity` zeros, or what the pattern forces where that is more (N:M holds from the first pruning on)."""
@@ -82,21 +84,32 @@ class Sparsifier:
         return implied
 
     def _scores(self, weights: Mapping[str, Tensor]) -> Scores:
-        scores = self.criterion.scores(weights, Stats())
+        scores = self.criterion.scores(weights, self.stats)
         bad = [name for name, score in scores.items() if not bool(torch.isfinite(score).all())]
         if bad:
             raise NonFinite(f"The criterion gives scores that are not finite for {len(bad)} tensors, first {bad[0]}.")
         return scores
 
 
-def sparsifier(recipe: SparsityFields, names: Sequence[str]) -> Sparsifier:
-    """The sparsifier a recipe describes."""
+def sparsifier(recipe: SparsityFields, names: Sequence[str], *, stats: Stats | None = None) -> Sparsifier:
+    """The sparsifier a recipe describes.
+
+    Args:
+        recipe: criterion, allocation and pattern.
+        names: prunable tensors.
+        stats: what calibration saw; None in verbs that do not calibrate.
+
+    Raises:
+        BadRequest: the criterion needs calibration and the verb does not calibrate.
+    """
     criterion = strategy("criteria", recipe.criterion)
-    if criterion.needs:
+    if criterion.needs and stats is None:
         raise BadRequest(
-            f"The criterion {recipe.criterion.name} needs calibration data.", "This verb is data-free.", "Choose another --criterion."
+            f"The criterion {recipe.criterion.name} needs to see the inputs of layers.",
+            f"`{recipe.verb}` ranks weights while they train, and does not calibrate.",
+            f"Prune with it first (sparsify prune --criterion {recipe.criterion.name}), or choose another --criterion.",
         )
-    return Sparsifier(tuple(names), criterion, recipe.allocation, recipe.pattern)
+    return Sparsifier(tuple(names), criterion, recipe.allocation, recipe.pattern, stats=stats or Stats())
 
 
 def pattern_notes(shapes: Mapping[str, tuple[int, ...]], pattern: Pattern) -> tuple[str, ...]:
@@ -133,5 +146,8 @@ def require_reachable(masks: MaskSet, target: Fraction, pattern: Pattern) -> Non
 
 
 def _lowest_where_pruned(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Scores with weights that are pruned already ranked below every other."""
-    return scores if mask is None else torch.where(mask, scores, scores.min() - 1)
+    """Scores with weights that are pruned already ranked below every other, by the next smaller number of the dtype."""
+    if mask is None or not scores.numel():
+        return scores
+    low = scores.min()
+    return torch.where(mask, scores, torch.nextafter(low, torch.full_like(low, -torch.inf)))

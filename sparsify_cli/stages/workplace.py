@@ -18,7 +18,7 @@ import torch
 from sparsify_cli.errors import Interrupted, UnreadableFile
 from sparsify_cli.recipes.shared import OutputFields
 from sparsify_cli.stages.write import Product, manifest, output_folder, write_product
-from sparsify_cli.values.artifact import RUN, claimed, write_manifest
+from sparsify_cli.values.artifact import RUN, Artifact, claimed, write_manifest
 from sparsify_cli.values.atomic import replace_file
 
 
@@ -67,9 +67,20 @@ def workplace(recipe: OutputFields, about: Product, name: str, *, resume: Path |
     folder, held = (resume, True) if resume else output_folder(recipe, name)
     with claimed(folder, held=held):
         try:
-            yield Workplace(folder, about, _state(folder) if resume else None)
+            yield Workplace(folder, about, _resumable(folder, about) if resume else None)
         except Interrupted as stop:
             raise Interrupted(stop.what, "Everything so far is kept.", f"Continue: sparsify {recipe.verb} --resume {folder}") from stop
+
+
+def _resumable(folder: Path, about: Product) -> Mapping[str, Any]:
+    """The state to go on from, once it is sure that the run started from what is there now."""
+    parent = Artifact.open(folder).manifest.get("parent")
+    if about.parent is not None and parent is not None and parent["sha256"] != about.parent.checkpoint.source.sha256:
+        raise UnreadableFile(
+            f"{about.parent.path} is not what {folder} started from.", "Its sha256 differs from the one in the manifest.",
+            "Put the original back, or start the run again.",
+        )  # fmt: skip
+    return _state(folder)
 
 
 def _state(folder: Path) -> Mapping[str, Any]:

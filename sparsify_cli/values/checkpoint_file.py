@@ -6,7 +6,10 @@ refused with the names of what it contains.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import pickletools
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +26,15 @@ from sparsify_cli.values.file_hash import sha256_of
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights", "ema", "module")
 """Keys under which training scripts keep their weights, in the order they are tried."""
 
+TORCH_OWN = ("torch._utils.", "torch.serialization.", "collections.OrderedDict", "torch.FloatStorage", "torch.LongStorage")
+"""What every checkpoint file needs in order to be read, and torch allows."""
+
+PLAIN = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
+"""Types of number that torch computes with in every way that is needed."""
+
 PREFIXES = ("module.", "_orig_mod.")
 """Prefixes that data-parallel wrappers and torch.compile leave on every key."""
 
@@ -38,6 +50,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise MissingFile(f"There is no checkpoint {path}.", "" if not path.is_dir() else "It is a folder without a manifest.json.")
     content, wrapper = unwrapped(_reader(path)(path), path)
+    _require_plain(content, path)
     tensors, prefix = without_prefix(content)
     return Checkpoint(tensors, Source(str(path), sha256_of(path)), wrapper, prefix)
 
@@ -50,7 +63,7 @@ def unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, .
     """
     found = _descend(content, ())
     if found is None:
-        kind = ", ".join(map(str, list(content)[:6])) if isinstance(content, Mapping) else type(content).__name__
+        kind = ", ".join(map(str, list(content)[:6])) or "nothing" if isinstance(content, Mapping) else type(content).__name__
         raise UnreadableFile(f"{path} holds no named tensors.", f"It holds: {kind}.", "Save the network's state_dict() and pass that file.")
     return found
 
@@ -75,6 +88,26 @@ def without_prefix(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], st
     return dict(zip(names, tensors.values(), strict=True)), prefix
 
 
+def _require_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
+    odd = {name: kind for name, tensor in tensors.items() if (kind := _oddity(tensor))}
+    if odd:
+        listed = ", ".join(f"{name} is {kind}" for name, kind in list(odd.items())[:3])
+        raise UnreadableFile(
+            f"{len(odd)} tensors of {path} are not plain numbers: {listed}.",
+            "They cannot be ranked, counted or compared.",
+            "Convert them in the program that made them, for instance with tensor.to_dense().float().",
+        )
+
+
+def _oddity(tensor: Tensor) -> str:
+    """Why a tensor cannot be computed with like any other; nothing when it can."""
+    if tensor.is_meta:
+        return "empty (on the meta device)"
+    if tensor.is_quantized or tensor.layout != torch.strided:
+        return "quantized" if tensor.is_quantized else "stored sparse"
+    return "" if tensor.dtype in PLAIN else str(tensor.dtype).removeprefix("torch.")
+
+
 def _reader(path: Path) -> Callable[[Path], Any]:
     with path.open("rb") as file:
         head = file.read(16)
@@ -85,7 +118,9 @@ def _reader(path: Path) -> Callable[[Path], Any]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of odd pickles and storages; what matters is said below
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise _unsafe(path, error) from error
     except SparsifyError:
@@ -100,7 +135,7 @@ def _read_torch(path: Path) -> Any:
 
 def _unsafe(path: Path, error: Exception) -> SparsifyError:
     names = _foreign_names(path)
-    if not names and "Unsupported" not in str(error) and "GLOBAL" not in str(error):
+    if not names and "Unsupported operand" in str(error):  # no opcode that torch ever writes
         return UnreadableFile(f"{path} cannot be read as a checkpoint.", "It is truncated, corrupt or not a checkpoint.")
     what = f": {', '.join(names[:4])}" if names else ""
     return UnsafePickle(
@@ -113,5 +148,20 @@ def _unsafe(path: Path, error: Exception) -> SparsifyError:
 def _foreign_names(path: Path) -> list[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except Exception:  # only zip files can be listed without reading them
-        return []
+    except Exception:  # torch lists those of zip files only
+        return sorted(name for name in _named_in_pickles(path) if not name.startswith(TORCH_OWN))
+
+
+def _named_in_pickles(path: Path) -> set[str]:
+    """Everything a file of pickles (torch before 1.6, or plain Python) would import; read as a list of words, nothing is run."""
+    names: set[str] = set()
+    words: list[str] = []
+    with path.open("rb") as file, contextlib.suppress(Exception):  # past the last pickle lie plain numbers
+        while True:
+            for code, word, _ in pickletools.genops(file):
+                words += [word] if isinstance(word, str) else []
+                if code.name in ("GLOBAL", "INST"):
+                    names.add(str(word).replace(" ", "."))
+                elif code.name == "STACK_GLOBAL":
+                    names.add(".".join(words[-2:]))
+    return names

@@ -57,8 +57,8 @@ class MaskSet(Mapping[str, Tensor]):
     __hash__ = None  # type: ignore[assignment]
 
     def __le__(self, other: MaskSet) -> bool:
-        """True when every weight kept here is kept in `other` too (nesting)."""
-        return all(bool((~self[name] | other[name]).all()) for name in self)
+        """True when every weight kept here is kept in `other` too (nesting); a tensor without a mask is kept whole."""
+        return all(bool((~self[name] | other[name] if name in self else other[name]).all()) for name in other)
 
     def __and__(self, other: MaskSet) -> MaskSet:
         """Kept in both; a tensor masked in only one keeps that mask."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sparsify_cli.errors import BadRequest
+from sparsify_cli.recipes.option import parse_sparsity
 from sparsify_cli.values.mask_set import MaskSet
 
 
@@ -83,6 +84,6 @@ class Nest:
 
 def _fraction(text: str) -> Fraction | None:
     try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError):
+        return parse_sparsity(text)
+    except BadRequest:
         return None

@@ -16,18 +16,19 @@ class Stats:
 
     Args:
         rows: name -> how many rows were seen.
-        gram: name -> X X^T / n, float64, [columns, columns] of the matrix view, n = rows.
+        gram: name -> X X^T / n, float64, [columns, columns] of the matrix view, n = rows; for a grouped convolution
+            [groups, columns, columns], n = rows of one group.
     """
 
     rows: Mapping[str, int] = field(default_factory=dict)
     gram: Mapping[str, Tensor] = field(default_factory=dict)
 
     def second_moment(self, name: str) -> Tensor:
-        """E[x_j^2] of a layer's inputs over calibration rows: the diagonal of its Gram matrix.
+        """E[x_j^2] of a layer's inputs over calibration rows, [columns] or [groups, columns]: the diagonal of its Gram matrix.
 
         Raises:
             MissingContext: calibration did not see this layer.
         """
         if name not in self.gram:
             raise MissingContext(f"No calibration statistics for {name!r}.", "This criterion needs inputs.", "Give --data and --arch.")
-        return self.gram[name].diagonal()
+        return self.gram[name].diagonal(dim1=-2, dim2=-1)

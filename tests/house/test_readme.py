@@ -11,7 +11,7 @@ from tests.house.tree import ROOT, VERBS
 
 BLOCK = re.compile(r"(?P<excuse><!--\s*not run:\s*(?P<reason>[^>]*?)\s*-->\s*\n)?```sh\n(?P<body>.*?)^```", re.MULTILINE | re.DOTALL)
 OURS = (["sparsify"], ["python", "-m", "sparsify_cli"])
-AROUND = {"git", "cd", "make", "pip", "python", "source"}
+AROUND = {"git", "cd", "make", "pip", "python", "source", "torchrun"}
 """First words a block may show besides our own command; they set up a machine and are not run."""
 
 

@@ -1,0 +1,134 @@
+"""The Gram matrix of a layer's inputs: X X^T / n, float64, columns in the order of the matrix view.
+
+    rows     one a multiplication with the weight: a sample, a token, or a position a convolution's kernel visits
+    columns  kernel positions x input channels, channels fastest, as in `matrix_view.to_matrix`
+    groups   a grouped convolution multiplies each part of its outputs with other inputs: one Gram matrix a group
+
+With the rows x, a layer puts out `to_matrix(weight) @ x` (without bias), and a change D of the matrix view changes the
+outputs by a mean square of trace(D gram D^T).
+
+Source: Hassibi and Stork 1993 (optimal brain surgeon) and Frantar and Alistarh 2023 (arXiv 2301.00774), who use
+H = 2 X X^T (/ n). Differs: no factor 2, n = rows, float64, damping relative to the mean diagonal of live inputs, and the
+Cholesky factor of H^-1 is reached without forming H^-1.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparsify_cli.errors import Anomalous
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CHUNK = 2**22
+"""Numbers of unfolded input that are held at a time; 32 MiB in float64."""
+
+
+def has_gram(layer: nn.Module) -> bool:
+    """True for layers whose inputs can be written as rows: linear ones and convolutions (not transposed ones)."""
+    return isinstance(layer, (nn.Linear, *CONVOLUTIONS))
+
+
+def gram_shape(layer: nn.Module) -> tuple[int, ...]:
+    """The shape of a layer's Gram matrix: [columns, columns], or [groups, columns, columns] for a grouped convolution."""
+    groups, columns = _groups(layer), _weight(layer)[0].numel()
+    return (groups, columns, columns) if groups > 1 else (columns, columns)
+
+
+def input_rows(layer: nn.Module, inputs: Shaped[Tensor, "..."]) -> Shaped[Tensor, "groups rows columns"]:
+    """The rows a layer multiplies its weight with, for inputs as its forward takes them.
+
+    Args:
+        layer: one that `has_gram`.
+        inputs: [..., features] of a linear layer, [n, channels, *size] of a convolution (or one such sample).
+    """
+    if not isinstance(layer, CONVOLUTIONS):
+        return inputs.reshape(1, -1, inputs.shape[-1])
+    windows = _windows(layer, _batched(layer, inputs))
+    rows = windows.movedim(1, -1).flatten(0, len(layer.kernel_size))  # channels last: [n * positions, *kernel, channels]
+    by_group: Tensor = rows.unflatten(-1, (layer.groups, -1)).movedim(-2, 0).flatten(2)
+    return by_group
+
+
+def gram_sum(layer: nn.Module, inputs: Shaped[Tensor, "..."]) -> tuple[Float[Tensor, "..."], int]:
+    """X X^T summed (not averaged) over the rows of some inputs, in float64 and of `gram_shape`, and how many rows there were."""
+    shape = gram_shape(layer)
+    total, count = torch.zeros(shape, dtype=torch.float64, device=inputs.device).reshape(-1, *shape[-2:]), 0
+    for part in _parts(layer, inputs):
+        rows = input_rows(layer, part)
+        for chunk in rows.split(max(1, CHUNK // (rows.shape[0] * rows.shape[2])), dim=1):
+            precise = chunk.double()
+            total += precise.mT @ precise
+        count += rows.shape[1]
+    return total.reshape(shape), count
+
+
+def damped(gram: Float[Tensor, "columns columns"], damping: float) -> Float[Tensor, "columns columns"]:
+    """H = gram + damping * m on the diagonal, m = mean diagonal over inputs that are ever active; the others get m themselves.
+
+    Args:
+        gram: X X^T / n, symmetric, positive semidefinite.
+        damping: >= 0, without unit.
+    """
+    diagonal = gram.diagonal()
+    live = diagonal > 0
+    mean = diagonal[live].mean() if bool(live.any()) else torch.ones((), dtype=gram.dtype, device=gram.device)
+    return gram + torch.diag(damping * mean + mean * ~live)
+
+
+def inverse_factor(hessian: Float[Tensor, "columns columns"]) -> Float[Tensor, "columns columns"]:
+    """The upper triangular R with H^-1 = R^T R: R_jj^2 is the j-th diagonal entry of the inverse of H[j:, j:].
+
+    With J the reversal, J H J = L L^T gives H = U U^T for the upper triangular U = J L J, and R = U^-1.
+
+    Raises:
+        Anomalous: H is not positive definite.
+    """
+    lower, info = torch.linalg.cholesky_ex(hessian.flip(0, 1))
+    if int(info) or not bool(lower.isfinite().all()):
+        raise Anomalous(
+            f"The Gram matrix of {len(hessian)} inputs has no inverse.", "Some inputs depend on others.", "Raise the solver's damping."
+        )
+    identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
+    factor: Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
+    return factor
+
+
+def output_change(change: Float[Tensor, "out columns"], gram: Float[Tensor, "columns columns"]) -> float:
+    """trace(D gram D^T): the mean over rows of the squared change of all outputs when the weight changes by D."""
+    precise = change.double()
+    return float((precise @ gram * precise).sum())
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight
+
+
+def _groups(layer: nn.Module) -> int:
+    return layer.groups if isinstance(layer, CONVOLUTIONS) else 1
+
+
+def _windows(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:
+    """What the kernel sees: [n, channels, *positions, *kernel], padded as the layer pads."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    seen = functional.pad(inputs, list(layer._reversed_padding_repeated_twice), mode=mode)
+    for axis, (size, stride, dilation) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), start=2):
+        seen = seen.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    return seen
+
+
+def _parts(layer: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
+    """The inputs, in parts whose windows fit in a chunk: stride 1, the most there is, repeats an input once a kernel position."""
+    if not isinstance(layer, CONVOLUTIONS):
+        return (inputs,)
+    samples = _batched(layer, inputs)
+    per_sample = samples[:1].numel() * _weight(layer)[0, 0].numel()
+    parts: tuple[Tensor, ...] = samples.split(max(1, CHUNK // max(1, per_sample)))
+    return parts
+
+
+def _batched(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:
+    return inputs[None] if inputs.ndim == len(layer.kernel_size) + 1 else inputs

@@ -1,0 +1,1 @@
+"""Shelf: methods that choose weights and repair the others in one go."""

@@ -1,0 +1,169 @@
+"""Calibration: run samples through a network and keep, for each layer, the Gram matrix of the inputs it saw."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_cli.contracts.criterion import Criterion
+from sparsify_cli.errors import BadRequest, MissingContext, NonFinite
+from sparsify_cli.maths.gram import gram_shape, gram_sum, has_gram
+from sparsify_cli.maths.holdout import hold_out, shuffled
+from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.stages.strategy import strategy
+from sparsify_cli.stages.subject import Subject
+from sparsify_cli.stages.timing import evaluating
+from sparsify_cli.training.batches import as_taken_by
+from sparsify_cli.values.stats import Stats
+
+SHARE = 0.5
+"""Most of the machine's memory that Gram matrices may take."""
+
+Watcher = Callable[[str, nn.Module, Tensor], None]
+"""Called with a layer's weight name, the layer, and the inputs of one call of it."""
+
+
+def needs_inputs(recipe: PruneRecipe) -> str:
+    """What of a recipe needs calibration, as a person wrote it; empty when nothing does."""
+    criterion: Criterion = strategy("criteria", recipe.criterion)
+    asking = [f"--solver {recipe.solver.name}"] if recipe.solver else []
+    return " and ".join(asking + ([f"--criterion {recipe.criterion.name}"] if criterion.needs else []))
+
+
+def calibration_inputs(recipe: PruneRecipe, subject: Subject) -> Tensor:
+    """The training samples a recipe calibrates on, drawn by its seed; those that judge batch norm are not among them.
+
+    Raises:
+        MissingContext: no architecture or no data is known.
+    """
+    missing = [flag for flag, known in (("--arch", subject.architecture), ("--data", subject.data)) if known is None]
+    if missing:
+        raise MissingContext(
+            f"{needs_inputs(recipe)} looks at the inputs of layers, and {subject.path} does not say how to compute them.",
+            "Training samples are run through the network.",
+            f"Add {' and '.join(f'{flag} NAME' for flag in missing)}.",
+        )
+    train = subject.samples("train")
+    stay, _ = hold_out(len(train))
+    return train.inputs[stay[shuffled(len(stay), seed=recipe.seed)[: recipe.samples]]]
+
+
+def statistics(recipe: PruneRecipe, subject: Subject, names: Sequence[str]) -> Stats:
+    """What the recipe's criterion needs to see of the network before pruning; empty for a criterion that needs nothing.
+
+    Raises:
+        MissingContext: it needs inputs, and architecture or data are not known.
+        BadRequest: it needs inputs of tensors that are no linear layer or convolution, or memory does not hold them.
+    """
+    if not strategy("criteria", recipe.criterion).needs:
+        return Stats()
+    inputs = calibration_inputs(recipe, subject)
+    stats = calibrate(subject.module(), inputs, names)
+    unseen = [name for name in names if name not in stats.gram]
+    if unseen:
+        raise BadRequest(
+            f"--criterion {recipe.criterion.name} cannot rank {len(unseen)} tensors, first {unseen[0]}.",
+            "Only linear layers and convolutions that the network runs have inputs to look at.",
+            f"Leave them dense with --skip {unseen[0]}, or choose another --criterion.",
+        )
+    return stats
+
+
+def calibrate(module: nn.Module, inputs: Tensor, names: Iterable[str], *, batch: int = 64) -> Stats:
+    """Gram matrices of the inputs of layers, in one streaming pass in eval mode; weights, modes and buffers stay as they are.
+
+    Args:
+        module: the network; runs where its parameters are.
+        inputs: [n, ...] as the network takes them.
+        names: weights of the layers to watch; those that are no linear layer or convolution, or are never run, are left out.
+        batch: samples a forward pass.
+
+    Raises:
+        BadRequest: the Gram matrices do not fit in memory.
+        NonFinite: a layer's inputs are not finite.
+    """
+    layers = watchable(module, names)
+    require_memory(layers)
+    sums: dict[str, Tensor] = {}
+    rows: dict[str, int] = {}
+
+    def add(name: str, layer: nn.Module, seen: Tensor) -> None:
+        total, count = gram_sum(layer, seen)
+        sums[name] = sums[name].add_(total) if name in sums else total
+        rows[name] = rows.get(name, 0) + count
+
+    with watching(layers, add):
+        run(module, inputs, batch=batch)
+    return Stats(rows=rows, gram={name: _finite(name, total / max(1, rows[name])) for name, total in sums.items()})
+
+
+def execution_order(module: nn.Module, inputs: Tensor, names: Iterable[str]) -> list[str]:
+    """The watchable layers among `names` in the order in which a forward pass first calls them."""
+    called: list[str] = []
+
+    def note(name: str, layer: nn.Module, seen: Tensor) -> None:
+        del layer, seen
+        called.append(name)
+
+    with watching(watchable(module, names), note):
+        run(module, inputs[:2], batch=2)
+    return list(dict.fromkeys(called))
+
+
+def watchable(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Weight name -> its layer, for the linear layers and convolutions among `names`."""
+    wanted = set(names)
+    return {f"{path}.weight": layer for path, layer in module.named_modules() if f"{path}.weight" in wanted and has_gram(layer)}
+
+
+def require_memory(layers: Mapping[str, nn.Module]) -> None:
+    """Refuse Gram matrices that memory does not hold.
+
+    Raises:
+        BadRequest: with what they need and what there is.
+    """
+    needed = {name: 8 * math.prod(gram_shape(layer)) for name, layer in layers.items()}
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**34
+    if sum(needed.values()) > SHARE * there:
+        widest = max(needed, key=needed.__getitem__)
+        raise BadRequest(
+            f"The Gram matrices of {len(needed)} layers need {sum(needed.values()) / 1e9:,.1f} GB; this machine has {there / 1e9:,.1f} GB.",
+            f"{widest} alone needs {needed[widest] / 1e9:,.1f} GB: the square of its inputs, in float64; half of the memory may be used.",
+            f"Leave it dense with --skip {widest}, or use a data-free --criterion without --solver.",
+        )
+
+
+@contextmanager
+def watching(layers: Mapping[str, nn.Module], tell: Watcher) -> Iterator[None]:
+    """Inside, every call of a layer tells its inputs."""
+
+    def hook(name: str) -> Callable[..., None]:
+        def told(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            tell(name, layer, (args[0] if args else kwargs["input"]).detach())
+
+        return told
+
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.callback(layer.register_forward_pre_hook(hook(name), with_kwargs=True).remove)
+        yield
+
+
+@torch.no_grad()
+def run(module: nn.Module, inputs: Tensor, *, batch: int) -> None:
+    """Run inputs through a network in eval mode, batch by batch; modes are put back."""
+    with evaluating(module):
+        for part in inputs.split(batch):
+            module(as_taken_by(module, part))
+
+
+def _finite(name: str, gram: Tensor) -> Tensor:
+    if not bool(gram.isfinite().all()):
+        raise NonFinite(f"The inputs of {name} are NaN or infinite for some calibration samples.", "", "Check the network and the data.")
+    return gram

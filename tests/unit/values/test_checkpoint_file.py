@@ -1,0 +1,168 @@
+"""Checkpoint files: wrappers and prefixes taken off, damage and danger refused, nothing ever run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sparsify_cli.errors import MissingFile, NonFinite, UnreadableFile, UnsafePickle
+from sparsify_cli.values.checkpoint import Checkpoint, Source, Spec
+from sparsify_cli.values.checkpoint_file import read_checkpoint, without_prefix
+
+PLAIN = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.tensor([1.0, -1.0])}
+
+
+def saved(content, name="model.pt", **options):
+    """A torch file in the current folder."""
+    torch.save(content, name, **options)
+    return Path(name)
+
+
+def same(found, expected=PLAIN):
+    """The same names, in order, with the same tensors."""
+    return list(found.tensors) == list(expected) and all(torch.equal(found.tensors[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "wrapper"),
+    [
+        (PLAIN, ()),
+        ({"state_dict": PLAIN, "epoch": 3, "best": torch.tensor(0.5)}, ("state_dict",)),
+        ({"model": PLAIN, "optimizer": {"state": {0: {"momentum": torch.ones(6)}}}}, ("model",)),
+        ({"model": {"state_dict": PLAIN}}, ("model", "state_dict")),
+        ({"model_state_dict": PLAIN, "loss": 0.1}, ("model_state_dict",)),
+        ({"net": PLAIN, "acc": 91.0}, ("net",)),
+    ],
+    ids=["plain", "state_dict", "model", "both", "model_state_dict", "net"],
+)
+def test_a_wrapper_is_taken_off(content, wrapper):
+    """Training scripts wrap their weights in many ways; the tensors and the way to them are found, bookkeeping is left."""
+    checkpoint = read_checkpoint(saved(content))
+    assert same(checkpoint)
+    assert checkpoint.wrapper == wrapper
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_a_prefix_is_taken_off(prefix):
+    """What data-parallel wrappers and torch.compile leave on every key goes, in any order."""
+    checkpoint = read_checkpoint(saved({prefix + name: tensor for name, tensor in PLAIN.items()}))
+    assert same(checkpoint)
+    assert checkpoint.prefix == prefix
+
+
+def test_a_prefix_of_some_keys_stays():
+    """Only a prefix that all keys share is one."""
+    assert without_prefix({"module.a": PLAIN["conv.bias"], "b": PLAIN["conv.bias"]})[1] == ""
+    assert without_prefix({}) == ({}, "")
+
+
+def test_safetensors_and_old_torch_files():
+    """The same tensors from safetensors, from the zip format and from the one before it, whatever the file is called."""
+    save_file(PLAIN, "a.safetensors")
+    Path("b.bin").write_bytes(Path("a.safetensors").read_bytes())
+    found = [read_checkpoint(Path(name)) for name in ("a.safetensors", "b.bin")]
+    found += [read_checkpoint(saved(PLAIN, "c.th")), read_checkpoint(saved(PLAIN, "d.tar", _use_new_zipfile_serialization=False))]
+    assert all(same(one, dict(sorted(PLAIN.items()))) or same(one) for one in found)
+
+
+def test_the_source_is_remembered():
+    """Path and sha256 of the bytes that were read."""
+    path = saved(PLAIN)
+    assert read_checkpoint(path).source == Source("model.pt", hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_reading_does_not_change_the_file():
+    """The bytes are as they were; changing the tensors read does not reach the file."""
+    path = saved(PLAIN)
+    before = path.read_bytes()
+    read_checkpoint(path).tensors["conv.bias"].add_(1)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("cut", [0, 1, 10, 200, -1, -40])
+@pytest.mark.parametrize("old", [False, True])
+def test_a_truncated_file_is_a_sentence(cut, old):
+    """Cut anywhere: the path, and that it is damaged; no other exception."""
+    path = saved(PLAIN, _use_new_zipfile_serialization=not old)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UnreadableFile, match=r"model\.pt"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [b"hello", b"\x00" * 64, b"PK\x03\x04broken", b"\x89HDF\r\n\x1a\n" + b"\x01" * 50, b"<html></html>"])
+def test_something_else_is_a_sentence(content):
+    """Text, zeros, a broken zip, HDF5: exit code 2 and the path."""
+    Path("model.pt").write_bytes(content)
+    with pytest.raises((UnreadableFile, UnsafePickle), match=r"model\.pt"):
+        read_checkpoint(Path("model.pt"))
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, {}, [1, 2], torch.ones(3), {"state_dict": [{"a": torch.ones(2)}]}, 7], ids=range(6))
+def test_a_file_without_named_tensors(content):
+    """It says what is there instead."""
+    with pytest.raises(UnreadableFile, match=r"no named tensors.*It holds"):
+        read_checkpoint(saved(content))
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled as code."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+def test_code_is_refused_and_not_run():
+    """A pickle that needs code, in both torch formats and bare, is refused; its code does not run."""
+    for old in (False, True):
+        with pytest.raises(UnsafePickle, match="needs code"):
+            read_checkpoint(saved({"w": torch.ones(2), "x": Bomb()}, _use_new_zipfile_serialization=not old))
+    Path("bare.pkl").write_bytes(pickle.dumps(Bomb(), protocol=2))
+    with pytest.raises((UnsafePickle, UnreadableFile)):
+        read_checkpoint(Path("bare.pkl"))
+    assert not Path("exploded").exists()
+
+
+def test_a_whole_module_is_refused_with_its_class():
+    """torch.save(model) needs the model's code: the sentence names it and says what to save instead."""
+    buffer = io.BytesIO()
+    torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), buffer)
+    Path("model.pt").write_bytes(buffer.getvalue())
+    with pytest.raises(UnsafePickle, match=r"torch\.nn\.modules.*state_dict"):
+        read_checkpoint(Path("model.pt"))
+
+
+def test_nothing_there():
+    """A missing file and a folder."""
+    with pytest.raises(MissingFile, match=r"nowhere\.pt"):
+        read_checkpoint(Path("nowhere.pt"))
+    with pytest.raises(MissingFile, match="folder without"):
+        read_checkpoint(Path.cwd())
+
+
+def test_weights_that_are_no_numbers():
+    """NaN and infinity are counted by name; integers are none of this."""
+    Checkpoint({**PLAIN, "steps": torch.tensor(3)}, Source("m", "")).require_finite()
+    bad = {"a": torch.tensor([1.0, float("nan"), float("inf")]), "b": torch.ones(2), "c": torch.tensor([float("-inf")])}
+    with pytest.raises(NonFinite, match=r"2 tensors of m .*a \(2\), c \(1\)"):
+        Checkpoint(bad, Source("m", "")).require_finite()
+
+
+def test_a_checkpoint_counts_its_numbers():
+    """Floats only: 6 + 2; counters do not count. A copy with other tensors keeps its source."""
+    checkpoint = Checkpoint({**PLAIN, "num_batches_tracked": torch.tensor(9)}, Source("m", "x"), ("state_dict",), "module.")
+    assert checkpoint.parameters == 8
+    other = checkpoint.with_tensors({"a": torch.ones(3)})
+    assert (other.parameters, other.source, other.wrapper, other.prefix) == (3, Source("m", "x"), ("state_dict",), "module.")
+
+
+def test_a_spec_survives_json():
+    """Name and options come back; null is none."""
+    spec = Spec("cnn", {"width": 16})
+    assert Spec.from_json(spec.to_json()) == spec
+    assert Spec.from_json(None) is None
