@@ -9,6 +9,7 @@
         KeyMismatch           2  tensors that do not fit the architecture
         NonFinite             2  NaN or infinite weights
         BadData               2  data of the wrong shape, type or range
+        BrokenPlugin          2  a shelf file or a user's own file that does not load
         MissingContext        2  no architecture, data or artifact where one is needed
       Regression              3  a gate did not hold
       Anomalous               4  a result too good or too odd to accept
@@ -16,7 +17,6 @@
       Busy                    1  another process writes the same folder
       DiskFailure             1  the file system refused (full disk, permissions)
       Diverged                1  a non-finite loss
-      BrokenPlugin            1  a shelf file or a user's own file that does not load
     Interrupted             130  Ctrl-C
 
 An error says what (names and numbers), why, and what to do, in that order.
@@ -115,7 +115,7 @@ class Diverged(SparsifyError):
     """A non-finite loss."""
 
 
-class BrokenPlugin(SparsifyError):
+class BrokenPlugin(BadRequest):
     """A shelf file, or a file the user named, that does not load."""
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ QUIET = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "COLUMNS": "120", "NO_COLO
 LOUD = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "CLICOLOR_FORCE", "SPARSIFY_DEBUG")
 os.environ.update(QUIET)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="sparsify-tests-")  # the key that seals manifests is not the user's
 for name in LOUD:
     os.environ.pop(name, None)
 

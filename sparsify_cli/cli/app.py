@@ -7,6 +7,7 @@ it) only when the verb runs.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from sparsify_cli.cli.options import command
 from sparsify_cli.cli.resume import interrupted_recipe
 from sparsify_cli.errors import INTERRUPTED, BadRequest, Interrupted, SparsifyError
 from sparsify_cli.recipes.recipe import Recipe, resolve
+from sparsify_cli.recipes.shared import TrainFields
 from sparsify_cli.recipes.verbs import RECIPES
 from sparsify_cli.stages.outcome import Outcome
 
@@ -54,6 +56,8 @@ def run_verb(
     resume: Path | None = None,
 ) -> None:
     """Resolve a verb's recipe, run its stage, show the outcome."""
+    if _elsewhere(kind):
+        return
     if resume is not None:
         given = {**flags, "recipe": recipe_file, "set": settings or None, "dry_run": dry_run or None}
         outcome = _resumed(kind, given, resume)
@@ -64,6 +68,19 @@ def run_verb(
         console.show(outcome, how)
     if outcome.failure is not None:
         raise outcome.failure
+
+
+def _elsewhere(kind: type[Recipe]) -> bool:
+    """True in the further processes of `torchrun` for a verb that does not train: only the first one speaks.
+
+    Raises:
+        BadRequest: this is the first of them.
+    """
+    if issubclass(kind, TrainFields) or "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return False
+    if int(os.environ.get("RANK", "0")) > 0:
+        return True
+    raise BadRequest(f"`{kind.verb}` does not run under torchrun.", "Every process would do the same work.", "Call sparsify directly.")
 
 
 def _staged(recipe: Recipe, *, resume: Path | None = None) -> Outcome:
@@ -99,7 +116,10 @@ _register()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code. `SPARSIFY_DEBUG=1` re-raises our errors."""
+    """Run the command line; returns the exit code. `SPARSIFY_DEBUG=1` re-raises errors."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without the letter must not cost the result
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         code = app(args=arguments, prog_name="sparsify", standalone_mode=False)
@@ -107,15 +127,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except TyperException as error:
         return _failed(_misspelt(error))
-    except SparsifyError as error:
-        return _failed(error)
-    except MemoryError:
-        return _failed(SparsifyError("The machine is out of memory.", "", "Use a smaller --batch-size or model."))
-    except OSError as error:
-        return _failed(SparsifyError(f"The system refused: {error}.", "", "Check paths, permissions and free space."))
+    except Exception as error:
+        return _failed(_ours(error), error)
     if code == INTERRUPTED:  # typer's word for a KeyboardInterrupt
-        return _failed(Interrupted("Interrupted.", "Nothing half-written is left."))
+        return _failed(Interrupted("Interrupted.", "Nothing was written."))
     return int(code or 0)
+
+
+def _ours(error: Exception) -> SparsifyError:
+    """Any error as one of ours."""
+    if _is_out_of_memory(error) or _is_out_of_memory(error.__cause__):
+        return SparsifyError("Out of memory.", _first_line(error), "Use a smaller --batch-size, narrower layers (--arch-arg) or less data.")
+    if isinstance(error, SparsifyError):
+        return error
+    if isinstance(error, OSError):
+        return SparsifyError(f"The system refused: {error}.", "", "Check paths, permissions and free space.")
+    return SparsifyError(
+        f"Something unexpected happened: {type(error).__name__}: {_first_line(error)}",
+        "This is a bug in sparsify or in the code it was given.",
+        "Run again with SPARSIFY_DEBUG=1 to see where.",
+    )
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether Python, numpy or torch (processor or accelerator) could not get the memory it asked for."""
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in said for word in ("not enough memory", "out of memory", "can't allocate memory"))
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of what an error says, as a sentence."""
+    line = next(iter(str(error).strip().splitlines()), "no reason given")
+    return f"{line[:300].rstrip('. ')}."
 
 
 def _misspelt(error: TyperException) -> BadRequest:
@@ -125,9 +170,9 @@ def _misspelt(error: TyperException) -> BadRequest:
     return BadRequest(said if said.endswith(("?", ".")) else f"{said}.", "", f"See: {path} --help")
 
 
-def _failed(error: SparsifyError) -> int:
+def _failed(error: SparsifyError, cause: Exception | None = None) -> int:
     if os.environ.get("SPARSIFY_DEBUG") == "1" and error.exit_code != INTERRUPTED:
-        raise error
+        raise cause or error
     console.error(str(error))
     return error.exit_code
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.recipe import Recipe, validated
-from sparsify_cli.values.artifact import Artifact
+from sparsify_cli.values.artifact import RUN, Artifact
 
 R = TypeVar("R", bound=Recipe)
 
@@ -19,12 +19,38 @@ def interrupted_recipe(kind: type[R], folder: Path) -> R:
     Raises:
         BadRequest: the run is finished, or another verb's.
     """
+    if _is_bare(folder):
+        raise BadRequest(
+            f"{folder} holds nothing to resume.", "The run had not saved anything yet: it saves after each epoch.", "Start it again."
+        )
     artifact = Artifact.open(folder)
     if artifact.complete:
         raise BadRequest(f"{folder} is finished; there is nothing to resume.")
     if artifact.verb != kind.verb:
         raise BadRequest(f"{folder} was made by `{artifact.verb}`.", "", f"Run: sparsify {artifact.verb} --resume {folder}")
-    recipe = {**artifact.manifest.get("recipe", {})}
+    recipe = _seen_from_here({**artifact.manifest.get("recipe", {})}, artifact)
     if "model" in recipe and not recipe["model"] and artifact.manifest.get("parent"):
         recipe["model"] = os.path.relpath(folder / artifact.manifest["parent"]["path"])  # what was the newest then may not be now
     return validated(kind, recipe)
+
+
+def _is_bare(folder: Path) -> bool:
+    """True for the folder of a run that was killed before it saved anything."""
+    return folder.is_dir() and all(path.name == RUN or path.name.startswith(".") for path in folder.iterdir())
+
+
+def _seen_from_here(recipe: dict[str, Any], artifact: Artifact) -> dict[str, Any]:
+    """The recipe with relative paths turned absolute, when the run was started in another folder than this one."""
+    origin = (artifact.folder / str(artifact.manifest.get("facts", {}).get("started_in", os.path.relpath(".", artifact.folder)))).resolve()
+    if origin == Path.cwd():
+        return recipe
+    given = {name: str(recipe.get(name) or "") for name in ("model", "teacher", "arch", "data")}
+    return recipe | {name: _absolute(text, origin, whole=name in ("model", "teacher")) for name, text in given.items() if text}
+
+
+def _absolute(text: str, origin: Path, *, whole: bool) -> str:
+    """`runs/001`, `net.py:Net` or `npz:data.npz` with the path in it absolute; words that are no path as they are."""
+    kind, colon, rest = text.partition(":")
+    if whole or kind.endswith(".py"):
+        return str(origin / kind) + colon + rest
+    return f"{kind}:{origin / rest}" if colon and (origin / rest).exists() else text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -15,6 +16,9 @@ Loss = Callable[[nn.Module, Samples], Tensor]
 
 class Objective(ABC):
     """Makes a loss. A frozen dataclass; its fields are its options."""
+
+    needs_teacher: ClassVar[bool] = False
+    """True when `prepare` calls `teacher`."""
 
     @abstractmethod
     def prepare(self, teacher: Callable[[], nn.Module]) -> Loss:

@@ -53,6 +53,11 @@ class Erasure:
 class Unlearner(ABC):
     """Forgets samples. A frozen dataclass; its fields are its options."""
 
+    def effort(self, model: nn.Module, train: Samples, masks: MaskSet) -> str:
+        """One sentence on what preparing will take, shown before it starts; empty when it takes nothing worth saying."""
+        del model, train, masks
+        return ""
+
     @abstractmethod
     def prepare(self, model: nn.Module, train: Samples, masks: MaskSet) -> Memo | None:
         """Read the training set once; None when the method needs nothing kept. The model is left as it was."""

@@ -9,7 +9,8 @@
 
 or, in one piece, `x`, `y`, `ids`, `groups_<column>`, `classes`: cut into 70 / 15 / 15 % train, validation, test by a fixed shuffle.
 
-uint8 inputs are scaled to [0, 1]; every other number is taken as it is, as float32. uint8 inputs [n, height, width] are grey
+uint8 inputs are scaled to [0, 1]; other integers stay integers (token ids, say), so save features as floating-point
+numbers; these, and booleans, become float32 as they are. uint8 inputs [n, height, width] are grey
 images and become [n, 1, height, width].
 """
 
@@ -75,7 +76,7 @@ class Npz(Dataset):
             values = values.transpose(0, 3, 1, 2)
         if values.dtype == np.uint8:
             return values[:, None] if values.ndim == 3 else values
-        return values.astype(np.float32) if values.dtype.kind in "iub" else values
+        return values
 
     def _split(self, arrays: Mapping[str, Any], split: Split) -> Samples | None:
         for suffix in SUFFIXES[split]:

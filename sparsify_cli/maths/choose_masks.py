@@ -84,6 +84,34 @@ def implied_sparsity(shapes: Shapes, pattern: Pattern) -> Fraction:
     return forced / max(1, _weights(shapes, shapes))
 
 
+def least_sparsity(
+    scores: Mapping[str, Tensor], *, pattern: Pattern, within: MaskSet | None = None, floor: MaskSet | None = None
+) -> Fraction:
+    """The least sparsity over all prunable weights that the pattern and the current support allow.
+
+    Args:
+        scores: every prunable tensor's scores by name.
+        pattern: of every layer whose shape can carry it.
+        within: positions that may stay.
+        floor: positions that always stay.
+    """
+    constraints = _Constraints(pattern, within or MaskSet(), floor or MaskSet())
+    shapes = {name: tuple(scores[name].shape) for name in sorted(scores)}
+    carrying = _carrying(shapes, pattern)
+    kept = sum(constraints.layer(name, scores[name]).cap * pattern.block_size for name in carrying)
+    kept += sum(int(constraints.allowed(name, scores[name]).sum()) for name in shapes if name not in carrying)
+    return 1 - Fraction(kept, max(1, _weights(shapes, shapes)))
+
+
+def holds(masks: Mapping[str, Tensor], pattern: Pattern) -> bool:
+    """True when every mask whose shape can carry the pattern keeps at most N of each M, and whole blocks only."""
+    fitting = [to_matrix(mask) for mask in masks.values() if obstacle(tuple(mask.shape), pattern) is None]
+    if pattern.is_grouped:
+        return all(int(matrix.reshape(-1, pattern.group).sum(1).max()) <= pattern.keep for matrix in fitting)
+    blocks = [to_blocks(matrix, pattern.rows, pattern.columns) for matrix in fitting]
+    return all(bool((block.all(1) == block.any(1)).all()) for block in blocks)
+
+
 def check_sparsity(shapes: Shapes, pattern: Pattern, sparsity: Fraction) -> None:
     """Refuse a request that no scores could satisfy, before any are computed.
 

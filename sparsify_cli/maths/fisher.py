@@ -40,10 +40,10 @@ def sherman_morrison_inverse(gradients: Float[Tensor, "m d"], damping: float) ->
     return inverse
 
 
-def empty_gram(count: int, block: int, like: Tensor) -> Float[Tensor, "blocks size size"]:
+def empty_gram(count: int, block: int, like: Tensor, *, dtype: torch.dtype = torch.float64) -> Float[Tensor, "blocks size size"]:
     """Zeros to add Gram blocks to: `count` coordinates in blocks of `block` (> 0; `count` or more means one dense block)."""
     size = min(block, count)
-    return torch.zeros(-(-count // size), size, size, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+    return torch.zeros(-(-count // size), size, size, dtype=dtype, device=like.device)
 
 
 def add_gram(total: Float[Tensor, "blocks size size"], gradients: Float[Tensor, "m d"]) -> Float[Tensor, "blocks size size"]:

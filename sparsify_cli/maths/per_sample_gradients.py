@@ -20,6 +20,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
 from sparsify_cli.errors import BadRequest, KeyMismatch
+from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.mask_set import MaskSet
 
 CHUNK_NUMBERS = 16_000_000
@@ -95,7 +96,7 @@ def per_sample_gradients(
     device = next(iter(parameters.values())).device
     for start in range(0, len(inputs), rows):
         some = slice(start, start + rows)
-        yield _rows(quiet, parameters, inputs[some].to(device), targets[some].to(device), coordinates)
+        yield _rows(quiet, parameters, as_taken_by(quiet, inputs[some]), targets[some].to(device), coordinates)
 
 
 def _rows(model: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor, coordinates: Coordinates) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -30,6 +31,8 @@ class Distill(Objective):
         temperature: T > 0; higher looks at the teacher's small probabilities as well.
         weight: w in [0, 1], the share of the teacher (elsewhere: hardness, lambda).
     """
+
+    needs_teacher: ClassVar[bool] = True
 
     temperature: float = 2.0
     weight: float = 0.7

@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.allocation import parse_allocation
@@ -132,7 +132,7 @@ Strategy = Annotated[
 ]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_texts)]
 Allocation = Annotated[str, BeforeValidator(_collected(parse_allocation))]
-Numbers = Annotated[tuple[float, ...], BeforeValidator(_split)]
+Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(_split)]
 Levels = Annotated[
     tuple[Sparsity, ...],
     BeforeValidator(_split),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sparsify_cli.recipes.duration import Duration
-from sparsify_cli.recipes.option import Allocation, Choice, DurationText, Numbers, Option, PatternText, Sparsity, Strategy, Texts
+from sparsify_cli.recipes.option import Allocation, Choice, DurationText, Option, PatternText, Shares, Sparsity, Strategy, Texts
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.recipe import Recipe
 
@@ -48,7 +48,7 @@ class OutputFields(MachineFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparsityFields(Recipe):
+class SparsityFields(MachineFields):
     """Which weights go."""
 
     sparsity: Annotated[Sparsity | None, Option("Fraction of zeros among prunable weights, in [0, 1].")] = None
@@ -70,7 +70,7 @@ class TrainFields(Recipe):
     momentum: Annotated[float, Field(ge=0, lt=1), Option("SGD momentum.")] = 0.9
     weight_decay: Annotated[float, Field(ge=0), Option("Weight decay.")] = 5e-4
     schedule: Annotated[Literal["cosine", "multi-step", "constant"], Option("Learning-rate schedule.")] = "cosine"
-    milestones: Annotated[Numbers, Option("multi-step: shares of the run where the rate falls.")] = (0.5, 0.75)
+    milestones: Annotated[Shares, Option("multi-step: shares of the run, in [0, 1], where the rate falls.")] = (0.5, 0.75)
     gamma: Annotated[float, Field(gt=0, le=1), Option("multi-step: factor at each milestone.")] = 0.1
     warmup: Annotated[DurationText, Option("Linear warm-up, e.g. 1ep, 100it or 0.05run.")] = Duration.parse("0.05run")
     objective: Annotated[Strategy, Option("What is minimised.", shelf="objectives")] = Choice("cross-entropy")

@@ -19,7 +19,7 @@ class PruneRecipe(ModelFields, DataFields, SparsityFields, OutputFields):
 
     verb: ClassVar[str] = "prune"
     solver: Annotated[
-        Strategy | None, Option("Choose and repair weights layer by layer, with data; none = criterion alone.", shelf="solvers")
+        Strategy | None, Option("Repair the weights that stay, layer by layer, with data; left out = nothing is repaired.", shelf="solvers")
     ] = None
     samples: Annotated[int, Field(ge=1), Option("Training samples that --solver, or a criterion that sees inputs, looks at.")] = 1024
     batchnorm: Annotated[bool, Option("Re-estimate batch-norm statistics when architecture and data are known.")] = True

@@ -16,6 +16,7 @@ from sparsify_cli.errors import BadRequest, MissingContext, NonFinite
 from sparsify_cli.maths.gram import gram_shape, gram_sum, has_gram
 from sparsify_cli.maths.holdout import hold_out, shuffled
 from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.stages.fit_keys import fitting_names
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.stages.timing import evaluating
@@ -36,43 +37,53 @@ def needs_inputs(recipe: PruneRecipe) -> str:
     return " and ".join(asking + ([f"--criterion {recipe.criterion.name}"] if criterion.needs else []))
 
 
-def calibration_inputs(recipe: PruneRecipe, subject: Subject) -> Tensor:
-    """The training samples a recipe calibrates on, drawn by its seed; those that judge batch norm are not among them.
+def require_context(recipe: PruneRecipe, subject: Subject) -> None:
+    """Make sure that what a recipe calibrates can be computed.
 
     Raises:
-        MissingContext: no architecture or no data is known.
+        MissingContext: it looks at inputs, and no architecture or no data is known.
     """
     missing = [flag for flag, known in (("--arch", subject.architecture), ("--data", subject.data)) if known is None]
-    if missing:
+    if missing and (asking := needs_inputs(recipe)):
         raise MissingContext(
-            f"{needs_inputs(recipe)} looks at the inputs of layers, and {subject.path} does not say how to compute them.",
+            f"{asking} looks at the inputs of layers, and {subject.path} does not say how to compute them.",
             "Training samples are run through the network.",
             f"Add {' and '.join(f'{flag} NAME' for flag in missing)}.",
         )
+
+
+def calibration_inputs(recipe: PruneRecipe, subject: Subject) -> Tensor:
+    """The training samples a recipe calibrates on, drawn by its seed; those that judge batch norm are not among them."""
     train = subject.samples("train")
     stay, _ = hold_out(len(train))
     return train.inputs[stay[shuffled(len(stay), seed=recipe.seed)[: recipe.samples]]]
+
+
+def names_in(module: nn.Module, subject: Subject) -> dict[str, str]:
+    """Name of a tensor in the subject's checkpoint -> its name in the network; they differ where a prefix was kept."""
+    tensors = subject.checkpoint.tensors
+    return dict(zip(tensors, fitting_names(tensors, module.state_dict()), strict=True))
 
 
 def statistics(recipe: PruneRecipe, subject: Subject, names: Sequence[str]) -> Stats:
     """What the recipe's criterion needs to see of the network before pruning; empty for a criterion that needs nothing.
 
     Raises:
-        MissingContext: it needs inputs, and architecture or data are not known.
         BadRequest: it needs inputs of tensors that are no linear layer or convolution, or memory does not hold them.
     """
     if not strategy("criteria", recipe.criterion).needs:
         return Stats()
-    inputs = calibration_inputs(recipe, subject)
-    stats = calibrate(subject.module(), inputs, names)
-    unseen = [name for name in names if name not in stats.gram]
+    module = subject.module()
+    ours = {name: new for name, new in names_in(module, subject).items() if name in names}
+    seen = calibrate(module, calibration_inputs(recipe, subject), ours.values())
+    unseen = [name for name in names if ours[name] not in seen.gram]
     if unseen:
         raise BadRequest(
             f"--criterion {recipe.criterion.name} cannot rank {len(unseen)} tensors, first {unseen[0]}.",
             "Only linear layers and convolutions that the network runs have inputs to look at.",
             f"Leave them dense with --skip {unseen[0]}, or choose another --criterion.",
         )
-    return stats
+    return Stats(rows={name: seen.rows[ours[name]] for name in names}, gram={name: seen.gram[ours[name]] for name in names})
 
 
 def calibrate(module: nn.Module, inputs: Tensor, names: Iterable[str], *, batch: int = 64) -> Stats:

@@ -31,7 +31,7 @@ from sparsify_cli.stages.measure import predict
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import plan
 from sparsify_cli.stages.sizes import size_findings
-from sparsify_cli.stages.sparsifier import Sparsifier, pattern_notes, sparsifier
+from sparsify_cli.stages.sparsifier import Sparsifier, pattern_notes, require_held, sparsifier
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import said
 from sparsify_cli.stages.train import fresh
@@ -92,8 +92,7 @@ def embed(recipe: EmbedRecipe, listener: Listener, *, resume: Path | None = None
 
 
 def _embedding(recipe: EmbedRecipe, listener: Listener) -> tuple[Embedding, tuple[str, ...]]:
-    if not recipe.levels:
-        raise BadRequest("No levels were asked for.", "", "Add for instance --levels 0.95,0.8,0.5")
+    _check_request(recipe)
     named = recipe.model or not recipe.arch
     subject = (open_subject(recipe, verbs=("train",), listener=listener) if named else fresh(recipe, recipe, recipe)).single().checked()
     subject.checkpoint.require_finite()
@@ -110,6 +109,15 @@ def _embedding(recipe: EmbedRecipe, listener: Listener) -> tuple[Embedding, tupl
         chooser.once(subject.checkpoint.tensors, level, pruned=subject.masks)  # refuse now what could only fail at the end
     parent = subject if recipe.model or subject.artifact else None
     return Embedding(recipe, subject, parent, chooser, tuple(shapes)), pattern_notes(shapes, recipe.pattern)
+
+
+def _check_request(recipe: EmbedRecipe) -> None:
+    if not recipe.levels:
+        raise BadRequest("No levels were asked for.", "", "Add for instance --levels 0.95,0.8,0.5")
+    if recipe.sparsity is not None:
+        raise BadRequest("`embed` takes its sparsities from --levels; --sparsity does not go with it.", "", "Leave --sparsity out.")
+    if recipe.regime.name == "fixed" and any(recipe.levels):
+        raise BadRequest("The regime fixed prunes nothing, so no sparse level would come of it.", "", "Use --regime gmp.")
 
 
 def _trained_levels(work: Embedding, machine: Engine, listener: Listener, place: Workplace) -> list[Level]:
@@ -151,10 +159,11 @@ def _start(work: Embedding, levels: list[Level]) -> dict[str, Tensor]:
 
 
 def _level(work: Embedding, sparsity: Fraction, result: Trained) -> Level:
-    masks = result.masks
     if sparsity == 0:
-        masks = MaskSet({name: torch.ones_like(result.tensors[name], dtype=torch.bool) for name in work.names})
-    return Level(sparsity, masks, result.tensors)
+        everything = {name: torch.ones_like(result.tensors[name], dtype=torch.bool) for name in work.names}
+        return Level(sparsity, MaskSet(everything), result.tensors)
+    require_held(result.masks, sparsity, work.recipe.pattern)
+    return Level(sparsity, result.masks, result.tensors)
 
 
 def _side(level: Level, names: tuple[str, ...]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""`export`: write the network in another format, verify the files against it, print bytes before and after."""
+"""`export`: write the network in another format, verify the files against it, say how large they are."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 from sparsify_cli.contracts.exporter import Exportable, Exporter
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.recipes.verbs import ExportRecipe
-from sparsify_cli.stages.extract import level_network, nest_of
-from sparsify_cli.stages.outcome import Outcome
+from sparsify_cli.stages.extract import level_network, nest_of, require_level
+from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import listing
@@ -28,18 +28,33 @@ def export(recipe: ExportRecipe, listener: Listener) -> Outcome:
     """Export a checkpoint, an artifact, or one level of an embedded artifact."""
     exporter: Exporter = strategy("exporters", recipe.to)
     opened = open_subject(recipe, verbs=NEWEST, listener=listener)
-    subject = level_network(opened, nest_of(opened).find(recipe.level)) if recipe.level else opened
+    subject = _network(opened, recipe.level)
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
         exportable = _exportable(subject)
         files = exporter.export(exportable, folder)
-        report = Report((*_bytes(subject, files, recipe.to.name), *exporter.verify(exportable, folder)), {"format": recipe.to.name})
+        verified = [f for f in exporter.verify(exportable, folder) if f.name != "bytes"]  # counted below, over all files
+        report = Report((*_bytes(subject, files, recipe.to.name), *verified), {"format": recipe.to.name})
         write_product(folder, Product(recipe, subject, report, opened, masks=subject.masks, facts={"files": [file.name for file in files]}))
-    before, after = (report.findings[i].value or 0 for i in (0, 1))
-    headline = (
-        f"Exported to {recipe.to.name}: {before:,.0f} bytes before, {after:,.0f} after ({before / max(after, 1):.2f} x smaller); verified."
-    )
-    return Outcome("export", headline, report, folder, tables=(listing("verified", report),), files=tuple(files))
+    tables = (_sizes(report, recipe.to.name), listing("verified", verified))
+    return Outcome("export", _headline(report, recipe.to.name), report, folder, tables=tables, files=tuple(files))
+
+
+def _network(opened: Subject, level: str) -> Subject:
+    """The one network that is exported."""
+    return level_network(opened, require_level(nest_of(opened), level)) if level or opened.nest else opened
+
+
+def _headline(report: Report, name: str) -> str:
+    dense, after = (found.value or 0 if (found := report.get(key)) else 0 for key in ("bytes_dense", f"bytes_{name}"))
+    times = f"{dense / max(after, 1):.2f} x smaller" if after < dense else f"{after / max(dense, 1):.2f} x as large"
+    return f"Exported to {name}: {dense:,.0f} bytes of tensors, {after:,.0f} bytes of files ({times}); verified."
+
+
+def _sizes(report: Report, name: str) -> Table:
+    labels = {"bytes_file": "file that was read", "bytes_dense": "its tensors, stored dense", f"bytes_{name}": f"exported, {name}"}
+    found = ((label, report.get(key)) for key, label in labels.items())
+    return Table("sizes", ("what", "bytes"), tuple((label, f"{f.value:,.0f}") for label, f in found if f and f.value is not None))
 
 
 def _exportable(subject: Subject) -> Exportable:
@@ -51,9 +66,10 @@ def _exportable(subject: Subject) -> Exportable:
 
 
 def _bytes(subject: Subject, files: list[Path], name: str) -> list[Finding]:
-    source = Path(subject.checkpoint.source.path)
-    after = sum(file.stat().st_size for file in files)
-    return [
-        Finding(name="bytes_before", value=float(source.stat().st_size), unit="bytes", definition="Size of the file that was exported."),
-        Finding(name=f"bytes_{name}", value=float(after), unit="bytes", better="lower", definition="Size of the exported files."),
-    ]
+    tensors, source = subject.checkpoint.tensors.values(), Path(subject.checkpoint.source.path)
+    sizes = (
+        ("bytes_file", source.stat().st_size, "Size of the file that was read; it may hold more than the network, e.g. an optimizer."),
+        ("bytes_dense", sum(tensor.nbytes for tensor in tensors), "Bytes of all exported tensors when every number is stored."),
+        (f"bytes_{name}", sum(file.stat().st_size for file in files), "Size of the exported files."),
+    )
+    return [Finding(name=key, value=float(size), unit="bytes", better="lower", definition=text) for key, size, text in sizes]

@@ -23,7 +23,7 @@ def extract(recipe: ExtractRecipe, listener: Listener) -> Outcome:
     """Extract a level and write it as an artifact of its own."""
     embedded = open_subject(recipe, verbs=("embed",), listener=listener)
     nest = nest_of(embedded)
-    level = nest.find(recipe.level) if recipe.level else _missing_level(nest)
+    level = require_level(nest, recipe.level)
     network = level_network(embedded, level)
     sparsity = decimal(nest.sparsities[level - 1])
     report = Report(tuple(size_findings(network)), {"level": level, "sparsity": sparsity})
@@ -57,6 +57,25 @@ def level_network(embedded: Subject, level: int) -> Subject:
     return replace(embedded, checkpoint=checkpoint, masks=masks if masks.kept < masks.total else MaskSet(), nest=None)
 
 
-def _missing_level(nest: Nest) -> int:
-    listed = ", ".join(decimal(sparsity) for sparsity in nest.sparsities)
-    raise BadRequest("No level was asked for.", f"Embedded sparsities: {listed}.", f"Add --level {decimal(nest.sparsities[0])}")
+def require_level(nest: Nest, level: str) -> int:
+    """The number of the level that was asked for.
+
+    Raises:
+        BadRequest: none was; lists those there are.
+    """
+    if level:
+        return nest.find(level)
+    raise BadRequest("No level was asked for.", f"Embedded sparsities: {_sparsities(nest)}.", f"Add --level {decimal(nest.sparsities[0])}")
+
+
+def level_note(subject: Subject) -> tuple[str, ...]:
+    """Which of its networks an embedded artifact stands for where one is measured; nothing for any other."""
+    if subject.nest is None:
+        return ()
+    last = decimal(subject.nest.sparsities[-1])
+    every = f"{subject.path} holds {subject.nest.levels} networks (sparsities {_sparsities(subject.nest)})"
+    return (f"{every}; the last one, {last}, is measured. Take out another with: sparsify extract {subject.path} --level ...",)
+
+
+def _sparsities(nest: Nest) -> str:
+    return ", ".join(decimal(sparsity) for sparsity in nest.sparsities)

@@ -11,6 +11,7 @@ from torch import nn
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import BadRequest, MissingContext, MissingFile, UnreadableFile
+from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.shared import TrainFields
 from sparsify_cli.recipes.verbs import FinetuneRecipe, TrainRecipe
 from sparsify_cli.stages.compare import alone, compared
@@ -18,7 +19,7 @@ from sparsify_cli.stages.lineage import dense_ancestor
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import plan
 from sparsify_cli.stages.sizes import size_findings
-from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_notes, require_reachable, sparsifier
+from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_notes, require_held, sparsifier
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
 from sparsify_cli.stages.tables import before_after, said
@@ -68,7 +69,7 @@ def pruning_plan(recipe: FinetuneRecipe | TrainRecipe, subject: Subject) -> tupl
         UnknownName: no such regime or objective.
     """
     strategy("regimes", recipe.regime), strategy("objectives", recipe.objective)  # a wrong name is found before anything is trained
-    wanted = recipe.sparsity is not None or recipe.pattern.is_grouped
+    wanted = recipe.sparsity is not None or recipe.pattern != Pattern()
     if recipe.regime.name == "fixed":
         if wanted:
             raise BadRequest(
@@ -78,7 +79,7 @@ def pruning_plan(recipe: FinetuneRecipe | TrainRecipe, subject: Subject) -> tupl
     rows = plan(subject.checkpoint, subject.architecture, skip=recipe.skip, include=recipe.include)
     shapes = {row.name: row.shape for row in rows if row.matched}
     chooser = sparsifier(recipe, list(shapes))
-    target = chooser.target(subject.checkpoint.tensors, recipe.sparsity)
+    target = chooser.target(subject.checkpoint.tensors, recipe.sparsity, pruned=subject.masks)
     chooser.once(subject.checkpoint.tensors, target, pruned=subject.masks)  # refuse now what could only fail at the end
     return chooser, target, pattern_notes(shapes, recipe.pattern)
 
@@ -90,7 +91,7 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
     with workplace(recipe, unfinished, start.subject.name, resume=resume) as place:
         result = trained(_training(recipe, start), machine, listener, save=place.save, state=place.resumed)
         if start.chooser is not None:
-            require_reachable(result.masks, start.target, recipe.pattern)
+            require_held(result.masks, start.target, recipe.pattern)
         after = start.subject.changed(start.subject.checkpoint.with_tensors(result.tensors), result.masks)
         report = Report(tuple(_findings(start, after)), _facts(start, result, machine))
         place.finish(Product(recipe, after, report, start.parent, after.checkpoint, after.masks))
@@ -100,12 +101,23 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
 def teacher_of(recipe: TrainFields, subject: Subject) -> Callable[[], nn.Module]:
     """Builds the teacher: the one the recipe names, the dense ancestor, or the network itself when nothing was pruned from it.
 
-    Raises (when called):
-        MissingContext: it is sparse and has no dense ancestor.
+    Raises:
+        BadRequest: a teacher is named and the objective listens to none.
+        MissingContext: (when called) there is nothing to learn from: a new network, or a sparse one without a dense ancestor.
     """
+    if recipe.teacher and not strategy("objectives", recipe.objective).needs_teacher:
+        raise BadRequest(
+            f"The objective {recipe.objective.name} listens to no teacher.", "", "Add --objective distill, or leave --teacher out."
+        )
     if recipe.teacher:
         return lambda: with_context_of(open_path(Path(recipe.teacher)), subject).module()
-    return lambda: (dense_ancestor(subject) if subject.masks else subject).module()
+    return lambda: _dense_teacher(subject).module()
+
+
+def _dense_teacher(subject: Subject) -> Subject:
+    if subject.is_new:
+        raise MissingContext("A new network has no dense ancestor to learn from.", "", "Name a trained one: --teacher ARTIFACT")
+    return dense_ancestor(subject) if subject.masks else subject
 
 
 def _training(recipe: FinetuneRecipe | TrainRecipe, start: Start) -> Training:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
@@ -12,9 +12,6 @@ from sparsify_cli.values.checkpoint import Checkpoint
 
 COUNTERS = "num_batches_tracked"
 """A batch-norm counter that old checkpoints lack and that no output depends on."""
-
-PREFIXES = ("model.", "net.", "network.", "backbone.", "encoder.")
-"""Prefixes that wrapping modules leave on keys; tried when the plain names do not fit."""
 
 
 def loaded(module: nn.Module, checkpoint: Checkpoint) -> nn.Module:
@@ -35,23 +32,32 @@ def loaded(module: nn.Module, checkpoint: Checkpoint) -> nn.Module:
 
 
 def fitting_names(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors renamed by the one wrapper prefix (removed or added) that makes them fit, or as they are."""
+    """Tensors renamed by the one wrapper prefix (removed or added, of any dotted parts) that makes them fit, or as they are."""
     needed = {name for name in expected if not name.endswith(COUNTERS)}
-    for prefix in PREFIXES:
-        bare = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-        longer = {prefix + name: tensor for name, tensor in tensors.items()}
-        for renamed in (bare, longer):
-            if not needed <= set(tensors) and needed <= set(renamed):
+    if not needed <= set(tensors):
+        for renamed in _renamings(tensors, min(needed)):
+            if needed <= set(renamed) and len(renamed) == len(tensors):
                 return renamed
     return dict(tensors)
 
 
+def _renamings(tensors: Mapping[str, Tensor], wanted: str) -> Iterator[dict[str, Tensor]]:
+    """The tensors under the names that each prefix would give them which lets one of them be called `wanted`."""
+    for name in tensors:
+        if name.endswith(f".{wanted}"):
+            prefix = name.removesuffix(wanted)
+            yield {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        elif wanted.endswith(f".{name}"):
+            prefix = wanted.removesuffix(name)
+            yield {prefix + name: tensor for name, tensor in tensors.items()}
+
+
 def _names_differ(checkpoint: Checkpoint, missing: list[str], extra: list[str]) -> KeyMismatch:
-    lacking = f"{len(missing)} tensors are missing ({_with_nearest(missing, extra)})" if missing else ""
-    surplus = f"{len(extra)} have no place in it ({_listed(extra)})" if extra else ""
+    lacking = f"{_counted(missing, 'is', 'are')} missing ({_with_nearest(missing, extra)})" if missing else ""
+    surplus = f"{len(extra)} {'has' if len(extra) == 1 else 'have'} no place in it ({_listed(extra)})" if extra else ""
     return KeyMismatch(
         f"{checkpoint.source.path} does not fit the architecture: {' and '.join(filter(None, (lacking, surplus)))}.",
-        f"The checkpoint holds {len(checkpoint.tensors)} tensors.",
+        f"The checkpoint holds {_counted(list(checkpoint.tensors))}.",
         "Check --arch and --arch-arg; `sparsify inspect` lists the checkpoint's names and shapes.",
     )
 
@@ -59,6 +65,11 @@ def _names_differ(checkpoint: Checkpoint, missing: list[str], extra: list[str]) 
 def _with_nearest(missing: list[str], extra: list[str]) -> str:
     near = difflib.get_close_matches(missing[0], extra, n=1, cutoff=0.4)
     return _listed(missing) + (f"; nearest to {missing[0]} is {near[0]}" if near else "")
+
+
+def _counted(names: list[str], one: str = "", many: str = "") -> str:
+    """`1 tensor is`, `2 tensors are`."""
+    return f"{len(names)} {f'tensor {one}' if len(names) == 1 else f'tensors {many}'}".rstrip()
 
 
 def _listed(names: list[str]) -> str:
@@ -70,7 +81,7 @@ def _check_shapes(checkpoint: Checkpoint, expected: Mapping[str, Tensor], given:
     if wrong:
         first = wrong[0]
         raise KeyMismatch(
-            f"{checkpoint.source.path} does not fit the architecture: {len(wrong)} tensors have another shape, first {first}.",
+            f"{checkpoint.source.path} does not fit the architecture: {_counted(wrong, 'has', 'have')} another shape, first {first}.",
             f"It is {tuple(given[first].shape)} in the checkpoint and {tuple(expected[first].shape)} in the architecture.",
             "Check --arch-arg.",
         )

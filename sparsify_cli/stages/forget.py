@@ -16,13 +16,14 @@ from sparsify_cli.values.samples import Samples
 FORMS = "Write a CSV or JSON file of sample ids, class:NAME, or random:5%."
 
 
-def forget_positions(text: str, train: Samples, *, seed: int) -> list[int]:
+def forget_positions(text: str, train: Samples, *, seed: int, forgotten: frozenset[str] = frozenset()) -> list[int]:
     """Positions in the training split of the samples to forget, rising.
 
     Args:
         text: `forget.csv`, `forget.json`, `class:3`, `random:5%` or `random:0.05`.
-        train: the training split.
+        train: the training split, without what was forgotten already.
         seed: of the random choice.
+        forgotten: ids forgotten already.
 
     Raises:
         BadRequest: nothing, everything or something that is not there would be forgotten.
@@ -30,9 +31,10 @@ def forget_positions(text: str, train: Samples, *, seed: int) -> list[int]:
     """
     if not text:
         raise BadRequest("Nothing was named to forget.", "", FORMS)
-    positions = sorted(set(_positions(text, train, seed)))
+    positions = sorted(set(_positions(text, train, seed, forgotten)))
     if not positions:
-        raise BadRequest(f"--forget {text} names no sample.", "", FORMS)
+        why = f"{len(forgotten)} samples are forgotten already and not counted." if forgotten else ""
+        raise BadRequest(f"--forget {text} names no sample.", why, FORMS)
     if len(positions) == len(train):
         raise BadRequest(
             f"--forget {text} names all {len(train)} training samples.", "A network that knows nothing is a new one.", "Train a new one."
@@ -40,13 +42,13 @@ def forget_positions(text: str, train: Samples, *, seed: int) -> list[int]:
     return positions
 
 
-def _positions(text: str, train: Samples, seed: int) -> list[int]:
+def _positions(text: str, train: Samples, seed: int, forgotten: frozenset[str]) -> list[int]:
     kind, colon, value = text.partition(":")
     if colon and kind == "class":
         return _of_class(value, train)
     if colon and kind == "random":
         return _at_random(value, train, seed)
-    return _of_ids(Path(text), train)
+    return _of_ids(Path(text), train, forgotten)
 
 
 def _of_class(name: str, train: Samples) -> list[int]:
@@ -69,10 +71,11 @@ def _at_random(share: str, train: Samples, seed: int) -> list[int]:
     return chosen
 
 
-def _of_ids(path: Path, train: Samples) -> list[int]:
+def _of_ids(path: Path, train: Samples, forgotten: frozenset[str]) -> list[int]:
     if not path.is_file():
         raise MissingFile(f"There is no file {path}.", "", FORMS)
     ids = _read_ids(path)
+    _require_known(ids, path, forgotten)
     where = {name: position for position, name in enumerate(train.ids)}
     unknown = [name for name in ids if name not in where]
     if unknown:
@@ -82,6 +85,17 @@ def _of_ids(path: Path, train: Samples) -> list[int]:
             "Only training samples can be forgotten.",
         )
     return [where[name] for name in ids]
+
+
+def _require_known(ids: list[str], path: Path, forgotten: frozenset[str]) -> None:
+    """Refuse ids that the network has forgotten already."""
+    again = [name for name in ids if name in forgotten]
+    if again:
+        raise BadRequest(
+            f"{len(again)} of {len(ids)} ids in {path} are already forgotten, first {again[0]!r}.",
+            "A sample is forgotten once.",
+            "Take them out of the list, or start from the network before that.",
+        )
 
 
 def _read_ids(path: Path) -> list[str]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from sparsify_cli.contracts.metric import Evidence, Metric
 from sparsify_cli.errors import BadData, BadRequest
 from sparsify_cli.shelf import Shelf
-from sparsify_cli.stages.timing import device_of, evaluating, latency, latency_ratio
+from sparsify_cli.stages.timing import evaluating, latency, latency_ratio
+from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding
@@ -85,7 +86,7 @@ def count_findings(tensors: Mapping[str, Tensor], masks: MaskSet) -> list[Findin
 
 def _forward(module: nn.Module, inputs: Tensor) -> Tensor:
     try:
-        rows = module(inputs.to(device_of(module)))
+        rows = module(as_taken_by(module, inputs))
     except RuntimeError as error:
         what, why = f"The model refuses inputs of shape {list(inputs.shape[1:])}.", f"{str(error).splitlines()[0].rstrip('.')}."
         raise BadData(what, why, "Check that --arch and --data belong together.") from error

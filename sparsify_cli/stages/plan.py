@@ -6,10 +6,11 @@ names and shapes decide: floating tensors of 2 to 5 dimensions that are no norms
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from sparsify_cli.errors import BadRequest
 from sparsify_cli.stages.fit_keys import fitting_names
 from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.values.checkpoint import Checkpoint, Spec
+from sparsify_cli.values.tensor_file import tied
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear)
 NOT_WEIGHTS = re.compile(
@@ -61,17 +63,31 @@ def plan(checkpoint: Checkpoint, architecture: Spec | None, *, skip: Sequence[st
     Raises:
         BadRequest: no tensor is matched.
     """
-    types = _layer_weights(checkpoint.tensors, architecture)
+    _check_globs(checkpoint, skip, include)
+    types, aliases = _layer_weights(checkpoint.tensors, architecture), tied_names(checkpoint, architecture)
     rows = [_row(name, tensor, types, skip, include) for name, tensor in checkpoint.tensors.items()]
+    rows = [replace(row, matched=False, why=f"tied to {aliases[row.name]}") if row.name in aliases else row for row in rows]
     if not any(row.matched for row in rows):
         raise _nothing_matched(checkpoint, skip, include)
     return rows
 
 
+def tied_names(checkpoint: Checkpoint, architecture: Spec | None) -> dict[str, str]:
+    """Second names of tensors that are one (tied weights) -> the first name, which stands for all of them."""
+    aliases = tied(checkpoint.tensors)
+    if architecture is None:
+        return aliases
+    module = build_architecture(architecture)
+    ours = tied(module.state_dict())
+    renamed = dict(zip(fitting_names(checkpoint.tensors, module.state_dict()), checkpoint.tensors, strict=True))
+    return aliases | {renamed[alias]: renamed[name] for alias, name in ours.items() if alias in renamed and name in renamed}
+
+
 def prunable_names(checkpoint: Checkpoint, architecture: Spec | None) -> list[str]:
     """Names of all prunable tensors; may be empty."""
     types = _layer_weights(checkpoint.tensors, architecture)
-    return [name for name, tensor in checkpoint.tensors.items() if _row(name, tensor, types, (), ()).matched]
+    aliases = tied_names(checkpoint, architecture)
+    return [name for name, tensor in checkpoint.tensors.items() if name not in aliases and _row(name, tensor, types, (), ()).matched]
 
 
 def matches(name: str, globs: Sequence[str]) -> bool:
@@ -82,7 +98,8 @@ def matches(name: str, globs: Sequence[str]) -> bool:
 def _row(name: str, tensor: Tensor, types: set[str] | None, skip: Sequence[str], include: Sequence[str]) -> Row:
     matched, why = _verdict(name, tensor, types)
     if include:
-        matched = matches(name, include) and tensor.is_floating_point()
+        wide = tensor.is_floating_point() and tensor.ndim >= 2  # embeddings may be asked for, biases and statistics not
+        matched = wide and matches(name, include)
         why = "included" if matched else "not in --include"
     if matched and matches(name, skip):
         matched, why = False, "skipped"
@@ -91,12 +108,26 @@ def _row(name: str, tensor: Tensor, types: set[str] | None, skip: Sequence[str],
 
 def _verdict(name: str, tensor: Tensor, types: set[str] | None) -> tuple[bool, str]:
     if not tensor.is_floating_point() or not 2 <= tensor.ndim <= 5:
-        return False, "not a matrix of floats"
+        return False, "not a matrix"
     if types is not None:
-        return (True, "weight of a layer") if name in types else (False, "not the weight of a linear or convolution layer")
+        return (True, "layer weight") if name in types else (False, "not a layer's weight")
     if NOT_WEIGHTS.search(name):
-        return False, "named like a norm, an embedding or a statistic"
-    return True, "named and shaped like a weight"
+        return False, "named like no weight"
+    return True, "looks like a weight"
+
+
+def _check_globs(checkpoint: Checkpoint, skip: Sequence[str], include: Sequence[str]) -> None:
+    """Refuse a glob that names nothing: a misspelt --skip would prune what was to be protected.
+
+    Raises:
+        BadRequest: with the nearest name.
+    """
+    for flag, globs in (("--skip", skip), ("--include", include)):
+        for glob in globs:
+            if not any(matches(name, [glob]) for name in checkpoint.tensors):
+                near = difflib.get_close_matches(glob, checkpoint.tensors, n=1, cutoff=0.4)
+                hint = f"The nearest is {near[0]!r}." if near else f"The first is {next(iter(checkpoint.tensors), '')!r}."
+                raise BadRequest(f"{flag} {glob} names no tensor of {checkpoint.source.path}.", hint, "`sparsify inspect` lists them.")
 
 
 def _layer_weights(tensors: Mapping[str, Tensor], architecture: Spec | None) -> set[str] | None:

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+from torch import nn
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.maths.holdout import hold_out
 from sparsify_cli.recipes.verbs import PruneRecipe
-from sparsify_cli.stages.calibrate import statistics
+from sparsify_cli.stages.calibrate import require_context, statistics
 from sparsify_cli.stages.compare import compared
 from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.plan import Row, plan
+from sparsify_cli.stages.plan import Row, plan, tied_names
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.solve import Solved, solved, solver_of
-from sparsify_cli.stages.sparsifier import collapse_notes, pattern_notes, require_reachable, sparsifier
+from sparsify_cli.stages.sparsifier import collapse_notes, pattern_notes, require_held, sparsifier
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import before_after, said
 from sparsify_cli.stages.write import Product, output_folder, write_product
@@ -74,17 +74,20 @@ def chosen_masks(recipe: PruneRecipe, before: Subject, rows: list[Row]) -> MaskS
         MissingContext: it needs calibration, and architecture or data are not known.
     """
     solver_of(recipe)
+    require_context(recipe, before)
     names = [row.name for row in rows if row.matched]
     chooser = sparsifier(recipe, names, stats=statistics(recipe, before, names))
-    target = chooser.target(before.checkpoint.tensors, recipe.sparsity)
+    target = chooser.target(before.checkpoint.tensors, recipe.sparsity, pruned=before.masks)
     masks = chooser.once(before.checkpoint.tensors, target, pruned=before.masks)
-    require_reachable(masks, target, recipe.pattern)
+    require_held(masks, target, recipe.pattern)
     return masks
 
 
 def pruned(before: Subject, found: Solved, *, batchnorm: bool) -> Pruned:
     """The subject with real zeros, and batch norm measured anew where that helps."""
-    after = before.changed(before.checkpoint.with_tensors(found.tensors), found.masks)
+    aliases = tied_names(before.checkpoint, before.architecture)
+    tensors = {**found.tensors, **{alias: found.tensors[name] for alias, name in aliases.items()}}
+    after = before.changed(before.checkpoint.with_tensors(tensors), found.masks)
     if not (batchnorm and after.has_context):
         return Pruned(after)
     module = after.module()
@@ -110,7 +113,8 @@ def dry_run(recipe: PruneRecipe) -> Table:
     rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
     masks = chosen_masks(recipe, before, rows)
     cells = tuple((row.name, "x".join(map(str, row.shape)), *_kept_cells(row, masks)) for row in rows)
-    return Table("plan", ("tensor", "shape", "kept", "sparsity", "why"), cells)
+    total = ("all prunable", "", f"{masks.kept:,}", f"{float(masks.sparsity):.2%}", f"{masks.total:,} weights")
+    return Table("plan", ("tensor", "shape", "kept", "sparsity", "why"), (*cells, total))
 
 
 def _kept_cells(row: Row, masks: MaskSet) -> tuple[str, str, str]:
@@ -126,8 +130,9 @@ def _context_hint(subject: Subject) -> str:
 
 
 def _with_buffers(subject: Subject, module: nn.Module) -> Subject:
-    state: dict[str, Tensor] = module.state_dict()
-    tensors = {name: state.get(name, tensor) for name, tensor in subject.checkpoint.tensors.items()}
+    """The subject with the module's running statistics, in the checkpoint's own number types."""
+    buffers = dict(module.named_buffers())
+    tensors = {name: buffers[name].to(tensor.dtype) if name in buffers else tensor for name, tensor in subject.checkpoint.tensors.items()}
     return replace(subject, checkpoint=subject.checkpoint.with_tensors(tensors))
 
 

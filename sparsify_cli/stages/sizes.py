@@ -1,11 +1,9 @@
-"""Size and speed, measured: bytes on disk in each form, time of a forward pass beside the network it came from."""
+"""Size and speed: bytes of the file in each form, to the byte, and time of a forward pass beside the network it came from."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +14,7 @@ from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding
 from sparsify_cli.values.samples import Samples
-from sparsify_cli.values.tensor_file import save_dense, save_packed
+from sparsify_cli.values.tensor_size import dense_bytes, packed_bytes
 
 BATCH = 16
 """Samples of the batch whose latency is measured."""
@@ -34,14 +32,13 @@ PACKED = Finding(
 
 
 def size_findings(subject: Subject) -> list[Finding]:
-    """Sparsity both ways, counts, and the bytes of two files written for the purpose and measured.
+    """Sparsity both ways, counts, and the bytes that the dense and the packed file take; neither is written for it.
 
     A dense network's sparsity is that of its prunable weights: 0 where none is zero.
     """
     tensors = subject.checkpoint.tensors
-    stored, packed = _measured_bytes(tensors)
     found = count_findings(tensors, subject.masks or _everything_kept(subject))
-    return [*found, replace(STORED, value=float(stored)), replace(PACKED, value=float(packed))]
+    return [*found, replace(STORED, value=float(dense_bytes(tensors))), replace(PACKED, value=float(packed_bytes(tensors)))]
 
 
 def compared_sizes(before: Subject, after: Subject) -> list[Finding]:
@@ -57,14 +54,16 @@ def speed_findings(module: nn.Module, samples: Samples, *, dense: nn.Module | No
     return latency_ratio(module, dense, inputs, batch=batch) if dense is not None else latency(module, inputs, batch=batch)
 
 
+@dataclass(frozen=True, eq=False)
+class _AllKept(MaskSet):
+    """Masks that keep everything: applying them copies nothing, which counts for files of many gigabytes."""
+
+    def apply(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors themselves."""
+        return dict(tensors)
+
+
 def _everything_kept(subject: Subject) -> MaskSet:
     names = prunable_names(subject.checkpoint, subject.architecture)
-    return MaskSet({name: torch.ones_like(subject.checkpoint.tensors[name], dtype=torch.bool) for name in names})
-
-
-def _measured_bytes(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
-    with tempfile.TemporaryDirectory(prefix="sparsify-") as folder:
-        plain, packed = Path(folder, "plain.safetensors"), Path(folder, "packed.safetensors")
-        save_dense(plain, tensors)
-        save_packed(packed, tensors)
-        return plain.stat().st_size, packed.stat().st_size
+    kept = torch.ones((), dtype=torch.bool)
+    return _AllKept({name: kept.expand(subject.checkpoint.tensors[name].shape) for name in names})

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.contracts.listener import Listener, Progress
 from sparsify_cli.contracts.solver import Keep, Solver
 from sparsify_cli.maths.gram import output_change
 from sparsify_cli.maths.matrix_view import from_matrix, to_matrix
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
-from sparsify_cli.stages.calibrate import calibrate, calibration_inputs, execution_order
+from sparsify_cli.stages.calibrate import calibrate, calibration_inputs, execution_order, names_in
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.training.batchnorm import has_batchnorm, recalibrate
@@ -66,21 +66,26 @@ def solved(recipe: PruneRecipe, before: Subject, masks: MaskSet, listener: Liste
     solver = solver_of(recipe)
     if solver is None:
         return Solved(masks.apply(before.checkpoint.tensors), masks)
-    inputs = calibration_inputs(recipe, before)
-    module = before.module()
+    inputs, module = calibration_inputs(recipe, before), before.module()
+    ours = names_in(module, before)
+    theirs = {new: name for name, new in ours.items()}
     batchnorm = recipe.batchnorm and has_batchnorm(module)
-    done = _Task(solver, module, inputs, recipe.pattern, before.masks, batchnorm).run(masks, listener)
-    old = before.checkpoint.tensors
+    task = _Task(solver, module, inputs, recipe.pattern, {ours[name]: mask for name, mask in before.masks.items()}, batchnorm)
+    done = {theirs[new]: layer for new, layer in task.run({ours[name]: mask for name, mask in masks.items()}, listener).items()}
+    facts = {
+        "solver": {"name": recipe.solver.name if recipe.solver else "", **_options(solver)},
+        "calibration_samples": len(inputs),
+        "output_change": {name: layer.change for name, layer in done.items()},
+    }
+    return _with(done, before.checkpoint.tensors, masks, facts)
+
+
+def _with(done: Mapping[str, _Layer], old: Mapping[str, Tensor], masks: MaskSet, facts: Mapping[str, Any]) -> Solved:
+    """The tensors with solved layers in their places; the others are masked as they are."""
     final = MaskSet({**masks, **{name: layer.mask for name, layer in done.items()}})
     tensors = final.apply({**old, **{name: layer.weight.to(old[name].dtype) for name, layer in done.items()}})
-    name = recipe.solver.name if recipe.solver else ""
-    facts = {
-        "solver": {"name": name, **_options(solver)},
-        "calibration_samples": len(inputs),
-        "output_change": {layer: found.change for layer, found in done.items()},
-    }
-    rest = [layer for layer in masks if layer not in done and not bool(masks[layer].all())]
-    return Solved(tensors, final, _notes(name, len(inputs), done, rest), facts)
+    rest = [name for name in masks if name not in done and not bool(masks[name].all())]
+    return Solved(tensors, final, _notes(facts["solver"]["name"], facts["calibration_samples"], done, rest), facts)
 
 
 def _options(solver: Solver) -> dict[str, Any]:
@@ -105,20 +110,24 @@ class _Task:
     module: nn.Module
     inputs: Tensor
     pattern: Pattern
-    pruned: MaskSet
+    pruned: Mapping[str, Tensor]
     batchnorm: bool
 
-    def run(self, masks: MaskSet, listener: Listener) -> dict[str, _Layer]:
+    def run(self, masks: Mapping[str, Tensor], listener: Listener) -> dict[str, _Layer]:
         """The layers a solver can take, of those that lose weights."""
         targets = {name: mask for name, mask in masks.items() if not bool(mask.all())}
         order = execution_order(self.module, self.inputs, targets)
         tensors, done = self.module.state_dict(), {}
+        total, zeros = sum(mask.numel() for mask in masks.values()), 0
         for name in set(targets) - set(order):
             tensors[name].masked_fill_(~targets[name], 0)
+            zeros += int((~targets[name]).sum())
         for i, (name, gram) in enumerate(self._grams(order), start=1):
-            listener.note(f"solving {name}, layer {i} of {len(order)}")
             done[name] = self._layer(tensors[name], gram, targets[name], self.pruned.get(name))
             tensors[name].copy_(done[name].weight)
+            zeros += int((~done[name].mask).sum())
+            listener.progress(Progress(f"solving {name}", i, len(order), sparsity=zeros / total))
+        listener.done()
         return done
 
     def _grams(self, order: Sequence[str]) -> Iterator[tuple[str, Tensor]]:

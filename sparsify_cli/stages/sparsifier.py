@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from sparsify_cli.contracts.criterion import Criterion, Scores
 from sparsify_cli.errors import BadRequest, Infeasible, NonFinite
-from sparsify_cli.maths.choose_masks import choose_masks, implied_sparsity
+from sparsify_cli.maths.choose_masks import choose_masks, holds, least_sparsity
+from sparsify_cli.maths.keep import zeros_count
 from sparsify_cli.maths.matrix_view import obstacle
+from sparsify_cli.recipes.duration import decimal
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.shared import SparsityFields
 from sparsify_cli.stages.strategy import strategy
@@ -41,47 +44,52 @@ class Sparsifier:
     stats: Stats = field(default_factory=Stats)
 
     def __call__(self, weights: Mapping[str, Tensor], sparsity: Fraction, *, within: MaskSet | None = None) -> MaskSet:
-        """Masks with `sparsity` zeros, or what the pattern forces where that is more (N:M holds from the first pruning on)."""
-        chosen = {name: weights[name] for name in self.names}
-        least = implied_sparsity({name: tuple(weight.shape) for name, weight in chosen.items()}, self.pattern)
-        return choose_masks(
-            self._scores(chosen),
-            pattern=self.pattern,
-            sparsity=max(sparsity, least),
-            allocation=self.allocation,
-            within=within,
-            floor=self.floor,
-        )
+        """Masks with `sparsity` zeros, or the least that pattern and support allow (N:M holds from the first pruning on)."""
+        scores = self._scores({name: weights[name] for name in self.names})
+        least = least_sparsity(scores, pattern=self.pattern, within=within, floor=self.floor)
+        return self._chosen(scores, max(sparsity, least), within)
 
     def above(self, floor: MaskSet) -> Sparsifier:
         """The same choice that never drops what `floor` keeps."""
         return replace(self, floor=floor)
 
     def once(self, weights: Mapping[str, Tensor], sparsity: Fraction, *, pruned: MaskSet) -> MaskSet:
-        """One-shot masks with exactly `sparsity` zeros; weights pruned before rank below all others.
+        """One-shot masks with exactly `sparsity` zeros; what was pruned before stays pruned.
 
         Raises:
-            BadRequest: the sparsity is below what the pattern forces.
+            BadRequest: the sparsity is below what the pattern forces, or below what is pruned already.
             Infeasible: the pattern or the count cannot be reached.
         """
-        chosen = {name: weights[name] for name in self.names}
-        scores = {name: _lowest_where_pruned(score, pruned.get(name)) for name, score in self._scores(chosen).items()}
-        return choose_masks(scores, pattern=self.pattern, sparsity=sparsity, allocation=self.allocation, floor=self.floor)
+        scores = self._scores({name: weights[name] for name in self.names})
+        least = least_sparsity(scores, pattern=self.pattern, within=pruned, floor=self.floor) if pruned else Fraction(0)
+        if zeros_count(pruned.total, sparsity) < zeros_count(pruned.total, least):
+            raise BadRequest(
+                f"Sparsity {decimal(sparsity)} is below what is pruned already{self._with_pattern()} ({float(least):.6g}).",
+                "Weights that were pruned stay pruned.",
+                f"Ask for at least {math.ceil(least * 10_000) / 10_000:g}.",
+            )
+        return self._chosen(scores, sparsity, pruned if pruned else None)
 
-    def target(self, weights: Mapping[str, Tensor], sparsity: Fraction | None) -> Fraction:
-        """The sparsity that is meant: the one asked for, or what the pattern alone implies.
+    def target(self, weights: Mapping[str, Tensor], sparsity: Fraction | None, *, pruned: MaskSet) -> Fraction:
+        """The sparsity that is meant: the one asked for, or what the pattern alone implies within what is left.
 
         Raises:
             BadRequest: neither a sparsity nor a pattern that implies one was given.
         """
         if sparsity is not None:
             return sparsity
-        implied = implied_sparsity({name: tuple(weights[name].shape) for name in self.names}, self.pattern)
-        if implied == 0:
+        if self.pattern.implied_sparsity == 0:
             raise BadRequest(
                 "No sparsity was asked for.", f"The pattern {self.pattern} implies none.", "Add --sparsity 0.9 or --pattern 2:4."
             )
-        return implied
+        scores = self._scores({name: weights[name] for name in self.names})
+        return least_sparsity(scores, pattern=self.pattern, within=pruned or None, floor=self.floor)
+
+    def _chosen(self, scores: Scores, sparsity: Fraction, within: MaskSet | None) -> MaskSet:
+        return choose_masks(scores, pattern=self.pattern, sparsity=sparsity, allocation=self.allocation, within=within, floor=self.floor)
+
+    def _with_pattern(self) -> str:
+        return f" with {self.pattern}" if self.pattern != Pattern() else ""
 
     def _scores(self, weights: Mapping[str, Tensor]) -> Scores:
         scores = self.criterion.scores(weights, self.stats)
@@ -102,7 +110,7 @@ def sparsifier(recipe: SparsityFields, names: Sequence[str], *, stats: Stats | N
     Raises:
         BadRequest: the criterion needs calibration and the verb does not calibrate.
     """
-    criterion = strategy("criteria", recipe.criterion)
+    criterion = strategy("criteria", recipe.criterion, seed=recipe.seed)
     if criterion.needs and stats is None:
         raise BadRequest(
             f"The criterion {recipe.criterion.name} needs to see the inputs of layers.",
@@ -132,8 +140,8 @@ def collapse_notes(masks: MaskSet) -> tuple[str, ...]:
     )
 
 
-def require_reachable(masks: MaskSet, target: Fraction, pattern: Pattern) -> None:
-    """Make sure that the masks hold the sparsity that was asked for, to one block.
+def require_held(masks: MaskSet, target: Fraction, pattern: Pattern) -> None:
+    """Make sure that the masks hold the sparsity that was asked for, to one block, and the pattern in every group.
 
     Raises:
         Infeasible: they do not.
@@ -143,11 +151,5 @@ def require_reachable(masks: MaskSet, target: Fraction, pattern: Pattern) -> Non
         raise Infeasible(
             f"The masks reach sparsity {float(masks.sparsity):.6g}, not {float(target):.6g}.", f"{float(off):.0f} weights are off."
         )
-
-
-def _lowest_where_pruned(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Scores with weights that are pruned already ranked below every other, by the next smaller number of the dtype."""
-    if mask is None or not scores.numel():
-        return scores
-    low = scores.min()
-    return torch.where(mask, scores, torch.nextafter(low, torch.full_like(low, -torch.inf)))
+    if not holds(masks, pattern):
+        raise Infeasible(f"The masks do not hold the pattern {pattern} in every group.", f"It means: {pattern.describe()}.")

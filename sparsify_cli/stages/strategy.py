@@ -13,12 +13,13 @@ from sparsify_cli.recipes.recipe import problems
 from sparsify_cli.shelf import Shelf
 
 
-def strategy(package: str, choice: Choice) -> Any:
+def strategy(package: str, choice: Choice, *, seed: int | None = None) -> Any:
     """An instance of the strategy a recipe names.
 
     Args:
         package: its shelf.
         choice: name and options.
+        seed: the recipe's, for a strategy that draws at random and was given none of its own.
 
     Raises:
         UnknownName: no such strategy or option.
@@ -32,7 +33,8 @@ def strategy(package: str, choice: Choice) -> Any:
         raise UnknownName(
             f"option of the {shelf.noun} {choice.name} called", unknown[0], known, f"Set options with --set {shelf.noun}.KEY=VALUE."
         )
+    options = {"seed": seed, **choice.options} if seed is not None and "seed" in known else dict(choice.options)
     try:
-        return TypeAdapter(kind).validate_python(dict(choice.options))
+        return TypeAdapter(kind).validate_python(options)
     except ValidationError as error:
         raise BadRequest(f"The {shelf.noun} {choice.name} cannot be made. {problems(error)}") from error

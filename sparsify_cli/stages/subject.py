@@ -17,6 +17,7 @@ from sparsify_cli.recipes.shared import DataFields, ModelFields
 from sparsify_cli.stages.fit_keys import fitting_names, loaded
 from sparsify_cli.stages.plan import prunable_names
 from sparsify_cli.stages.resolve import build_architecture, check_inputs, load_samples, parse_spec
+from sparsify_cli.stages.support import pruned_support
 from sparsify_cli.values.artifact import MASKS, NEST, Artifact, is_artifact, newest
 from sparsify_cli.values.checkpoint import Checkpoint, Spec
 from sparsify_cli.values.checkpoint_file import read_checkpoint
@@ -24,6 +25,10 @@ from sparsify_cli.values.mask_file import read_masks, read_nest
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.samples import Samples
+from sparsify_cli.values.trust import NAMES_CODE, is_sealed
+
+SEALED = ("architecture", "data")
+"""Entries of a manifest that may name code."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +42,7 @@ class Subject:
         data: where samples come from, or None.
         artifact: the folder it came from, or None for a plain file.
         nest: the levels of an embedded artifact, or None.
+        trusted: False when the artifact names code that this user did not name; it is then forgotten.
     """
 
     checkpoint: Checkpoint
@@ -45,6 +51,7 @@ class Subject:
     data: Spec | None = None
     artifact: Artifact | None = None
     nest: Nest | None = None
+    trusted: bool = True
 
     @property
     def path(self) -> Path:
@@ -73,7 +80,9 @@ class Subject:
             MissingContext: none is known.
         """
         if self.architecture is None:
-            raise MissingContext(f"No architecture is known for {self.path}.", "", "Add --arch NAME or --arch path/file.py:callable.")
+            raise MissingContext(
+                f"No architecture is known for {self.path}.", self._why_unknown, "Add --arch NAME or --arch path/file.py:callable."
+            )
         return self.architecture
 
     def samples(self, split: Split) -> Samples:
@@ -83,8 +92,19 @@ class Subject:
             MissingContext: no data is known.
         """
         if self.data is None:
-            raise MissingContext(f"No data is known for {self.path}.", "", "Add --data digits, idx:FOLDER, folder:PATH or npz:FILE.")
+            raise MissingContext(
+                f"No data is known for {self.path}.", self._why_unknown, "Add --data digits, idx:FOLDER, folder:PATH or npz:FILE."
+            )
         return _loaded_once(json.dumps(self.data.to_json(), sort_keys=True), split)
+
+    @property
+    def is_new(self) -> bool:
+        """True for a freshly initialised network, which came from no file."""
+        return not self.checkpoint.source.sha256
+
+    @property
+    def _why_unknown(self) -> str:
+        return "" if self.trusted else "Its manifest names code that was not named by you on this machine, so it is not run."
 
     @property
     def has_context(self) -> bool:
@@ -156,7 +176,7 @@ def with_context(subject: Subject, arch: tuple[str, Sequence[str]], data: tuple[
     architecture = parse_spec(*arch) if arch[0] else subject.architecture
     source = parse_spec(*data) if data[0] else subject.data
     subject = _renamed(replace(subject, architecture=architecture, data=source))
-    return subject if subject.masks else replace(subject, masks=_support(subject))
+    return _seen_as_pruned(subject)
 
 
 def with_context_of(network: Subject, subject: Subject) -> Subject:
@@ -203,18 +223,28 @@ def _from_artifact(artifact: Artifact) -> Subject:
         raise MissingContext(f"{artifact.folder} holds no network.", f"It was made by `{artifact.verb}`.")
     masks, nest = artifact.verified(MASKS), artifact.verified(NEST)
     checkpoint = read_checkpoint(weights)
+    trusted = _trusted(artifact)
     return Subject(
         checkpoint=replace(checkpoint, wrapper=(), prefix=""),
         masks=read_masks(masks) if masks else MaskSet(),
-        architecture=Spec.from_json(artifact.manifest.get("architecture")),
-        data=Spec.from_json(artifact.manifest.get("data")),
+        architecture=Spec.from_json(artifact.manifest.get("architecture")) if trusted else None,
+        data=Spec.from_json(artifact.manifest.get("data")) if trusted else None,
         artifact=artifact,
         nest=read_nest(nest) if nest else None,
+        trusted=trusted,
     )
 
 
-def _support(subject: Subject) -> MaskSet:
-    """The support of a sparse plain file: prunable tensors that hold exact zeros."""
-    tensors = subject.checkpoint.tensors
+def _seen_as_pruned(subject: Subject) -> Subject:
+    """A plain file with the masks its zeros show; artifacts say themselves what was pruned."""
+    if subject.masks or subject.artifact is not None:
+        return subject
     names = prunable_names(subject.checkpoint, subject.architecture)
-    return MaskSet.from_zeros({name: tensors[name] for name in names if bool((tensors[name] == 0).any())})
+    return replace(subject, masks=pruned_support({name: subject.checkpoint.tensors[name] for name in names}))
+
+
+def _trusted(artifact: Artifact) -> bool:
+    """False when the manifest names code and was not sealed by this user: such code is not run until it is typed."""
+    specs = {key: artifact.manifest.get(key) for key in SEALED}
+    named = [spec["name"] for spec in specs.values() if spec]
+    return not any(NAMES_CODE in name for name in named) or is_sealed(specs, str(artifact.manifest.get("seal", "")))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.order_statistics import median_interval, spread
+from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.report import Finding
 
 LATENCY = Finding(
@@ -107,7 +108,7 @@ def _round(modules: tuple[nn.Module, ...], inputs: Tensor, order: tuple[int, ...
 
 def _milliseconds(module: nn.Module, inputs: Tensor) -> float:
     device = device_of(module)
-    moved = inputs.to(device)
+    moved = as_taken_by(module, inputs)
     _wait(device)
     start = time.perf_counter()
     module(moved)

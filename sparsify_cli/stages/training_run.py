@@ -99,7 +99,7 @@ def trained(work: Training, engine: Engine, listener: Listener, *, save: Save, s
         Diverged: a loss or weight is not finite.
     """
     run = started(work, engine)
-    watch = _Watch(work, engine, listener, save, history=list(state["history"]) if state else [])
+    watch = _Watch(work, engine, listener, save, saved=state or {})
     if state is not None:
         run.restore(state["run"])
     loss = strategy("objectives", work.recipe.objective).prepare(work.teacher)
@@ -153,10 +153,10 @@ def learning_rate(recipe: TrainFields, run: Run) -> Callable[[int], float]:
 class _Watch:
     """After every step: running loss to the listener; after every epoch: accuracy, history, a resumable state."""
 
-    def __init__(self, work: Training, engine: Engine, listener: Listener, save: Save, *, history: list[dict[str, float]]) -> None:
+    def __init__(self, work: Training, engine: Engine, listener: Listener, save: Save, *, saved: Mapping[str, Any]) -> None:
         self.work, self.engine, self.listener, self.save = work, engine, listener, save
-        self.history = history
-        self.loss: float | None = None
+        self.history: list[dict[str, float]] = list(saved.get("history", []))
+        self.loss: float | None = saved.get("loss")
         self.shown = 0.0
 
     def __call__(self, run: Run, value: Tensor) -> None:
@@ -169,7 +169,7 @@ class _Watch:
 
     def keep(self, run: Run) -> None:
         """Hand out a state that a later process can resume from."""
-        self.save({"run": run.state(), "history": self.history})
+        self.save({"run": run.state(), "history": self.history, "loss": self.loss})
 
     def _epoch(self, run: Run) -> None:
         correct = predict(run.model, self.work.watched).correct.double().mean()

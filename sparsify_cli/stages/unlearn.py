@@ -14,10 +14,11 @@ from torch import nn
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.unlearner import Erasure, Memo, Request, Unlearner
-from sparsify_cli.errors import MissingContext
+from sparsify_cli.errors import BadRequest, MissingContext
 from sparsify_cli.recipes.verbs import UnlearnRecipe
 from sparsify_cli.stages.compare import compared
 from sparsify_cli.stages.forget import forget_positions, split_off
+from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids, without_forgotten
 from sparsify_cli.stages.measure import predict
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.sizes import size_findings
@@ -42,14 +43,14 @@ MEANING = {
 
 def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
     """Prepare, erase, or both; write the artifact."""
-    method: Unlearner = strategy("unlearners", recipe.unlearner)
+    method: Unlearner = strategy("unlearners", recipe.unlearner, seed=recipe.seed)
     subject = open_subject(recipe, verbs=NEWEST, listener=listener).single().checked()
     subject.checkpoint.require_finite()
-    train = subject.samples("train")
+    train = without_forgotten(subject.samples("train"), subject.artifact)
     if recipe.prepare:
-        return _prepared(recipe, method, subject, train)
-    positions = forget_positions(recipe.forget, train, seed=recipe.seed)
-    memo = read_memo(Path(recipe.memo)) if recipe.memo else method.prepare(subject.module(), train, subject.masks)
+        return _prepared(recipe, method, subject, train, listener)
+    positions = forget_positions(recipe.forget, train, seed=recipe.seed, forgotten=forgotten_ids(subject.artifact))
+    memo = read_memo(Path(recipe.memo), train) if recipe.memo else _preparing(method, subject, train, listener)
     forget, retain = split_off(train, positions)
     request = Request(forget, retain, subject.samples("validation"), subject.masks)
     if 2 * len(forget) > len(train):
@@ -59,23 +60,41 @@ def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
     return _erased(recipe, subject, request, method.erase(subject.module(), request, memo))
 
 
-def read_memo(folder: Path) -> Memo:
-    """What an earlier `--prepare` stored.
+def read_memo(folder: Path, train: Samples) -> Memo:
+    """What an earlier `--prepare` stored, once it is sure that it read these training samples.
 
     Raises:
         MissingContext: the artifact holds no memo.
+        BadRequest: the memo was made on other training samples.
     """
-    path = Artifact.open(folder).verified(MEMO)
+    artifact = Artifact.open(folder)
+    path = artifact.verified(MEMO)
     if path is None:
         raise MissingContext(f"{folder} holds nothing that was prepared.", "", "Make it: sparsify unlearn MODEL --prepare --data ...")
+    then, now = artifact.manifest.get("facts", {}).get("data_sha256"), data_identity(train)
+    if then is not None and then != now:
+        raise BadRequest(
+            f"{folder} was prepared on other training samples: sha256 {str(then)[:12]}..., these have {now[:12]}....",
+            "What was prepared counts every sample that stays.",
+            "Give the same data, or prepare again.",
+        )
     return read_tensors(path)[0]
 
 
-def _prepared(recipe: UnlearnRecipe, method: Unlearner, subject: Subject, train: Samples) -> Outcome:
-    memo = method.prepare(subject.module(), train, subject.masks) or {}
+def _preparing(method: Unlearner, subject: Subject, train: Samples, listener: Listener) -> Memo | None:
+    """Prepare, after saying how much work that is."""
+    module = subject.module()
+    if effort := method.effort(module, train, subject.masks):
+        listener.note(effort)
+    return method.prepare(module, train, subject.masks)
+
+
+def _prepared(recipe: UnlearnRecipe, method: Unlearner, subject: Subject, train: Samples, listener: Listener) -> Outcome:
+    memo = _preparing(method, subject, train, listener) or {}
     stored = float(sum(t.numel() * t.element_size() for t in memo.values()))
     report = Report(
-        (Finding(name="bytes_memo", value=stored, unit="bytes", definition="Size of what was prepared."),), {"samples": len(train)}
+        (Finding(name="bytes_memo", value=stored, unit="bytes", definition="Size of what was prepared."),),
+        {"samples": len(train), "data_sha256": data_identity(train)},
     )
     folder, held = output_folder(recipe, f"{subject.name}-prepared")
     with claimed(folder, held=held):
@@ -94,9 +113,10 @@ def _erased(recipe: UnlearnRecipe, subject: Subject, request: Request, erasure: 
     report = Report((*accuracies, *erasure.findings, *compared(subject, after), *size_findings(after)), facts)
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
-        write_product(folder, Product(recipe, after, report, subject, after.checkpoint, after.masks))
+        gone = {FORGOTTEN: sorted(forgotten_ids(subject.artifact) | set(request.forget.ids))}
+        write_product(folder, Product(recipe, after, report, subject, after.checkpoint, after.masks, facts=gone))
     tables = (_table(report), listing("the step", erasure.findings))
-    notes = tuple(f"{f.name.replace('_', ' ')}: {f.note}" for f in erasure.findings if f.note)
+    notes = (*(f"{f.name.replace('_', ' ')}: {f.note}" for f in erasure.findings if f.note), *_warnings(request, report))
     return Outcome("unlearn", _headline(request, report), report, folder, tables=tables, notes=notes, hints=(f"sparsify report {folder}",))
 
 
@@ -115,6 +135,18 @@ def _accuracies(module: nn.Module, splits: dict[str, Samples], when: str) -> Ite
         text = f"Accuracy on {MEANING[name]}, {when} unlearning."
         finding = Finding(name=f"accuracy_{name}_{when}", value=share, unit="fraction", n=len(samples), definition=text)
         yield replace(finding, better=better)
+
+
+def _warnings(request: Request, report: Report) -> Iterator[str]:
+    """What the accuracies on the classes that stay do not show."""
+    old, new = report.get("accuracy_test_before"), report.get("accuracy_test_after")
+    if old is not None and new is not None and (old.value or 0) > (new.value or 0):
+        yield f"over the test samples of all classes, forgotten ones included, accuracy fell: {said(old)} -> {said(new)}."
+    left = sorted(set(request.retain.targets.tolist()))
+    if len(left) < 2:
+        names = request.retain.classes
+        only = names[left[0]] if names else left[0]
+        yield f"only the class {only} is left: a network that always answers it makes no mistake; its accuracy says nothing."
 
 
 def _table(report: Report) -> Table:

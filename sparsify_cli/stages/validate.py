@@ -12,6 +12,7 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import UnknownName
 from sparsify_cli.recipes.verbs import ValidateRecipe
 from sparsify_cli.stages.compare import alone
+from sparsify_cli.stages.extract import level_note
 from sparsify_cli.stages.gates import check_gates, parse_gate
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.sizes import size_findings
@@ -42,7 +43,7 @@ def validate(recipe: ValidateRecipe, listener: Listener) -> Outcome:
         f"{subject.path} on {len(samples):,} {split} samples: accuracy {said(report.get('accuracy'))}, ECE {said(report.get('ece'))}."
     )
     files = (_written(Path(recipe.out), report),) if recipe.out else ()
-    return Outcome("validate", headline, report, tables=_tables(report), notes=sentences, files=files, failure=failure)
+    return Outcome("validate", headline, report, tables=_tables(report), notes=(*level_note(subject), *sentences), files=files, failure=failure)
 
 
 def parse_split(text: str) -> Split:

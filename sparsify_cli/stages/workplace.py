@@ -9,16 +9,17 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sparsify_cli.errors import Interrupted, UnreadableFile
+from sparsify_cli.errors import BadRequest, Diverged, Interrupted, SparsifyError, UnreadableFile
 from sparsify_cli.recipes.shared import OutputFields
-from sparsify_cli.stages.write import Product, manifest, output_folder, write_product
-from sparsify_cli.values.artifact import RUN, Artifact, claimed, write_manifest
+from sparsify_cli.stages.write import Product, data_identity, manifest, output_folder, write_product
+from sparsify_cli.training.engine import leave
+from sparsify_cli.values.artifact import RUN, Artifact, claimed, is_artifact, relative_to, write_manifest
 from sparsify_cli.values.atomic import replace_file
 
 
@@ -63,23 +64,62 @@ def workplace(recipe: OutputFields, about: Product, name: str, *, resume: Path |
     if int(os.environ.get("RANK", "0")) > 0:
         with tempfile.TemporaryDirectory(prefix="sparsify-") as scratch:
             yield Workplace(Path(scratch), about, _state(resume) if resume else None)
+        leave()
         return
     folder, held = (resume, True) if resume else output_folder(recipe, name)
     with claimed(folder, held=held):
+        about = replace(about, facts={**about.facts, **_began(about, folder)})
         try:
             yield Workplace(folder, about, _resumable(folder, about) if resume else None)
-        except Interrupted as stop:
-            raise Interrupted(stop.what, "Everything so far is kept.", f"Continue: sparsify {recipe.verb} --resume {folder}") from stop
+        except (Interrupted, KeyboardInterrupt) as stop:
+            raise _interrupted(stop, folder, recipe.verb) from stop
+        except Diverged as error:
+            raise _diverged(error, folder) from error
+    leave()
+
+
+def _began(about: Product, folder: Path) -> dict[str, str]:
+    """What a resumed run must find again: the training data, and where relative paths start."""
+    data = {"data_sha256": data_identity(about.subject.samples("train"))} if about.subject.data else {}
+    return {"started_in": relative_to(Path.cwd(), folder), **data}
+
+
+def _interrupted(stop: BaseException, folder: Path, verb: str) -> Interrupted:
+    """What is left after Ctrl-C, also after a second one."""
+    what = stop.what if isinstance(stop, SparsifyError) else "Interrupted at once."
+    if not is_artifact(folder):
+        return Interrupted(what, "Nothing was written: no epoch had ended yet.", "Start it again.")
+    if (folder / RUN).is_file():
+        kept = "Everything so far is kept." if isinstance(stop, SparsifyError) else "The last state that was saved is kept."
+        return Interrupted(what, kept, f"Continue: sparsify {verb} --resume {folder}")
+    return Interrupted(what, f"{folder} was finished already.")
+
+
+def _diverged(error: Diverged, folder: Path) -> Diverged:
+    """The error, with what is left: a run that is resumed repeats its steps, so a kept state does not help."""
+    if not is_artifact(folder):
+        return Diverged(error.what, f"{error.why} Nothing was kept.", error.do)
+    epochs = len(_state(folder)["history"])
+    kept = f"The state after {epochs} epoch{'' if epochs == 1 else 's'} is kept in {folder}, but resuming it repeats the same steps."
+    return Diverged(error.what, f"{error.why} {kept}", error.do)
 
 
 def _resumable(folder: Path, about: Product) -> Mapping[str, Any]:
     """The state to go on from, once it is sure that the run started from what is there now."""
-    parent = Artifact.open(folder).manifest.get("parent")
+    manifest_then = Artifact.open(folder).manifest
+    parent = manifest_then.get("parent")
     if about.parent is not None and parent is not None and parent["sha256"] != about.parent.checkpoint.source.sha256:
         raise UnreadableFile(
             f"{about.parent.path} is not what {folder} started from.", "Its sha256 differs from the one in the manifest.",
             "Put the original back, or start the run again.",
         )  # fmt: skip
+    then, now = manifest_then.get("facts", {}).get("data_sha256"), about.facts.get("data_sha256")
+    if then is not None and then != now:
+        raise BadRequest(
+            f"The training data is not what {folder} started from: sha256 {str(then)[:12]}..., now {str(now)[:12]}....",
+            "Other samples, or another order, would give neither run.",
+            "Put the original data back, or start the run again.",
+        )
     return _state(folder)
 
 

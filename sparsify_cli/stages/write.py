@@ -13,6 +13,7 @@ from typing import Any
 
 from sparsify_cli.recipes.recipe import Recipe
 from sparsify_cli.recipes.shared import OutputFields
+from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.artifact import MASKS, MEMO, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
 from sparsify_cli.values.checkpoint import Checkpoint
@@ -23,6 +24,7 @@ from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.report import Report
 from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.tensor_file import save_dense
+from sparsify_cli.values.trust import seal
 
 STORED = (WEIGHTS, PACKED, MASKS, NEST, MEMO)
 """Files whose content the manifest vouches for."""
@@ -78,6 +80,7 @@ def write_product(folder: Path, product: Product) -> None:
 def manifest(folder: Path, product: Product, *, status: str = "complete") -> dict[str, Any]:
     """The manifest of a product: plain JSON values."""
     subject = product.subject
+    specs = {name: spec.to_json() if spec else None for name, spec in (("architecture", subject.architecture), ("data", subject.data))}
     return {
         "status": status,
         "verb": product.recipe.verb,
@@ -86,14 +89,14 @@ def manifest(folder: Path, product: Product, *, status: str = "complete") -> dic
         "recipe_sha256": product.recipe.digest(),
         "versions": versions(),
         "parent": parent_entry(product.parent, folder),
-        "architecture": subject.architecture.to_json() if subject.architecture else None,
-        "data": subject.data.to_json() if subject.data else None,
+        **specs,
+        "seal": seal(specs),
         "weights": weights_entry(folder),
         "files": {name: sha256_of(folder / name) for name in STORED if (folder / name).is_file()},
         "masks_sha256": product.masks.digest() if product.masks else None,
         "tensors": _counts(product.checkpoint, product.masks),
         "numbers": [asdict(finding) for finding in product.report],
-        "facts": {**product.report.facts, **product.facts},
+        "facts": {**product.report.facts, **_forgotten(product.parent), **product.facts},
     }
 
 
@@ -121,6 +124,12 @@ def data_identity(samples: Samples) -> str:
     state.update(samples.targets.numpy().tobytes())
     state.update(samples.inputs.contiguous().numpy().tobytes())
     return state.hexdigest()
+
+
+def _forgotten(parent: Subject | None) -> dict[str, list[str]]:
+    """What the parent had forgotten stays forgotten, whatever becomes of the parent's folder."""
+    ids = forgotten_ids(parent.artifact) if parent is not None else frozenset()
+    return {FORGOTTEN: sorted(ids)} if ids else {}
 
 
 def _counts(checkpoint: Checkpoint | None, masks: MaskSet) -> dict[str, dict[str, Any]]:

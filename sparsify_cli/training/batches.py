@@ -1,12 +1,15 @@
 """Batches in an order that depends on the seed and the step alone, so that a resumed run sees what it would have seen.
 
 Each epoch is one permutation, drawn from a generator seeded by (seed, epoch). `size` counts the samples of one optimizer
-step over *all* processes; process r of w takes every w-th sample of that batch, from the r-th on: the same recipe makes
-the same steps whatever the number of processes.
+step over *all* processes; process r of w takes every w-th sample of that batch, from the r-th on. Full batches hold the
+same samples whatever the number of processes.
 
 The incomplete batch at the end of an epoch is kept when every process gets at least 2 samples of it (batch norm is not
 defined on one), cut to a multiple of w so that averaging over processes is the mean over the batch; otherwise it is
 left out of that epoch. The permutation changes every epoch, so no sample is left out for good.
+
+So another number of processes trains the same network, up to rounding, only if the last batch is full or divides by it,
+and only without batch norm (each process normalises by its own share) and without random numbers inside the network.
 """
 
 from __future__ import annotations
@@ -16,10 +19,13 @@ from collections.abc import Iterator
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsify_cli.errors import BadData, BadRequest
+from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.samples import Samples
+
+__all__ = ["as_taken_by", "batches", "derived_seed", "epoch_order", "steps_per_epoch"]
 
 
 def derived_seed(*parts: int) -> int:
@@ -78,12 +84,6 @@ def batches(samples: Samples, *, size: int, seed: int, start_step: int, total: i
         first = step % per_epoch * size
         batch = order[first : first + size]
         yield samples.take(batch[: len(batch) - len(batch) % world][rank::world])
-
-
-def as_taken_by(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Floating-point inputs on the device and in the dtype of the module's parameters."""
-    like = next(module.parameters(), inputs)
-    return inputs.to(device=like.device, dtype=like.dtype)
 
 
 def _tail(n: int, size: int, world: int) -> int:

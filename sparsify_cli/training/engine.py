@@ -88,8 +88,7 @@ class Engine:
 
     def close(self) -> None:
         """Leave the process group; harmless in one process."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        leave()
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +130,12 @@ def engine(device: str = "auto", precision: str = "32-true") -> Engine:
     return Engine(fabric)
 
 
+def leave() -> None:
+    """Leave the process group, at the end of a run that all processes ended together; harmless in one process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def setup(engine: Engine, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Move model and optimizer to the device (in place) and wrap them.
 
@@ -146,7 +151,18 @@ def _where(device: str) -> dict[str, Any]:
     match = re.fullmatch(r"(auto|cpu|cuda|gpu|mps)(?::(\d+))?", device)
     if match is None or (match[2] and match[1] not in ("cuda", "gpu")):
         raise BadRequest(f"{device!r} is not a device.", "", "Write auto, cpu, cuda, cuda:1 or mps.")
+    _require_there(match[1], int(match[2] or 0))
     return {"accelerator": match[1], "devices": [int(match[2])] if match[2] else 1}
+
+
+def _require_there(kind: str, index: int) -> None:
+    """Refuse an accelerator this machine does not have."""
+    there = torch.cuda.device_count() if kind in ("cuda", "gpu") and torch.cuda.is_available() else 0
+    if kind in ("cuda", "gpu") and index >= there:
+        found = f"It has {there}, numbered from 0." if there else "Torch finds none that it can use."
+        raise BadRequest(f"This machine has no CUDA device {index}.", found, "Give --device cpu, or auto to take what there is.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise BadRequest("This machine has no MPS device.", "", "Give --device cpu, or auto to take what there is.")
 
 
 def _processes() -> dict[str, Any]:

@@ -28,6 +28,7 @@ from torch.nn.functional import cross_entropy
 
 from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.maths.per_sample_gradients import Coordinates
+from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.samples import Samples
 
 BATCH = 500
@@ -121,9 +122,8 @@ class Judge:
         """Loss and correctness of each sample, float64; a non-finite loss counts as enormous."""
         if not len(samples):
             return torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-        device = next(iter(parameters.values())).device
         parts = torch.split(samples.inputs, BATCH)
-        logits = torch.cat([functional_call(self.model, parameters, (x.to(device),)).cpu() for x in parts]).double()
+        logits = torch.cat([functional_call(self.model, parameters, (as_taken_by(self.model, x),)).cpu() for x in parts]).double()
         losses = cross_entropy(logits, samples.targets, reduction="none").nan_to_num(1e30, posinf=1e30)
         return losses, (logits.argmax(dim=1) == samples.targets).double()
 

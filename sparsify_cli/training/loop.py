@@ -108,21 +108,16 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 @torch.no_grad()
 def check_fit(model: nn.Module, samples: Samples) -> None:
-    """Check on two samples that the model takes these inputs and has an output for every label.
+    """Check on two samples that the model takes these inputs, also in train mode, and has an output for every label.
+
+    Modes, running statistics and the random numbers that follow are as before afterwards.
 
     Raises:
         BadData: it does not.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        logits = model(as_taken_by(model, samples.inputs[:2]))
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}."
-        raise BadData(f"The model does not take inputs of shape {tuple(samples.inputs.shape[1:])}.", reason) from error
-    finally:
-        model.train(was_training)
-    _check_labels(logits, samples)
+    _check_labels(_tried(model, samples, training=False), samples)
+    if len(samples) > 1:  # batch norm cannot train on one
+        _check_labels(_tried(model, samples, training=True), samples, " in train mode")
 
 
 def _check(run: Run, samples: Samples, share: int) -> None:
@@ -135,9 +130,29 @@ def _check(run: Run, samples: Samples, share: int) -> None:
     check_fit(run.model, samples)
 
 
-def _check_labels(logits: Tensor, samples: Samples) -> None:
+def _tried(model: nn.Module, samples: Samples, *, training: bool) -> object:
+    """What the model gives for two samples; nothing it keeps is changed."""
+    modes = [(part, part.training) for part in model.modules()]
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return model.train(training)(as_taken_by(model, samples.inputs[:2]))
+    except Exception as error:  # whatever the network says about inputs it does not take
+        lines = str(error).strip().splitlines() or ["no reason given"]
+        what = f"The model does not take inputs of shape {tuple(samples.inputs.shape[1:])}{' in train mode' if training else ''}."
+        raise BadData(what, f"{type(error).__name__}: {lines[0].rstrip('.')}.") from error
+    finally:
+        for part, before in modes:
+            part.training = before
+        for buffer, value in kept:
+            buffer.copy_(value)
+
+
+def _check_labels(logits: object, samples: Samples, when: str = "") -> None:
+    if not isinstance(logits, Tensor):
+        raise BadData(f"The model gives a {type(logits).__name__}{when}, not a tensor.", "A classifier gives one row of logits a sample.")
     if logits.ndim != 2:
-        raise BadData(f"The model's outputs have shape {tuple(logits.shape)}.", "A classifier gives one row of logits a sample.")
+        raise BadData(f"The model's outputs have shape {tuple(logits.shape)}{when}.", "A classifier gives one row of logits a sample.")
     low, high, width = int(samples.targets.min()), int(samples.targets.max()), logits.shape[1]
     if low < 0 or high >= width:
         raise BadData(f"Labels run from {low} to {high} but the model has {width} outputs.", "Every label needs an output.")
@@ -169,7 +184,7 @@ def _finite(run: Run, loss: Loss, batch: Samples) -> Callable[[], Tensor]:
         value = loss(run.forward, here)
         if not bool(torch.isfinite(value.detach())):
             what = f"The loss is {float(value.detach())} at step {run.step + 1} of {run.total}."
-            raise _diverged(what, "The weights are those before this step.")
+            raise _diverged(what, "No weight was touched by that step.")
         return value
 
     return checked
@@ -182,4 +197,4 @@ def _check_weights(run: Run) -> None:
 
 
 def _diverged(what: str, why: str) -> Diverged:
-    return Diverged(what, why, "Lower the learning rate, add warm-up steps, or check the inputs for NaN and unscaled values.")
+    return Diverged(what, why, "Start again with a lower --lr or a longer --warmup, or check the inputs for NaN and unscaled values.")

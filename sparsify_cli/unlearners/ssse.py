@@ -94,6 +94,17 @@ class Ssse(Unlearner):
         _require(self.trust > 0 and self.weight_decay >= 0, f"trust={self.trust}, weight_decay={self.weight_decay}", "They are lengths.")
         _require(0 <= self.tolerance <= 1 and 0 <= self.forgotten <= 1, f"tolerance={self.tolerance}", "Fractions lie in [0, 1].")
 
+    def effort(self, model: nn.Module, train: Samples, masks: MaskSet) -> str:
+        """Samples, parameters, memory and the precision of the sums."""
+        count = Coordinates.of(model, masks).count
+        size = min(count if self.fisher == "dense" else self.block, count)
+        dtype = _precision(count, size)
+        used = min(self.samples or len(train), len(train))
+        return (
+            f"averaging the Fisher over {used:,} samples: {count:,} parameters in blocks of {size:,},"
+            f" {_needed(count, size, dtype) / 1e9:,.2f} GB, sums in {str(dtype).removeprefix('torch.')}"
+        )
+
     def prepare(self, model: nn.Module, train: Samples, masks: MaskSet) -> Memo:
         """Average the outer products of per-sample gradients over the training set, diagonal blocks only.
 
@@ -104,15 +115,17 @@ class Ssse(Unlearner):
         coordinates = Coordinates.of(model, masks)
         size = coordinates.count if self.fisher == "dense" else self.block
         _require_memory(coordinates.count, min(size, coordinates.count), self.fisher)
+        dtype = _precision(coordinates.count, min(size, coordinates.count))
         used = draw(train, self.samples or len(train), self.seed)
         _require(len(used) > 0, "0 training samples", "The Fisher is an average over samples.")
-        gram = empty_gram(coordinates.count, size, next(model.parameters()))
+        like = next(model.parameters())
+        gram = empty_gram(coordinates.count, size, like, dtype=dtype)
         for rows in per_sample_gradients(model, used.inputs, used.targets, coordinates):
             add_gram(gram, rows)
         gram /= len(used)
         scale = _finite_scale(gram, coordinates.count, len(used))
         return {
-            "fisher": gram.cpu(),
+            "fisher": gram.to("cpu", torch.promote_types(like.dtype, torch.float32)),  # summed in float64, kept rounded once
             "model_sha256": _fingerprint(model, masks),
             "n": torch.tensor(len(train)),
             "coordinates": torch.tensor(coordinates.count),
@@ -274,14 +287,28 @@ def _require(holds: bool, what: str, why: str) -> None:
 
 
 def _require_memory(count: int, size: int, kind: str) -> None:
-    needed = (-(-count // size) * 4 + 16) * size**2
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**34
+    needed, there = _needed(count, size, torch.float32), _memory()
     if needed > 0.8 * there:
         raise BadRequest(
             f"The {kind} Fisher of {count:,} parameters needs {needed / 1e9:,.1f} GB; this machine has {there / 1e9:,.1f} GB.",
             f"It holds blocks of {size:,} x {size:,} numbers.",
             "Use fisher=block with a smaller block.",
         )
+
+
+def _needed(count: int, size: int, dtype: torch.dtype) -> int:
+    """Bytes at the peak: the blocks while they are summed, in float64 also their float32 copy, and one that is solved."""
+    return (-(-count // size) * (12 if dtype == torch.float64 else 4) + 16) * size**2
+
+
+def _memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**34
+
+
+def _precision(count: int, size: int) -> torch.dtype:
+    """Sums in float64, or in float32 where only that fits in memory."""
+    return torch.float64 if _needed(count, size, torch.float64) <= 0.8 * _memory() else torch.float32
 
 
 def _finite_scale(gram: Tensor, count: int, n: int) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsify_cli.errors import BadData
 from sparsify_cli.values.samples import Samples
@@ -48,6 +48,14 @@ def samples_from(
     samples = Samples(x, y, names, columns, tuple(map(str, classes)))
     _require_named_labels(samples, where)
     return samples
+
+
+def as_taken_by(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Inputs on the device of a module's parameters; floating ones in their dtype, integers (token ids, say) as they are."""
+    like = next((p for p in module.parameters() if p.is_floating_point()), None)
+    if like is None:
+        return inputs
+    return inputs.to(device=like.device, dtype=like.dtype if inputs.is_floating_point() else inputs.dtype)
 
 
 def input_tensor(values: Any, *, where: str) -> Tensor:

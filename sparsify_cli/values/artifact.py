@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sparsify_cli.errors import BadRequest, Busy, MissingContext, MissingFile, UnreadableFile
 from sparsify_cli.values.atomic import disk_failures, replace_file
@@ -40,6 +40,9 @@ PACKED = "model.packed.safetensors"
 AGAIN = "Run the verb that made it again."
 PLAIN = (str, int, float, type(None))
 RUNS = Path("runs")
+LOCK = ".lock"
+TEMPORARY = re.compile(r"\.[0-9a-f]{8}-")
+"""Names of unfinished files."""
 ENTRIES = {"parent": ("path", "sha256"), "weights": ("file", "sha256"), "architecture": ("name", "options"), "data": ("name", "options")}
 """Entries of a manifest that are null or hold these keys."""
 
@@ -138,12 +141,19 @@ def newest(verbs: tuple[str, ...], *, runs: Path = RUNS) -> Artifact:
         MissingContext: there is none.
     """
     folders = sorted(runs.glob("[0-9]*-*"), key=_number, reverse=True) if runs.is_dir() else []
+    damaged: list[str] = []
     for folder in filter(is_artifact, folders):
-        artifact = Artifact.open(folder)
+        try:
+            artifact = Artifact.open(folder)
+        except UnreadableFile:  # one bad folder must not stand in the way of the good ones
+            damaged.append(str(folder))
+            continue
         if artifact.complete and artifact.verb in verbs and artifact.manifest.get("weights"):
             return artifact
     raise MissingContext(
-        f"No artifact of {' or '.join(verbs)} is in {runs}/.", "", f"Name a file or folder, or run first: sparsify {verbs[0]} ..."
+        f"No artifact of {' or '.join(verbs)} is in {runs}/.",
+        f"The manifest of {' and '.join(damaged)} is damaged." if damaged else "",
+        f"Name a file or folder, or run first: sparsify {verbs[0]} ...",
     )
 
 
@@ -175,7 +185,9 @@ def reserve(verb: str, name: str, *, runs: Path = RUNS) -> Path:
 
 @contextlib.contextmanager
 def claimed(folder: Path, *, held: bool = False) -> Iterator[Path]:
-    """Hold `folder` for writing, alone; remove it if the block fails before anything resumable was written.
+    """Hold `folder` for writing, alone; if the block fails before anything resumable was written, nothing of it is left.
+
+    An empty folder that was there before is used, and empty again after a failure.
 
     Args:
         folder: the artifact's folder.
@@ -186,66 +198,101 @@ def claimed(folder: Path, *, held: bool = False) -> Iterator[Path]:
         Busy: another process holds it.
         DiskFailure: it cannot be created.
     """
-    if not held:
-        _create(folder)
+    made = [folder] if held else _create(folder)
     with _locked(folder):
+        if not held and _contents(folder):  # another writer came between creating and locking
+            raise _taken(folder)
         _sweep(folder)
         try:
             yield folder
         except BaseException:
             if not is_artifact(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+                _undo(folder, made)
             raise
+
+
+def _undo(folder: Path, made: list[Path]) -> None:
+    """Remove what was written into a folder, and of the folder and its parents those that were made for it."""
+    with contextlib.suppress(OSError):  # a parent that holds something else by now stays
+        for path in folder.iterdir():
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        for path in reversed(made):
+            path.rmdir()
 
 
 def _sweep(folder: Path) -> None:
     """Remove the temporary files of a writer that was killed; the lock says that nobody writes here now."""
     for path in folder.glob(".*"):
-        if re.match(r"\.[0-9a-f]{8}-", path.name):
+        if TEMPORARY.match(path.name):
             path.unlink(missing_ok=True)
 
 
-def _create(folder: Path) -> None:
+def _create(folder: Path) -> list[Path]:
+    """Make a folder and its parents; returns those that were not there, outermost first."""
+    missing = [path for path in reversed(folder.parents) if not path.is_dir()]
     with disk_failures(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             folder.mkdir()
         except FileExistsError:
             _refuse_if_taken(folder)
+            return []
+    return [*missing, folder]
 
 
 def _refuse_if_taken(folder: Path) -> None:
     if folder.is_dir() and _is_locked(folder):
         raise _busy(folder)
-    if not folder.is_dir() or any(folder.iterdir()):
-        raise BadRequest(f"{folder} already exists.", "Nothing is overwritten.", "Choose another --out, or remove it first.")
+    if not folder.is_dir() or _contents(folder):
+        raise _taken(folder)
+
+
+def _contents(folder: Path) -> list[str]:
+    """What a folder holds, without the lock and the temporary files of a writer that was killed."""
+    return [path.name for path in folder.iterdir() if path.name != LOCK and not TEMPORARY.match(path.name)]
+
+
+def _taken(folder: Path) -> BadRequest:
+    return BadRequest(f"{folder} already exists.", "Nothing is overwritten.", "Choose another --out, or remove it first.")
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    with disk_failures(folder):
-        lock = (folder / ".lock").open("a")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _busy(folder) from error
+    with _lock(folder):
         try:
             yield
         finally:
-            (folder / ".lock").unlink(missing_ok=True)
+            (folder / LOCK).unlink(missing_ok=True)  # while it is held: whoever opened it before finds out in `_lock`
+
+
+def _lock(folder: Path) -> IO[str]:
+    """The lock file, open and locked; never one that its last holder removed in the meantime."""
+    while True:
+        with disk_failures(folder):
+            lock = (folder / LOCK).open("a")
+        if not _flocked(lock):
+            lock.close()
+            raise _busy(folder)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat()):
+                return lock
+        lock.close()
+
+
+def _flocked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_locked(folder: Path) -> bool:
-    lock = folder / ".lock"
-    if not lock.exists():  # asking must not leave a file behind
+    try:
+        with (folder / LOCK).open("r") as lock:  # asking must not leave a file behind
+            return not _flocked(lock)
+    except FileNotFoundError:
         return False
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _busy(folder: Path) -> Busy:

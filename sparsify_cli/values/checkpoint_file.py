@@ -22,6 +22,7 @@ from sparsify_cli.errors import MissingFile, SparsifyError, UnreadableFile, Unsa
 from sparsify_cli.values import tensor_file
 from sparsify_cli.values.checkpoint import Checkpoint, Source
 from sparsify_cli.values.file_hash import sha256_of
+from sparsify_cli.values.file_kind import ADVICE, folder_kind, foreign_kind
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights", "ema", "module")
 """Keys under which training scripts keep their weights, in the order they are tried."""
@@ -35,23 +36,26 @@ PLAIN = {
 }
 """Types of number that torch computes with in every way that is needed."""
 
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+"""Files that hold weights in the folders of other programs."""
+
 PREFIXES = ("module.", "_orig_mod.")
 """Prefixes that data-parallel wrappers and torch.compile leave on every key."""
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The named tensors of a checkpoint file, wrapper and prefix removed.
+    """The named tensors of a checkpoint file, wrapper and prefix removed, pairs of torch.nn.utils.prune multiplied.
 
     Raises:
-        MissingFile: nothing is there.
+        MissingFile: nothing is there, or a folder.
         UnreadableFile: truncated, corrupt, of an unknown kind, or without tensors.
         UnsafePickle: reading it would run code.
     """
     if not path.is_file():
-        raise MissingFile(f"There is no checkpoint {path}.", "" if not path.is_dir() else "It is a folder without a manifest.json.")
+        raise _no_file(path)
     content, wrapper = unwrapped(_reader(path)(path), path)
     _require_plain(content, path)
-    tensors, prefix = without_prefix(content)
+    tensors, prefix = without_prefix(without_pairs(content))
     return Checkpoint(tensors, Source(str(path), sha256_of(path)), wrapper, prefix)
 
 
@@ -63,9 +67,28 @@ def unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, .
     """
     found = _descend(content, ())
     if found is None:
-        kind = ", ".join(map(str, list(content)[:6])) or "nothing" if isinstance(content, Mapping) else type(content).__name__
-        raise UnreadableFile(f"{path} holds no named tensors.", f"It holds: {kind}.", "Save the network's state_dict() and pass that file.")
+        raise UnreadableFile(f"{path} holds no named tensors.", _held(content), "Save the network's state_dict() and pass that file.")
     return found
+
+
+def _held(content: Any) -> str:
+    """What is there instead of named tensors, in a sentence."""
+    if not isinstance(content, Mapping):
+        return f"It holds: {type(content).__name__}."
+    lists = {key: content[key] for key in WRAPPERS if isinstance(content.get(key), list | tuple)}
+    inside = "".join(f" Its {key!r} is a list of {len(value)}, not names with tensors." for key, value in lists.items())
+    return f"It holds: {', '.join(map(str, list(content)[:6])) or 'nothing'}.{inside}"
+
+
+def _no_file(path: Path) -> MissingFile:
+    """Why a path cannot be opened as a file, and what to name instead."""
+    if not path.is_dir():
+        return MissingFile(f"There is no checkpoint {path}.")
+    kind, weights = folder_kind(path), sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
+    if not kind:
+        return MissingFile(f"{path} is not an artifact.", "It is a folder without a manifest.json.", "List yours with: ls runs")
+    do = f"Name it: {path / weights[0]}" if len(weights) == 1 else "Join the parts into one file first."
+    return MissingFile(f"{path} is {kind}.", "A single checkpoint file is needed for now.", do)
 
 
 def _descend(content: Any, keys: tuple[str, ...]) -> tuple[dict[str, Tensor], tuple[str, ...]] | None:
@@ -86,6 +109,33 @@ def without_prefix(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], st
         prefix += found
         names = [name.removeprefix(found) for name in names]
     return dict(zip(names, tensors.values(), strict=True)), prefix
+
+
+def without_pairs(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with each pair `X_orig`, `X_mask` of torch.nn.utils.prune as the one tensor X = orig * mask that the network computes with.
+
+    A masked weight becomes +0.0, also where the original is negative or not finite.
+    """
+    pairs = {name.removesuffix("_orig") for name in tensors if name.endswith("_orig") and _is_pair(name.removesuffix("_orig"), tensors)}
+    masks = {f"{name}_mask" for name in pairs}
+    return {_paired(name, pairs): _product(name, tensor, tensors, pairs) for name, tensor in tensors.items() if name not in masks}
+
+
+def _is_pair(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    mask = tensors.get(f"{name}_mask")
+    return name not in tensors and mask is not None and mask.shape == tensors[f"{name}_orig"].shape
+
+
+def _paired(name: str, pairs: set[str]) -> str:
+    bare = name.removesuffix("_orig")
+    return bare if bare in pairs and name != bare else name
+
+
+def _product(name: str, tensor: Tensor, tensors: Mapping[str, Tensor], pairs: set[str]) -> Tensor:
+    if _paired(name, pairs) == name:
+        return tensor
+    mask = tensors[f"{_paired(name, pairs)}_mask"].to(tensor.dtype)
+    return torch.where(mask == 0, torch.zeros((), dtype=tensor.dtype), tensor * mask)
 
 
 def _require_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -113,6 +163,8 @@ def _reader(path: Path) -> Callable[[Path], Any]:
         head = file.read(16)
     if not head:
         raise UnreadableFile(f"{path} is empty.", "", "Copy or save the checkpoint again.")
+    if kind := foreign_kind(path):
+        raise UnreadableFile(f"{path} is {kind}.", "It is not a file of named tensors that can be read here.", ADVICE)
     return tensor_file.read if path.suffix == ".safetensors" or head[8:9] == b"{" else _read_torch
 
 

@@ -113,7 +113,12 @@ def sizes(tensor: Tensor) -> dict[str, int]:
 
 def smallest(tensor: Tensor) -> str:
     """The form with the fewest bytes, header included; the earlier of FORMS when two are equal."""
-    cost = {form: size + (0 if form == "dense" else OVERHEAD) for form, size in sizes(tensor).items()}
+    return smallest_of(sizes(tensor))
+
+
+def smallest_of(found: Mapping[str, int]) -> str:
+    """As `smallest`, from the bytes that each form takes."""
+    cost = {form: size + (0 if form == "dense" else OVERHEAD) for form, size in found.items()}
     return min(cost, key=lambda form: (cost[form], FORMS.index(form)))
 
 

@@ -10,17 +10,18 @@ own names. The header's metadata hold one JSON text under the key `sparsify`:
      "sha256": "..."}
 
 An alias is a second name of the same tensor (tied weights): the packed file stores it once, the dense file (schema
-`sparsify/dense/1`, the text only there when something is tied) once under each name; reading ties them again.
-`sha256` (packed only) is taken over the JSON text `[tensors, aliases]` (keys sorted, no spaces), then for every entry,
-sorted by name: its name, torch dtype and sizes as `name dtype [sizes]` and its bytes. Names are sorted and the same
-tensors give the same bytes.
+`sparsify/dense/1`, the text only there when something is tied or a name ends like an entry of a packed file) once under
+each name; reading ties them again. `sha256` (packed only) is taken over the JSON text `[tensors, aliases]` (keys sorted, no
+spaces), then for every entry, sorted by name: its name, torch dtype and sizes as `name dtype [sizes]` and its bytes. Names
+are sorted and the same tensors give the same bytes. A file without the text whose names are those of packed entries is
+refused: it lost its text.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,9 @@ def save_dense(path: Path, tensors: Mapping[str, Tensor]) -> None:
         BadData: a dtype or layout that safetensors has no word for.
         DiskFailure: the file system refused.
     """
-    aliases = tied(tensors)
+    note = dense_note(tensors, tied(tensors))
     plain = _plain(tensors)
-    note = {"sparsify": json.dumps({"schema": DENSE, "aliases": aliases}, sort_keys=True)} if aliases else {}
-    replace_file(path, lambda temporary: _write(temporary, plain, {"format": "pt", **note}))
+    replace_file(path, lambda temporary: _write(temporary, plain, note))
 
 
 def save_packed(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -64,14 +64,35 @@ def save_packed(path: Path, tensors: Mapping[str, Tensor]) -> None:
     records: dict[str, Any] = {}
     entries: dict[str, Tensor] = {}
     for name, tensor in plain.items():
-        form = "dense" if _taken(name, plain) else smallest(tensor)
+        form = stored_form(name, plain, lambda tensor=tensor: smallest(tensor))  # type: ignore[misc]
         if form == "dense":
             entries[name] = tensor
         else:
-            records[name] = Record(form, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)).to_json()
+            records[name] = record_of(tensor, form).to_json()
             entries |= {f"{name}::{suffix}": entry for suffix, entry in encode(tensor, form).items()}
-    header = {"schema": PACKED, "tensors": records, "aliases": aliases, "sha256": _digest(records, aliases, entries)}
-    replace_file(path, lambda temporary: _write(temporary, entries, {"sparsify": json.dumps(header, sort_keys=True)}))
+    note = packed_note(records, aliases, _digest(records, aliases, entries))
+    replace_file(path, lambda temporary: _write(temporary, entries, note))
+
+
+def dense_note(tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> dict[str, str]:
+    """Metadata of a dense file: ours only where something is tied, or where names look like entries of a packed file."""
+    ours = {"sparsify": json.dumps({"schema": DENSE, "aliases": aliases}, sort_keys=True)}
+    return {"format": "pt", **(ours if aliases or _packed_pairs(tensors) else {})}
+
+
+def packed_note(records: Mapping[str, Any], aliases: Mapping[str, str], sha256: str) -> dict[str, str]:
+    """Metadata of a packed file."""
+    return {"sparsify": json.dumps({"schema": PACKED, "tensors": records, "aliases": aliases, "sha256": sha256}, sort_keys=True)}
+
+
+def record_of(tensor: Tensor, form: str) -> Record:
+    """What a packed file says about a tensor that lies there in a form other than dense."""
+    return Record(form, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+
+
+def stored_form(name: str, names: Mapping[str, Tensor], smallest_form: Callable[[], str]) -> str:
+    """The smallest form; dense where another tensor already has a name that this one's entries would get."""
+    return "dense" if any(f"{name}::{suffix}" in names for suffix in ("bitmask", "gaps", "values")) else smallest_form()
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -180,9 +201,10 @@ def _strided(name: str, tensor: Tensor) -> Tensor:
     raise BadData(f"{name!r} is {kind}.", "A safetensors file cannot hold that.", "Convert the tensor first.")
 
 
-def _taken(name: str, names: Mapping[str, Tensor]) -> bool:
-    """Whether another tensor already has a name that this one's entries would get."""
-    return any(f"{name}::{suffix}" in names for suffix in ("bitmask", "gaps", "values"))
+def _packed_pairs(names: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors whose two packed entries are there."""
+    bare = [name.removesuffix("::values") for name in names if name.endswith("::values")]
+    return [name for name in bare if f"{name}::bitmask" in names or f"{name}::gaps" in names]
 
 
 def _write(path: Path, entries: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -249,6 +271,8 @@ def _checked(path: Path, header: dict[str, Any]) -> dict[str, Any]:
 
 def _unpack(entries: dict[str, Tensor], header: dict[str, Any] | None) -> dict[str, Tensor]:
     if header is None:
+        if pairs := _packed_pairs(entries):
+            raise Corrupt(f"it holds packed entries, such as those of {pairs[0]!r}, and nothing that says what they mean")
         return entries
     if header["schema"] == PACKED and header.get("sha256") != _digest(header["tensors"], header["aliases"], entries):
         raise Corrupt("its content does not have the checksum it was written with")

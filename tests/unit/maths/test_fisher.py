@@ -49,7 +49,7 @@ def test_chunks_add_up():
     assert torch.equal(together, apart)
 
 
-def test_half_precision_gradients_are_summed_in_float32():
+def test_half_precision_gradients_are_summed_in_float64():
     """16 samples of gradient 64 sum to 65 536, which float16 cannot hold."""
     rows = torch.full((16, 1), 64.0, dtype=torch.float16)
     assert add_gram(empty_gram(1, 1, rows), rows).item() == 65536

@@ -164,6 +164,8 @@ def test_missing_context_names_the_flag(files, fields, flags, asking):
         prune(recipe, Listener())
     assert all(flag in str(caught.value) for flag in flags)
     assert needs_inputs(recipe) in str(caught.value)
+    with pytest.raises(MissingContext):
+        dry_run(recipe)
     assert not Path("runs").exists()
 
 
@@ -224,6 +226,24 @@ def test_every_layer_keeps_its_count(files):
     assert changed == set(masks)
 
 
+def test_progress_is_told(files):
+    """A listener hears of each layer, of how many, and that it is over."""
+
+    class Heard(Listener):
+        heard: list[object]
+
+        def progress(self, now):
+            self.heard.append((now.label, now.step, now.total))
+
+        def done(self):
+            self.heard.append("done")
+
+    listener = Heard()
+    listener.heard = []
+    prune(request(solver=GPT, skip=("never_run", "free", "last")), listener)
+    assert listener.heard == [("solving first.weight", 1, 2), ("solving grouped.weight", 2, 2), "done"]
+
+
 def test_layers_no_solver_takes_keep_their_masks(files):
     """A layer that never runs keeps the criterion's mask and its other weights bit for bit, and a note names it."""
     before, masks, found = run_solver(request(solver=GPT))
@@ -262,6 +282,20 @@ def test_prune_with_a_solver_end_to_end(files):
     first, second = (open_subject(PruneRecipe(model=name)) for name in ("once", "twice"))
     assert second.masks <= first.masks and second.masks.kept == total // 4
     assert again.report.get("sparsity").value == 0.75
+
+
+def test_names_may_differ_by_a_prefix(files):
+    """An artifact that kept a wrapper's prefix is calibrated and solved under its own names, as the file without it."""
+    context = {"sparsity": Fraction(1, 2), "skip": ("*never_run", "*free")}
+    torch.save({f"net.{name}": tensor for name, tensor in files.state_dict().items()}, "wrapped.pt")
+    prune(PruneRecipe(model="wrapped.pt", out="once", sparsity=Fraction(0), skip=context["skip"]), Listener())
+    for word, asking in (("solver", GPT), ("criterion", Choice("wanda"))):
+        prune(request(model="once", out=f"wrapped-{word}", **context, **{word: asking}), Listener())
+        prune(request(out=f"plain-{word}", **context, **{word: asking}), Listener())
+        wrapped, plain = (open_subject(PruneRecipe(model=f"{kind}-{word}")) for kind in ("wrapped", "plain"))
+        for name in plain.masks:
+            assert torch.equal(wrapped.masks[f"net.{name}"], plain.masks[name])
+            assert torch.equal(wrapped.checkpoint.tensors[f"net.{name}"], plain.checkpoint.tensors[name])
 
 
 def test_two_of_four_with_a_solver(files):

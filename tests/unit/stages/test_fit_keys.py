@@ -22,7 +22,7 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("prefix", ["", "model.", "net.", "backbone."])
+@pytest.mark.parametrize("prefix", ["", "model.", "net.", "backbone.", "model.net.", "student.", "a.b.c."])
 def test_a_wrapper_prefix_is_removed(prefix):
     """Keys with one prefix too many load; the module comes back in eval mode with exactly these bits."""
     given = tiny_cnn(1).state_dict()
@@ -50,6 +50,21 @@ def test_an_old_counter_may_be_missing():
     assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in given.items())
 
 
+def test_two_networks_in_one_file_are_not_chosen_between():
+    """A student beside its teacher: the teacher's tensors have no place, and none is dropped in silence."""
+    given = tiny_cnn(1).state_dict()
+    both = {f"{who}.{name}": tensor for who in ("student", "teacher") for name, tensor in given.items()}
+    with pytest.raises(KeyMismatch, match=r"have no place in it \(teacher\."):
+        loaded(tiny_cnn(2), from_file(both))
+
+
+def test_a_prefix_that_would_make_two_names_one_is_not_removed():
+    """`model.head.weight` beside `head.weight` stays two tensors."""
+    given = tiny_cnn(1).state_dict()
+    both = {**{f"model.{name}": tensor for name, tensor in given.items()}, "head.weight": given["head.weight"]}
+    assert fitting_names(both, given).keys() == both.keys()
+
+
 def test_names_that_already_fit_stay():
     """A network whose own layer is called `model` is not renamed."""
     module = nn.Module()
@@ -65,8 +80,8 @@ def test_a_missing_and_an_extra_name():
         loaded(tiny_cnn(), from_file(given))
     for part in (
         "model.pt",
-        "1 tensors are missing (head.weight; nearest to head.weight is hed.weight)",
-        "1 have no place in it (hed.weight)",
+        "1 tensor is missing (head.weight; nearest to head.weight is hed.weight)",
+        "1 has no place in it (hed.weight)",
     ):
         assert part in str(caught.value)
 
@@ -82,7 +97,7 @@ def test_another_shape():
     """The first tensor with another shape, both shapes, and how many there are."""
     given = tiny_cnn().state_dict()
     given["head.weight"] = torch.zeros(5, 8)
-    with pytest.raises(KeyMismatch, match=r"1 tensors have another shape, first head\.weight.*\(5, 8\) in the checkpoint and \(3, 8\)"):
+    with pytest.raises(KeyMismatch, match=r"1 tensor has another shape, first head\.weight.*\(5, 8\) in the checkpoint and \(3, 8\)"):
         loaded(tiny_cnn(), from_file(given))
 
 

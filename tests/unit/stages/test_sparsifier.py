@@ -11,7 +11,7 @@ from sparsify_cli.errors import BadRequest, Infeasible, NonFinite, UnknownName
 from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
-from sparsify_cli.stages.sparsifier import collapse_notes, pattern_notes, require_reachable, sparsifier
+from sparsify_cli.stages.sparsifier import collapse_notes, pattern_notes, require_held, sparsifier
 from sparsify_cli.values.mask_set import MaskSet
 
 WEIGHTS = {"a": torch.tensor([[1.0, -8.0, 3.0, -4.0], [5.0, -6.0, 7.0, 2.0]]), "b": torch.tensor([[0.5, 9.0, 0.25, 10.0]])}
@@ -61,10 +61,10 @@ def test_frozen_weights_stay():
 
 def test_what_sparsity_is_meant():
     """The one asked for; the pattern's own where none is asked; neither is an error."""
-    assert chooser().target(WEIGHTS, Fraction(1, 3)) == Fraction(1, 3)
-    assert chooser(pattern=Pattern.parse("1:4")).target(WEIGHTS, None) == Fraction(3, 4)
+    assert chooser().target(WEIGHTS, Fraction(1, 3), pruned=MaskSet()) == Fraction(1, 3)
+    assert chooser(pattern=Pattern.parse("1:4")).target(WEIGHTS, None, pruned=MaskSet()) == Fraction(3, 4)
     with pytest.raises(BadRequest, match="No sparsity was asked for"):
-        chooser().target(WEIGHTS, None)
+        chooser().target(WEIGHTS, None, pruned=MaskSet())
 
 
 def test_strategies_are_checked():
@@ -95,8 +95,9 @@ def test_notes():
 def test_the_result_is_checked():
     """Masks off by more than a block are refused; off by one block are not."""
     masks = MaskSet({"a": torch.tensor([[True, False], [True, True]])})
-    require_reachable(masks, Fraction(1, 4), Pattern())
-    require_reachable(masks, HALF, Pattern())
-    require_reachable(masks, Fraction(3, 4), Pattern.parse("block:2x1"))
+    require_held(masks, Fraction(1, 4), Pattern())
+    require_held(masks, HALF, Pattern())
+    with pytest.raises(Infeasible, match="do not hold the pattern block:2x1"):
+        require_held(masks, HALF, Pattern.parse("block:2x1"))
     with pytest.raises(Infeasible, match=r"reach sparsity 0\.25, not 0\.75.*2 weights"):
-        require_reachable(masks, Fraction(3, 4), Pattern())
+        require_held(masks, Fraction(3, 4), Pattern())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn.utils import prune
 
 from sparsify_cli.errors import MissingFile, NonFinite, UnreadableFile, UnsafePickle
 from sparsify_cli.values.checkpoint import Checkpoint, Source, Spec
@@ -166,3 +168,76 @@ def test_a_spec_survives_json():
     spec = Spec("cnn", {"width": 16})
     assert Spec.from_json(spec.to_json()) == spec
     assert Spec.from_json(None) is None
+
+
+def test_pairs_of_torch_prune_are_one_tensor():
+    """X_orig [1, -2, 3, inf] and X_mask [1, 0, 1, 0] are X = [1, +0, 3, +0], in the place of the original; bits of the zeros are 0."""
+    pair = {"weight_orig": torch.tensor([1.0, -2.0, 3.0, float("inf")]), "bias": torch.ones(1), "weight_mask": torch.tensor([1.0, 0, 1, 0])}
+    found = read_checkpoint(saved({f"module.conv.{name}": tensor for name, tensor in pair.items()})).tensors
+    assert list(found) == ["conv.weight", "conv.bias"]
+    assert found["conv.weight"].view(torch.int32).tolist() == torch.tensor([1.0, 0, 3, 0]).view(torch.int32).tolist()
+
+
+def test_torch_prune_and_its_file_agree():
+    """What a module pruned by torch computes with is what is read back."""
+    layer = prune.random_unstructured(torch.nn.Linear(8, 8), "weight", amount=0.5)
+    found = read_checkpoint(saved(layer.state_dict())).tensors
+    assert sorted(found) == ["bias", "weight"]
+    assert torch.equal(found["weight"], layer.weight.detach())
+
+
+def test_what_only_looks_like_a_pair_stays():
+    """A mask of another shape, an original alone, a name that is there already: nothing is multiplied."""
+    odd = {"a_orig": torch.ones(2), "a_mask": torch.ones(3), "b_orig": torch.ones(2), "c": torch.ones(2), "c_orig": torch.ones(2)}
+    content = {**odd, "c_mask": torch.ones(2)}
+    assert list(read_checkpoint(saved(content)).tensors) == list(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "kind"),
+    [
+        ("model.onnx", b"\x08\x07", "an ONNX model"),
+        ("model.bin", b"\x08\x07\x12\x07pytorch", "an ONNX model"),
+        ("model.h5", b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        ("model.gguf", b"GGUF\x03", "a GGUF file"),
+        ("model.tflite", b"\x1c\x00\x00\x00TFL3", "a TensorFlow Lite model"),
+        ("model.npy", b"\x93NUMPY\x01", "a NumPy array"),
+        ("model.pt.gz", b"\x1f\x8b\x08", "a gzip archive"),
+        ("model.pt", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_what_it_is(name, head, kind):
+    """Formats of other programs are named, not called truncated."""
+    Path(name).write_bytes(head + bytes(200))
+    with pytest.raises(UnreadableFile, match=kind):
+        read_checkpoint(Path(name))
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [("net/code/__torch__.py", "a TorchScript archive"), ("w.npy", "a NumPy archive"), ("a/archive_format", "torch.export")],
+)
+def test_an_archive_of_another_kind_is_called_what_it_is(entry, kind):
+    """A zip file is told by the names inside."""
+    with zipfile.ZipFile("model.pt", "w") as archive:
+        archive.writestr(entry, "x")
+    with pytest.raises(UnreadableFile, match=kind):
+        read_checkpoint(Path("model.pt"))
+
+
+def test_a_hugging_face_folder():
+    """Its one file of weights is suggested; of several, that they have to be joined."""
+    Path("hub").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        Path("hub", name).touch()
+    with pytest.raises(MissingFile, match=r"hub is a Hugging Face folder\..* Name it: hub/model\.safetensors"):
+        read_checkpoint(Path("hub"))
+    Path("hub/model-2.safetensors").touch()
+    with pytest.raises(MissingFile, match="Join the parts"):
+        read_checkpoint(Path("hub"))
+
+
+def test_a_list_under_state_dict():
+    """Cascades save one state dict a stage: said as such."""
+    with pytest.raises(UnreadableFile, match="'state_dict' is a list of 2"):
+        read_checkpoint(saved({"state_dict": [PLAIN, PLAIN], "epoch": 3}))

@@ -120,6 +120,22 @@ def test_names_that_look_like_entries(tmp_path: Path) -> None:
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
 
 
+def test_packed_entries_without_our_header_are_refused(tmp_path: Path) -> None:
+    """One changed byte of the metadata's key must not turn a packed file into a foreign one of `w::gaps` and `w::values`."""
+    save_packed(tmp_path / "a", {"w": checkered(), "v": checkered(every=2)})
+    data = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(data.replace(b'"sparsify":', b'"sparsifx":', 1))
+    with pytest.raises(UnreadableFile, match="packed entries"):
+        read(tmp_path / "a")
+
+
+def test_a_dense_file_of_names_like_entries(tmp_path: Path) -> None:
+    """What was named like a pair of entries before it was saved comes back under those names."""
+    tensors = {"w::bitmask": torch.ones(2), "w::values": torch.ones(3)}
+    save_dense(tmp_path / "a", tensors)
+    assert set(read(tmp_path / "a")) == set(tensors)
+
+
 def test_odd_names(tmp_path: Path) -> None:
     """Quotes, accents and empty names survive the header."""
     tensors = {'q"uote\\': torch.ones(1), "é·\u2028\n": checkered(), "": torch.ones(2)}

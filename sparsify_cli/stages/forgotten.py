@@ -1,0 +1,55 @@
+"""What a network has been made to forget: ids of training samples that no later verb may show it again.
+
+Every manifest carries the ids forgotten so far; for one that does not, the manifests of its parents are read too (paths
+only, no tensors). Ids decide: samples of other data that happen to have the same ids stay away as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sparsify_cli.errors import SparsifyError
+from sparsify_cli.values.artifact import Artifact, is_artifact
+from sparsify_cli.values.samples import Samples
+
+FORGOTTEN = "forgotten_ids"
+"""The fact of a manifest that lists them."""
+
+
+def forgotten_ids(artifact: Artifact | None) -> frozenset[str]:
+    """Ids forgotten by an artifact or any of its ancestors; a parent that is gone or damaged ends the walk."""
+    listed = (one.manifest.get("facts", {}).get(FORGOTTEN) for one in _line(artifact))
+    return frozenset(str(name) for ids in listed if isinstance(ids, list) for name in ids)
+
+
+def without_forgotten(samples: Samples, artifact: Artifact | None) -> Samples:
+    """Training samples an artifact may still be shown; the same object when nothing was forgotten.
+
+    The number of classes stays what it was, also when the last class is gone as a whole.
+    """
+    gone = forgotten_ids(artifact)
+    stay = [position for position, name in enumerate(samples.ids) if name not in gone]
+    if len(stay) == len(samples):
+        return samples
+    return replace(samples.take(stay), classes=samples.classes or tuple(map(str, range(samples.outputs))))
+
+
+def _line(artifact: Artifact | None) -> Iterator[Artifact]:
+    """The artifact and its ancestors, as far as they are artifacts that can be read."""
+    seen = set()
+    while artifact is not None and (here := artifact.folder.resolve()) not in seen:
+        yield artifact
+        seen.add(here)
+        artifact = _parent(artifact)
+
+
+def _parent(artifact: Artifact) -> Artifact | None:
+    entry = artifact.manifest.get("parent")
+    folder = (artifact.folder / str(entry["path"])).resolve() if entry else None
+    if folder is None or not is_artifact(folder):
+        return None
+    try:
+        return Artifact.open(folder)
+    except SparsifyError:
+        return None

@@ -1,0 +1,112 @@
+"""Promises that a request must not break silently: patterns, supports, levels, teachers, names, code in manifests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from sparsify_cli.maths.choose_masks import holds
+from sparsify_cli.recipes.pattern import Pattern
+from sparsify_cli.values.artifact import MASKS, Artifact
+from sparsify_cli.values.mask_file import read_masks
+from tests.cli.conftest import NAMES, Run
+
+DENSE, PRUNED = (f"runs/{NAMES[key]}" for key in ("dense", "pruned"))
+
+
+def zeros(folder: str) -> int:
+    """Zeros in the matrices of an artifact."""
+    return sum(int((t == 0).sum()) for t in load_file(Path(folder) / "model.safetensors").values() if t.ndim == 2)
+
+
+def test_pruning_again_never_revives(run: Run, here: Path):
+    """What is pruned stays pruned: less than there is already is refused, more keeps within the old support."""
+    said = run(f"prune {PRUNED} --sparsity 0.5")
+    assert said.code == 2
+    assert "below what is pruned already" in said.sentence
+    assert run(f"prune {PRUNED} --sparsity 0.95 --out again").code == 0
+    assert read_masks(Path("again") / MASKS) <= read_masks(Path(PRUNED) / MASKS)
+    assert zeros("again") > zeros(PRUNED)
+
+
+def test_gmp_imposes_the_pattern_on_a_sparse_network(run: Run, here: Path):
+    """An unstructured network at its target still gets its 2:4, or the request is refused before training."""
+    assert run(f"prune {DENSE} --sparsity 0.9 --out loose").code == 0
+    said = run("finetune loose --regime gmp --sparsity 0.95 --pattern 2:4 --epochs 1 --out tight")
+    assert said.code == 0
+    assert holds(read_masks(Path("tight") / MASKS), Pattern.parse("2:4"))
+
+
+def test_embed_refuses_what_embeds_nothing(run: Run, here: Path):
+    """The regime fixed prunes nothing and --sparsity is not a level; both are refused."""
+    assert "prunes nothing" in run(f"embed {DENSE} --levels 0.9 --regime fixed").sentence
+    assert "--levels" in run(f"embed {DENSE} --levels 0.9 --sparsity 0.5").sentence
+
+
+def test_a_new_network_has_no_teacher(run: Run, here: Path):
+    """Distilling from a random initialisation is refused; so is a teacher nobody listens to."""
+    said = run("train --arch mlp --data digits --epochs 1 --objective distill")
+    assert said.code == 2
+    assert "no dense ancestor" in said.sentence
+    assert "listens to no teacher" in run(f"finetune {PRUNED} --teacher {DENSE}").sentence
+
+
+def test_a_misspelt_skip_is_refused(run: Run, here: Path):
+    """A glob that names nothing would prune what was to be protected."""
+    said = run("prune model.pt --sparsity 0.5 --skip 0.weigth")
+    assert said.code == 2
+    assert "0.weight" in said.sentence
+
+
+def test_include_takes_no_biases_or_statistics(run: Run, here: Path):
+    """`--include *` is every matrix and nothing else."""
+    assert run("prune model.pt --sparsity 0.5 --include * --out all").code == 0
+    state = load_file(Path("all") / "model.safetensors")
+    assert all(bool((tensor != 0).any()) for name, tensor in state.items() if name.endswith(("running_var", "1.weight", "4.weight")))
+    assert {name for name in read_masks(Path("all") / MASKS)} == {name for name, tensor in state.items() if tensor.ndim >= 2}
+
+
+def test_code_in_a_foreign_manifest_is_not_run(run: Run, here: Path):
+    """A manifest that names code and was not sealed here runs nothing, in any verb, and says what to do."""
+    assert run(f"prune {DENSE} --sparsity 0.5 --out evil").code == 0
+    path = Path("evil/manifest.json")
+    manifest = json.loads(path.read_text())
+    manifest["architecture"] = {"name": "subprocess:getoutput", "options": {"cmd": "touch PWNED"}}
+    path.write_text(json.dumps(manifest))
+    assert run("inspect evil").code == 0
+    said = run("validate evil")
+    assert said.code == 2
+    assert "--arch" in said.sentence
+    assert not Path("PWNED").exists()
+
+
+def test_seed_reaches_what_draws_at_random(run: Run, here: Path):
+    """Another --seed is another random pruning, the same seed the same one."""
+    for name, seed in (("a", 0), ("b", 0), ("c", 7)):
+        assert run(f"prune model.pt --sparsity 0.5 --criterion random --seed {seed} --out {name}").code == 0
+    digest = {name: Artifact.open(Path(name)).manifest["masks_sha256"] for name in "abc"}
+    assert digest["a"] == digest["b"] != digest["c"]
+
+
+def test_tied_weights_are_one_tensor(run: Run, here: Path):
+    """A tensor under two names is counted once, pruned once, and both names hold the same values."""
+    shared = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    torch.save({"first.weight": shared, "second.weight": shared}, "tied.pt")
+    assert run("prune tied.pt --sparsity 0.5 --out tied").code == 0
+    state = load_file(Path("tied") / "model.safetensors")
+    assert torch.equal(state["first.weight"], state["second.weight"])
+    assert int((state["first.weight"] == 0).sum()) == 32
+    assert list(read_masks(Path("tied") / MASKS)) == ["first.weight"]
+
+
+def test_half_precision_stays_half(run: Run, here: Path):
+    """Batch norm is measured anew and the file's number types stay as they were."""
+    arch = "--arch cnn --data digits"
+    assert run(f"train {arch} --epochs 1 --out cnn").code == 0
+    torch.save({n: t.half() if t.is_floating_point() else t for n, t in load_file("cnn/model.safetensors").items()}, "half.pt")
+    assert run(f"prune half.pt --sparsity 0.5 {arch} --out pruned").code == 0
+    kinds = {tensor.dtype for tensor in load_file("pruned/model.safetensors").values()}
+    assert kinds == {torch.float16, torch.int64}
