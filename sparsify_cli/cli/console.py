@@ -6,7 +6,7 @@ import json
 from enum import StrEnum
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -16,6 +16,12 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.listener import Progress as Now
 from sparsify_cli.stages.outcome import Outcome
 from sparsify_cli.stages.outcome import Table as Rows
+
+WIDEST = 100_000
+"""Columns of a page that is no terminal: nothing is wrapped."""
+
+NARROWEST = 20
+"""Characters that the column which wraps needs; with fewer, every column wraps."""
 
 
 class Format(StrEnum):
@@ -70,14 +76,33 @@ def note(text: str) -> None:
 
 
 def table(rows: Rows) -> None:
-    """A table to stdout; numbers to the right, the first column (what a row is about) to the left."""
+    """A table to stdout; numbers to the right, the first column (what a row is about) to the left.
+
+    A terminal gets at most its width: the widest column wraps first. A pipe or a file gets every row on one line.
+    """
+    screen = Console(highlight=False, emoji=False)
+    if screen.is_terminal:
+        screen.print(_grid(rows, screen.width))
+        return
+    wide = Console(highlight=False, emoji=False, width=WIDEST)
+    with wide.capture() as captured:
+        wide.print(_grid(rows, WIDEST))
+    for line in captured.get().rstrip("\n").split("\n"):
+        say(line.rstrip())
+
+
+def _grid(rows: Rows, width: int) -> Table:
     grid = Table(title=Text(rows.title), title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    needed = [max(map(len, cells)) for cells in zip(rows.columns, *rows.rows, strict=True)]
+    widest = needed.index(max(needed))
+    firm = sum(needed) - max(needed) + len(needed) + NARROWEST <= width
     for index, column in enumerate(rows.columns):
         numeric = index > 0 and bool(rows.rows) and all(_is_number(row[index]) for row in rows.rows)
-        grid.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+        how: JustifyMethod = "right" if numeric else "left"
+        grid.add_column(Text(column), justify=how, overflow="fold", no_wrap=firm and index != widest)
     for row in rows.rows:
         grid.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False, emoji=False).print(grid)
+    return grid
 
 
 def _is_number(cell: str) -> bool:

@@ -24,6 +24,11 @@ TERMINAL = (
     "accuracy_test_before", "accuracy_test_after", "accuracy_test_others_before", "accuracy_test_others_after",
 )  # fmt: skip
 
+SHORT = {
+    "sparsity_total": "Sparsity, all", "nll": "NLL", "brier": "Brier", "ece": "ECE", "bytes_dense": "Stored dense",
+}  # fmt: skip
+"""Labels where a line has 80 characters; the page writes them out."""
+
 
 def render_markdown(view: View) -> str:
     """Verdict, five numbers, one line a stage, and the classes and groups that lost most; GitHub flavour."""
@@ -75,7 +80,7 @@ def _worst(view: View) -> str:
 
 def terminal_rows(view: View) -> list[tuple[str, ...]]:
     """The terminal summary as text: a header, then (measure, dense, compressed, change, reading) for each number there is."""
-    rows: list[tuple[str, ...]] = [("", "dense", view.about.name, "change", "reading")]
+    rows: list[tuple[str, ...]] = [("", view.stages[0].name, view.about.name, "change", "reading")]
     rows += [_terminal_row(view, name) for name in TERMINAL if view.number(name)]
     return [tuple(" ".join(clean(text).split()) for text in row) for row in rows]
 
@@ -86,4 +91,5 @@ def _terminal_row(view: View, name: str) -> tuple[str, ...]:
     change = measured or (view.change(name) if name == "accuracy" else None)
     text = f"{spoken(change)} ({interval(change)})" if interval(change) else _or_dash(change)
     reading = DASH if change is None or name in UNJUDGED or judge(change) == "unknown" else said(change)
-    return (label(name), _or_dash(view.dense(name)), spoken(view.number(name)), text, reading)
+    now, before = (words.removesuffix(" parameters") for words in (spoken(view.number(name)), _or_dash(view.dense(name))))
+    return (SHORT.get(name) or label(name), before, now, text, reading)

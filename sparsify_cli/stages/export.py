@@ -34,10 +34,10 @@ def export(recipe: ExportRecipe, listener: Listener) -> Outcome:
         exportable = _exportable(subject)
         files = exporter.export(exportable, folder)
         verified = [f for f in exporter.verify(exportable, folder) if f.name != "bytes"]  # counted below, over all files
-        report = Report((*_bytes(subject, files, recipe.to.name), *verified), {"format": recipe.to.name})
+        report = Report((*_bytes(subject, files, _key(recipe)), *verified), {"format": recipe.to.name})
         write_product(folder, Product(recipe, subject, report, opened, masks=subject.masks, facts={"files": [file.name for file in files]}))
-    tables = (_sizes(report, recipe.to.name), listing("verified", verified))
-    return Outcome("export", _headline(report, recipe.to.name), report, folder, tables=tables, files=tuple(files))
+    tables = (_sizes(report, _key(recipe)), listing("verified", verified))
+    return Outcome("export", _headline(report, recipe), report, folder, tables=tables, files=tuple(files))
 
 
 def _network(opened: Subject, level: str) -> Subject:
@@ -45,14 +45,18 @@ def _network(opened: Subject, level: str) -> Subject:
     return level_network(opened, require_level(nest_of(opened), level)) if level or opened.nest else opened
 
 
-def _headline(report: Report, name: str) -> str:
-    dense, after = (found.value or 0 if (found := report.get(key)) else 0 for key in ("bytes_dense", f"bytes_{name}"))
+def _key(recipe: ExportRecipe) -> str:
+    return f"bytes_{recipe.to.name.replace('-', '_')}"
+
+
+def _headline(report: Report, recipe: ExportRecipe) -> str:
+    dense, after = (found.value or 0 if (found := report.get(key)) else 0 for key in ("bytes_dense", _key(recipe)))
     times = f"{dense / max(after, 1):.2f} x smaller" if after < dense else f"{after / max(dense, 1):.2f} x as large"
-    return f"Exported to {name}: {dense:,.0f} bytes of tensors, {after:,.0f} bytes of files ({times}); verified."
+    return f"Exported to {recipe.to.name}: {dense:,.0f} bytes of tensors, {after:,.0f} bytes of files ({times}); verified."
 
 
-def _sizes(report: Report, name: str) -> Table:
-    labels = {"bytes_file": "file that was read", "bytes_dense": "its tensors, stored dense", f"bytes_{name}": f"exported, {name}"}
+def _sizes(report: Report, exported: str) -> Table:
+    labels = {"bytes_file": "file that was read", "bytes_dense": "its tensors, stored dense", exported: "exported"}
     found = ((label, report.get(key)) for key, label in labels.items())
     return Table("sizes", ("what", "bytes"), tuple((label, f"{f.value:,.0f}") for label, f in found if f and f.value is not None))
 
@@ -65,11 +69,11 @@ def _exportable(subject: Subject) -> Exportable:
     return Exportable(folded.checkpoint, subject.masks, build, inputs)
 
 
-def _bytes(subject: Subject, files: list[Path], name: str) -> list[Finding]:
+def _bytes(subject: Subject, files: list[Path], exported: str) -> list[Finding]:
     tensors, source = subject.checkpoint.tensors.values(), Path(subject.checkpoint.source.path)
     sizes = (
         ("bytes_file", source.stat().st_size, "Size of the file that was read; it may hold more than the network, e.g. an optimizer."),
         ("bytes_dense", sum(tensor.nbytes for tensor in tensors), "Bytes of all exported tensors when every number is stored."),
-        (f"bytes_{name}", sum(file.stat().st_size for file in files), "Size of the exported files."),
+        (exported, sum(file.stat().st_size for file in files), "Size of the exported files."),
     )
     return [Finding(name=key, value=float(size), unit="bytes", better="lower", definition=text) for key, size, text in sizes]

@@ -29,6 +29,9 @@ from sparsify_cli.stages.write import Product, data_identity
 from sparsify_cli.training.engine import Engine, engine
 from sparsify_cli.values.report import Finding, Report
 
+COLLAPSE = 0.1
+"""Fall of accuracy, fraction, from which a note says what to try."""
+
 SHOWN = ("accuracy", "nll", "ece", "sparsity", "sparsity_total", "bytes_disk", "bytes_packed", "latency_ms")
 
 
@@ -162,9 +165,17 @@ def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject,
         report,
         folder,
         tables=(_table(report, dense is not None),),
-        notes=(*start.notes, *collapse_notes(after.masks)),
+        notes=(*start.notes, *collapse_notes(after.masks), *_accuracy_notes(recipe, report)),
         hints=(f"sparsify report {folder}",) if after.masks else (f"sparsify prune {folder} --sparsity 0.9",),
     )
+
+
+def _accuracy_notes(recipe: TrainFields, report: Report) -> tuple[str, ...]:
+    """A warning when training left much less accuracy than the dense ancestor has."""
+    now, before = report.get("accuracy"), report.get("accuracy", of="dense")
+    if now is None or before is None or (before.value or 0) - (now.value or 0) < COLLAPSE:
+        return ()
+    return (f"accuracy fell from {said(before)} to {said(now)}: try a smaller --lr than {recipe.lr:g}, more --epochs or less sparsity.",)
 
 
 def _table(report: Report, has_dense: bool) -> Table:

@@ -1,6 +1,10 @@
 """Gates: conditions on findings that a pipeline stops at, e.g. `accuracy>=0.95`, `change.accuracy>=-0.015`, `bytes_packed<=1MB`.
 
 [dense.|change.]NAME[@SCOPE] OPERATOR VALUE      operators >= <= > <; values may end in kB, MB, GB, ms or %
+
+NAME is a finding's, as listed (`worst_group`) or as `sparsify list metrics` writes it (`worst-group`). SCOPE is a class or a
+group, whole or without what can be told from the rest: `class:3` or `3`, `group:sex=Female`, `sex=Female` or `sex:Female`. A
+sparsity is a count of weights over n, so >= and <= hold within half a weight: 241502 of 268336 zeros are what 0.9 asks for.
 """
 
 from __future__ import annotations
@@ -16,8 +20,11 @@ from sparsify_cli.values.report import Finding, Report
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 Of = Literal["compressed", "dense", "change"]
+HALF = 0.5 + 1e-6
+"""Weights that rounding to whole ones may be off by, and the rounding of a float."""
+
 UNITS = {"": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "ms": 1.0, "%": 0.01}
-FORM = re.compile(r"\s*(?:(dense|change)\.)?(\w+)(?:@(.+?))?\s*(>=|<=|>|<)\s*(-?[\d.]+(?:e-?\d+)?)\s*(kB|MB|GB|ms|%)?\s*")
+FORM = re.compile(r"\s*(?:(dense|change)\.)?(\w[\w-]*)(?:@(.+?))?\s*(>=|<=|>|<)\s*(-?[\d.]+(?:e-?\d+)?)\s*(kB|MB|GB|ms|%)?\s*")
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,12 @@ class Gate:
     bound: float
 
     def holds(self, finding: Finding) -> bool:
-        """True when the finding has a value that meets the bound."""
-        return finding.value is not None and OPERATORS[self.sign](finding.value, self.bound)
+        """True when the finding has a value that meets the bound; counted sparsities within half a weight."""
+        if finding.value is None:
+            return False
+        counted = finding.n and finding.unit == "fraction" and finding.name.startswith("sparsity")
+        near = bool(counted) and self.sign in (">=", "<=") and abs(finding.value - self.bound) * (finding.n or 1) <= HALF
+        return near or OPERATORS[self.sign](finding.value, self.bound)
 
 
 def parse_gate(text: str) -> Gate:
@@ -58,7 +69,7 @@ def parse_gate(text: str) -> Gate:
         bound = float(number) * UNITS[unit or ""]
     except ValueError as error:
         raise BadRequest(f"{number!r} in the gate {text!r} is not a number.") from error
-    return Gate(text, name, of, scope or "all", sign, bound)
+    return Gate(text, name.replace("-", "_"), of, scope or "all", sign, bound)
 
 
 def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[str, ...], Regression | None]:
@@ -79,12 +90,28 @@ def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[str, ...], 
 
 
 def _found(gate: Gate, report: Report) -> Finding:
-    finding = report.get(gate.name, of=gate.of, scope=gate.scope)
-    if finding is None:
-        known = {f.name if f.scope == "all" else f"{f.name}@{f.scope}" for f in report if f.of == gate.of}
-        wanted = gate.name if gate.scope == "all" else f"{gate.name}@{gate.scope}"
-        raise UnknownName(f"measured number ({gate.of})", wanted, known, f"The gate was {gate.text!r}.")
-    return finding
+    named = [finding for finding in report if (finding.name, finding.of) == (gate.name, gate.of)]
+    whole = [finding for finding in named if finding.scope == gate.scope]
+    fitting = whole or [finding for finding in named if gate.scope in _short(finding.scope) or gate.scope == "all"]
+    if len(fitting) == 1 or whole:
+        return fitting[0]
+    raise _not_one(gate, named, fitting, report)
+
+
+def _short(scope: str) -> set[str]:
+    """What a scope may be called where nothing else is called so: `group:sex=Female` is `sex=Female` and `sex:Female` too."""
+    bare = scope.partition(":")[2]
+    return {bare, bare.replace("=", ":", 1)} if bare else set()
+
+
+def _not_one(gate: Gate, named: list[Finding], fitting: list[Finding], report: Report) -> UnknownName:
+    wanted = gate.name if gate.scope == "all" else f"{gate.name}@{gate.scope}"
+    if named:
+        known = {f.name if f.scope == "all" else f"{f.name}@{f.scope}" for f in fitting or named}
+    else:
+        known = {f.name for f in report if f.of == gate.of and f.scope == "all"}
+    hint = "" if named else " A class or a group is named behind an @, e.g. accuracy@class:3 or accuracy@group:sex=Female."
+    return UnknownName(f"measured number ({gate.of})", wanted, known, f"The gate was {gate.text!r}.{hint}")
 
 
 def _value(finding: Finding) -> str:

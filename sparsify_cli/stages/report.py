@@ -17,8 +17,10 @@ from sparsify_cli.pages.html import render_html
 from sparsify_cli.pages.markdown import render_markdown, terminal_rows
 from sparsify_cli.pages.verdict import verdict
 from sparsify_cli.pages.view import Exemplar, Layer, LineageStep, Reliability, Stage, View, to_json
+from sparsify_cli.pages.wording import round_percent
 from sparsify_cli.recipes.verbs import ReportRecipe
 from sparsify_cli.stages.compare import evidence
+from sparsify_cli.stages.extract import level_note
 from sparsify_cli.stages.gates import check_gates, parse_gate
 from sparsify_cli.stages.lineage import ancestors, dense_ancestor
 from sparsify_cli.stages.machine import machine
@@ -27,6 +29,7 @@ from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import prunable_names
 from sparsify_cli.stages.sizes import size_findings, speed_findings
 from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
+from sparsify_cli.stages.support import pruned_support
 from sparsify_cli.stages.validate import parse_split
 from sparsify_cli.stages.write import Product, output_folder, versions, write_product
 from sparsify_cli.values.artifact import claimed
@@ -63,17 +66,18 @@ def report(recipe: ReportRecipe, listener: Listener) -> Outcome:
     subject = open_subject(recipe, verbs=COMPRESSED, listener=listener)
     ancestor = open_path(Path(recipe.dense)) if recipe.dense else dense_ancestor(subject)
     dense = with_context_of(ancestor, subject).checked()
-    networks = [*_path_to(dense, subject), *(with_context_of(open_path(Path(also)), subject) for also in recipe.also)]
+    networks = _networks(dense, subject, recipe.also)
     shown = [_compared(dense, network, split, listener) for network in networks]
     about = next(one for one in shown if one.subject.path == subject.path)
     sentences, failure = check_gates(recipe.gate, about.report)
     view = _view(dense, shown, about, split, sentences)
+    notes = (*(text for one in networks for text in level_note(one)), *sentences)
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
         files = write_pages(folder, view)
         write_product(folder, Product(recipe, subject, about.report, subject, facts={"files": [path.name for path in files]}))
     return Outcome(
-        "report", verdict(view), about.report, folder, tables=(_terminal(view),), files=files, notes=(*sentences,), failure=failure
+        "report", verdict(view), about.report, folder, tables=(_terminal(view),), files=files, notes=notes, failure=failure
     )
 
 
@@ -105,6 +109,17 @@ def _path_to(dense: Subject, subject: Subject) -> list[Subject]:
     return [with_context_of(one, subject) for one in reversed(chain)]
 
 
+def _networks(dense: Subject, subject: Subject, also: Sequence[str]) -> list[Subject]:
+    """The path to the subject and what is to be shown beside it, each network once."""
+    found = _path_to(dense, subject)
+    seen = {one.path.resolve() for one in (dense, *found)}
+    for text in also:
+        if (path := Path(text).resolve()) not in seen:
+            seen.add(path)
+            found.append(with_context_of(open_path(Path(text)), subject))
+    return found
+
+
 def _compared(dense: Subject, network: Subject, split: Split, listener: Listener) -> Compared:
     listener.note(f"measuring {network.path}")
     seen = evidence(network, dense, split=split)
@@ -123,18 +138,25 @@ def _remembered(network: Subject, verb: str) -> list[Finding]:
 
 
 def _view(dense: Subject, shown: Sequence[Compared], about: Compared, split: Split, gates: tuple[str, ...]) -> View:
-    stages = (Stage("dense", "dense", str(dense.path), _recipe(dense), _dense_report(about.report)), *(_stage(one) for one in shown))
+    stages = (Stage(_root(dense), "dense", str(dense.path), _recipe(dense), _dense_report(about.report)), *(_stage(one) for one in shown))
     return View(
         title=f"{about.subject.path.name} against {dense.path.name}",
         stages=stages,
         subject=1 + next(i for i, one in enumerate(shown) if one is about),
         layers=_layers(about.subject),
         exemplars=_exemplars(about.seen, about.subject.samples(split)),
-        reliability=(_reliability("dense", about.seen.dense[0]), _reliability(_name(about.subject), about.seen.compressed[0])),
+        reliability=(_reliability(_root(dense), about.seen.dense[0]), _reliability(_name(about.subject), about.seen.compressed[0])),
         lineage=tuple(_step(one) for one in (dense, *(s.subject for s in shown))),
         environment={**versions(), **machine(), "data": f"{dense.data.name if dense.data else ''} ({split} split)"},
         gates=gates,
     )
+
+
+def _root(dense: Subject) -> str:
+    """What the first column is called: `dense`, or `given 50 %` for a plain file that is sparse itself."""
+    names = prunable_names(dense.checkpoint, dense.architecture) if dense.artifact is None else []
+    found = pruned_support({name: dense.checkpoint.tensors[name] for name in names})
+    return f"given {round_percent(float(found.sparsity))}" if found else "dense"
 
 
 def _dense_report(told: Report) -> Report:
@@ -155,7 +177,7 @@ def _name(subject: Subject) -> str:
     )
     if subject.artifact.verb == "extract":
         return f"level {subject.artifact.manifest['facts'].get('sparsity', '')}"
-    return f"{verb} {float(subject.masks.sparsity):.0%}".replace("%", " %") if subject.masks else verb
+    return f"{verb} {round_percent(float(subject.masks.sparsity))}" if subject.masks else verb
 
 
 def _recipe(subject: Subject) -> dict[str, Any]:

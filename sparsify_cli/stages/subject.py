@@ -18,12 +18,14 @@ from sparsify_cli.stages.fit_keys import fitting_names, loaded
 from sparsify_cli.stages.plan import prunable_names
 from sparsify_cli.stages.resolve import build_architecture, check_inputs, load_samples, parse_spec
 from sparsify_cli.stages.support import pruned_support
-from sparsify_cli.values.artifact import MASKS, NEST, Artifact, is_artifact, newest
-from sparsify_cli.values.checkpoint import Checkpoint, Spec
+from sparsify_cli.values.artifact import MASKS, Artifact, is_artifact, newest
+from sparsify_cli.values.checkpoint import Checkpoint, Source, Spec
 from sparsify_cli.values.checkpoint_file import read_checkpoint
-from sparsify_cli.values.mask_file import read_masks, read_nest
+from sparsify_cli.values.file_hash import sha256_of
+from sparsify_cli.values.mask_file import read_masks
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.nest import Nest
+from sparsify_cli.values.nest_file import is_nest_file, read_nest
 from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.trust import NAMES_CODE, is_sealed
 
@@ -156,12 +158,19 @@ def open_subject(recipe: ModelFields, *, verbs: tuple[str, ...] = (), listener: 
     """
     if not recipe.model and not verbs:
         raise MissingContext(f"`{recipe.verb}` needs a model.", "", f"Name it: sparsify {recipe.verb} model.pt ...")
-    path = Path(recipe.model) if recipe.model else newest(verbs).folder
+    path = Path(recipe.model) if recipe.model else _newest(recipe, verbs)
     if not recipe.model and listener is not None:
         listener.note(f"taking {path}, the newest")
     subject = open_path(path)
     data = (recipe.data, recipe.data_arg) if isinstance(recipe, DataFields) else ("", ())
     return with_context(subject, (recipe.arch, recipe.arch_arg), data)
+
+
+def _newest(recipe: ModelFields, verbs: tuple[str, ...]) -> Path:
+    try:
+        return newest(verbs).folder
+    except MissingContext as error:
+        raise MissingContext(error.what, error.why, f"Name a file or folder, e.g.: sparsify {recipe.verb} model.pt ...") from error
 
 
 def with_context(subject: Subject, arch: tuple[str, Sequence[str]], data: tuple[str, Sequence[str]]) -> Subject:
@@ -209,7 +218,10 @@ def open_path(path: Path) -> Subject:
     """
     if not path.exists():
         raise MissingFile(f"There is no file or artifact {path}.", "", "Check the path; artifacts are in runs/.")
-    return _from_artifact(Artifact.open(path)) if is_artifact(path) or path.is_dir() else Subject(read_checkpoint(path), MaskSet())
+    if is_artifact(path) or path.is_dir():
+        return _from_artifact(Artifact.open(path))
+    checkpoint, masks, nest = _contents(path)
+    return Subject(checkpoint, masks, nest=nest)
 
 
 def _from_artifact(artifact: Artifact) -> Subject:
@@ -221,23 +233,31 @@ def _from_artifact(artifact: Artifact) -> Subject:
     weights = artifact.verified(entry["file"]) if entry else None
     if weights is None:
         raise MissingContext(f"{artifact.folder} holds no network.", f"It was made by `{artifact.verb}`.")
-    masks, nest = artifact.verified(MASKS), artifact.verified(NEST)
-    checkpoint = read_checkpoint(weights)
-    trusted = _trusted(artifact)
+    checkpoint, found, nest = _contents(weights)
+    masks, trusted = artifact.verified(MASKS), _trusted(artifact)
     return Subject(
         checkpoint=replace(checkpoint, wrapper=(), prefix=""),
-        masks=read_masks(masks) if masks else MaskSet(),
+        masks=read_masks(masks) if masks else found,
         architecture=Spec.from_json(artifact.manifest.get("architecture")) if trusted else None,
         data=Spec.from_json(artifact.manifest.get("data")) if trusted else None,
         artifact=artifact,
-        nest=read_nest(nest) if nest else None,
+        nest=nest,
         trusted=trusted,
     )
 
 
+def _contents(path: Path) -> tuple[Checkpoint, MaskSet, Nest | None]:
+    """What a file holds: its tensors, and, when networks are embedded in it, the last one's masks and the nest."""
+    if not is_nest_file(path):
+        return read_checkpoint(path), MaskSet(), None
+    nest, tensors = read_nest(path)
+    masks = nest.masks(nest.levels)
+    return Checkpoint(tensors, Source(str(path), sha256_of(path))), masks if masks.kept < masks.total else MaskSet(), nest
+
+
 def _seen_as_pruned(subject: Subject) -> Subject:
     """A plain file with the masks its zeros show; artifacts say themselves what was pruned."""
-    if subject.masks or subject.artifact is not None:
+    if subject.masks or subject.nest is not None or subject.artifact is not None:
         return subject
     names = prunable_names(subject.checkpoint, subject.architecture)
     return replace(subject, masks=pruned_support({name: subject.checkpoint.tensors[name] for name in names}))

@@ -36,7 +36,13 @@ def before_after(title: str, report: Report, names: Sequence[str]) -> Table:
 def listing(title: str, findings: Iterable[Finding]) -> Table:
     """Rows of every finding: name, scope, value, interval, n."""
     rows = tuple((f.name.replace("_", " "), _scope(f), said(f), interval(f), f"{f.n:,}" if f.n else "") for f in findings)
-    return Table(title, ("number", "of", "value", "95 % interval", "n"), rows)
+    return filled(Table(title, ("number", "of", "value", "95 % interval", "n"), rows))
+
+
+def filled(table: Table) -> Table:
+    """The table without columns that are empty in every row; the first one stays."""
+    kept = [i for i in range(len(table.columns)) if not i or any(row[i] for row in table.rows)]
+    return Table(table.title, tuple(table.columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in table.rows))
 
 
 def _scope(finding: Finding) -> str:

@@ -18,21 +18,32 @@ from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import listing, said
-from sparsify_cli.stages.write import data_identity
-from sparsify_cli.values.atomic import disk_failures, replace_file
+from sparsify_cli.stages.write import Product, data_identity, write_product
+from sparsify_cli.values.artifact import claimed
+from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.report import Finding, Report
 
 NEWEST = ("finetune", "prune", "extract", "unlearn", "train", "export")
 
 
 def validate(recipe: ValidateRecipe, listener: Listener) -> Outcome:
-    """Measure a checkpoint or artifact; writes `report.json` into `--out` when it is given."""
-    split = parse_split(recipe.split)
+    """Measure a checkpoint or artifact; `report.json` is written into a new folder when `--out` names one."""
+    parse_split(recipe.split)
     for text in recipe.gate:
         parse_gate(text)
     subject = open_subject(recipe, verbs=NEWEST, listener=listener)
     subject.known_architecture()
-    subject = subject.checked()
+    if not recipe.out:
+        return _measured(recipe, subject.checked())
+    with claimed(Path(recipe.out)) as folder:
+        outcome = _measured(recipe, subject.checked())
+        file = _written(folder, outcome.report)
+        write_product(folder, Product(recipe, subject, outcome.report, subject, facts={"files": [file.name]}))
+    return replace(outcome, artifact=folder, files=(file,))
+
+
+def _measured(recipe: ValidateRecipe, subject: Subject) -> Outcome:
+    split = parse_split(recipe.split)
     samples = subject.samples(split)
     report = Report(
         (*alone(subject, split=split), *size_findings(subject), _file_size(subject)),
@@ -42,8 +53,8 @@ def validate(recipe: ValidateRecipe, listener: Listener) -> Outcome:
     headline = (
         f"{subject.path} on {len(samples):,} {split} samples: accuracy {said(report.get('accuracy'))}, ECE {said(report.get('ece'))}."
     )
-    files = (_written(Path(recipe.out), report),) if recipe.out else ()
-    return Outcome("validate", headline, report, tables=_tables(report), notes=(*level_note(subject), *sentences), files=files, failure=failure)
+    notes = (*level_note(subject), *sentences)
+    return Outcome("validate", headline, report, tables=_tables(report), notes=notes, failure=failure)
 
 
 def parse_split(text: str) -> Split:
@@ -74,8 +85,6 @@ def _tables(report: Report) -> tuple[Table, ...]:
 
 
 def _written(folder: Path, report: Report) -> Path:
-    with disk_failures(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report.to_json(), indent=1, allow_nan=False)
     replace_file(folder / "report.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     return folder / "report.json"

@@ -18,9 +18,10 @@ from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.artifact import MASKS, MEMO, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
 from sparsify_cli.values.checkpoint import Checkpoint
 from sparsify_cli.values.file_hash import sha256_of
-from sparsify_cli.values.mask_file import write_masks, write_nest
+from sparsify_cli.values.mask_file import write_masks
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.nest import Nest
+from sparsify_cli.values.nest_file import write_nest
 from sparsify_cli.values.report import Report
 from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.tensor_file import save_dense
@@ -68,12 +69,12 @@ def write_product(folder: Path, product: Product) -> None:
     Raises:
         DiskFailure: the file system refused; what was written is not yet an artifact.
     """
-    if product.checkpoint is not None:
+    if product.checkpoint is not None and product.nest is not None:
+        write_nest(folder / NEST, product.nest, product.checkpoint.tensors)
+    elif product.checkpoint is not None:
         save_dense(folder / WEIGHTS, product.checkpoint.tensors)
-    if product.masks:
+    if product.masks and product.nest is None:
         write_masks(folder / MASKS, product.masks)
-    if product.nest is not None:
-        write_nest(folder / NEST, product.nest)
     write_manifest(folder, manifest(folder, product))
 
 
@@ -102,7 +103,7 @@ def manifest(folder: Path, product: Product, *, status: str = "complete") -> dic
 
 def weights_entry(folder: Path) -> dict[str, str] | None:
     """Name and sha256 of the file that holds the artifact's tensors, or None."""
-    there = [name for name in (WEIGHTS, PACKED) if (folder / name).is_file()]
+    there = [name for name in (WEIGHTS, PACKED, NEST) if (folder / name).is_file()]
     return {"file": there[0], "sha256": sha256_of(folder / there[0])} if there else None
 
 

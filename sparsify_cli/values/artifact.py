@@ -3,7 +3,7 @@
     manifest.json        schema, verb, recipe, seed, versions, parent, architecture and data, counts, every number; written last
     model.safetensors    the weights, dense layout
     masks.safetensors    packed masks (one bit a weight)
-    nest.safetensors     levels and side state of an embedded artifact
+    nest.safetensors     all embedded networks in one file, instead of model and masks
     run.pt               a training run that can be resumed; gone when it is done
 
 A folder is claimed by creating it and locked while it is written; a reader believes a folder whose manifest says

@@ -1,10 +1,9 @@
-"""Masks and nests on disk: safetensors files with one bit (masks) or one byte (levels) a weight."""
+"""Masks on disk: a safetensors file with one bit a weight; and plain safetensors files with metadata."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,7 +13,6 @@ from torch import Tensor
 from sparsify_cli.errors import UnreadableFile
 from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.mask_set import MaskSet, pack_bits, unpack_bits
-from sparsify_cli.values.nest import Nest
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
@@ -51,24 +49,3 @@ def read_masks(path: Path) -> MaskSet:
     packed, about = read_tensors(path)
     shapes = json.loads(about["shapes"])
     return MaskSet({name: unpack_bits(bits, tuple(shapes[name])) for name, bits in packed.items()})
-
-
-def write_nest(path: Path, nest: Nest) -> None:
-    """Write the level of every weight and the side state of every level."""
-    tensors = {f"index/{name}": index for name, index in nest.index.items()}
-    for level, side in enumerate(nest.side, 1):
-        tensors |= {f"side/{level}/{name}": value for name, value in side.items()}
-    write_tensors(path, tensors, {"sparsities": json.dumps([str(s) for s in nest.sparsities])})
-
-
-def read_nest(path: Path) -> Nest:
-    """What `write_nest` wrote."""
-    tensors, about = read_tensors(path)
-    sparsities = tuple(Fraction(s) for s in json.loads(about["sparsities"]))
-    index = {name.removeprefix("index/"): value for name, value in tensors.items() if name.startswith("index/")}
-    side = tuple(_under(tensors, f"side/{level}/") for level in range(1, len(sparsities) + 1))
-    return Nest(sparsities, index, side)
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -83,6 +83,18 @@ def test_code_in_a_foreign_manifest_is_not_run(run: Run, here: Path):
     assert not Path("PWNED").exists()
 
 
+def test_a_nest_is_one_file(run: Run, here: Path):
+    """The one file of an embedded artifact is enough, anywhere: its extraction is that of the artifact, bit for bit."""
+    nest = f"runs/{NAMES['nest']}"
+    assert [path.name for path in Path(nest).glob("*.safetensors")] == ["nest.safetensors"]
+    Path("shipped.safetensors").write_bytes((Path(nest) / "nest.safetensors").read_bytes())
+    assert run("extract shipped.safetensors --level 0.9 --out alone").code == 0
+    assert run(f"extract {nest} --level 0.9 --out together").code == 0
+    alone, together = (load_file(Path(folder) / "model.safetensors") for folder in ("alone", "together"))
+    assert alone.keys() == together.keys()
+    assert all(torch.equal(alone[name], together[name]) for name in alone)
+
+
 def test_seed_reaches_what_draws_at_random(run: Run, here: Path):
     """Another --seed is another random pruning, the same seed the same one."""
     for name, seed in (("a", 0), ("b", 0), ("c", 7)):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sparsify_cli.errors import Diverged
+from sparsify_cli.stages.workplace import Workplace
 from sparsify_cli.values.artifact import claimed
-from tests.cli.conftest import NAMES, Run, content, names
+from tests.cli.conftest import NAMES, Run, Said, content, names
 
 PRUNED = f"runs/{NAMES['pruned']}"
 NEWEST = f"runs/{NAMES['tuned']}"
@@ -22,6 +26,83 @@ LONG = "--epochs 8 --batch-size 32"
 def weights(folder: str) -> bytes:
     """The bytes of an artifact's weights."""
     return Path(folder, "model.safetensors").read_bytes()
+
+
+def facts(folder: str) -> dict[str, Any]:
+    """The facts of an artifact's manifest."""
+    found: dict[str, Any] = json.loads(Path(folder, "manifest.json").read_text())["facts"]
+    return found
+
+
+def stopped(run: Run, monkeypatch: pytest.MonkeyPatch, line: str, error: BaseException | None = None) -> Said:
+    """What is said when training is stopped (by Ctrl-C, or an error) after its second epoch was saved."""
+    real = Workplace.save
+    saved = []
+
+    def save(place: Workplace, state: dict[str, Any]) -> None:
+        real(place, state)
+        saved.append(1)
+        if len(saved) == 2:
+            raise error or KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workplace, "save", save)
+        return run(line)
+
+
+def test_a_second_ctrl_c_says_how_to_go_on(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KeyboardInterrupt where a state was saved names the command that continues, and it works from another folder too."""
+    said = stopped(run, monkeypatch, f"finetune {PRUNED} {LONG} --out run")
+    assert said.code == 130
+    assert "finetune --resume run" in said.sentence
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert run("finetune --resume ../run").code == 0
+
+
+def test_a_second_ctrl_c_before_anything_was_saved(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KeyboardInterrupt in the first step: nothing is left, and that is what is said."""
+
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparsify_cli.stages.training_run.train", press)
+    said = run(f"finetune {PRUNED} --epochs 2 --out run")
+    assert said.code == 130
+    assert "Nothing was written" in said.sentence
+    assert not Path("run").exists()
+
+
+def test_a_diverged_run_says_what_is_kept(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first epoch nothing, later the folder and its epoch; the advice is --lr."""
+    early = run(f"finetune {PRUNED} --epochs 2 --lr 1e9 --out early")
+    late = stopped(run, monkeypatch, f"finetune {PRUNED} {LONG} --out late", Diverged("It diverged.", "", "Lower --lr."))
+    assert (early.code, late.code) == (1, 1)
+    assert "Nothing was kept" in early.sentence and "--lr" in early.sentence
+    assert "2 epochs is kept in late" in late.sentence
+    assert not Path("early").exists() and Path("late/run.pt").exists()
+
+
+def test_other_data_is_not_resumed(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the training samples are not those the run started from, --resume names both digests and trains nothing."""
+    stopped(run, monkeypatch, f"finetune {PRUNED} {LONG} --out run")
+    now = facts("run")["data_sha256"]
+    path = Path("run/manifest.json")
+    path.write_text(path.read_text().replace(now, "f" * 64))
+    said = run("finetune --resume run")
+    assert said.code == 2
+    assert "training data is not what run started from" in said.sentence
+    assert now[:12] in said.sentence and "ffffffffffff" in said.sentence
+
+
+def test_a_folder_killed_before_its_first_epoch(here: Path, run: Run) -> None:
+    """Only a lock is there: --resume says that nothing was saved, and the run can start again in the same folder."""
+    Path("run").mkdir()
+    Path("run/.lock").touch()
+    said = run("finetune --resume run")
+    assert said.code == 2
+    assert "had not saved anything yet" in said.sentence
+    assert run("prune model.pt --sparsity 0.5 --out run").code == 0
 
 
 def wait_for(path: Path) -> None:
@@ -53,6 +134,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_bit_for_bit(here: Path, run: Run, star
     assert run("prune model.pt --sparsity 0.5").code == 0
     assert run("finetune --resume run").code == 0
     assert weights("run") == weights("whole")
+    assert facts("run")["history"] == facts("whole")["history"]
     assert names("run") == ["manifest.json", "masks.safetensors", "model.safetensors"]
 
 

@@ -50,9 +50,9 @@ def test_chunks_add_up():
 
 
 def test_half_precision_gradients_are_summed_in_float64():
-    """16 samples of gradient 64 sum to 65 536, which float16 cannot hold."""
-    rows = torch.full((16, 1), 64.0, dtype=torch.float16)
-    assert add_gram(empty_gram(1, 1, rows), rows).item() == 65536
+    """4096^2 + 1 is 16 777 217, which float16 and float32 cannot hold."""
+    rows = torch.tensor([[4096.0], [1.0]], dtype=torch.float16)
+    assert add_gram(empty_gram(1, 1, rows), rows).item() == 16_777_217
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 4, 9])

@@ -131,3 +131,14 @@ def test_splitting_loses_nothing():
     assert (forget.ids, forget.groups["side"]) == (("s1", "s4"), ("r", "l"))
     assert retain.ids == tuple(f"s{i}" for i in (0, 2, 3, 5, 6, 7, 8, 9))
     assert retain.targets.tolist() == [0, 2, 0, 2, 0, 1, 2, 0]
+
+
+def test_what_is_forgotten_already_is_refused():
+    """Ids that are gone are named as such, and a class that is gone as a whole names no sample, with the reason."""
+    rest = TEN.take([1, 2, 4, 5, 7, 8])
+    gone = frozenset({"s0", "s3", "s6", "s9"})
+    Path("f.csv").write_text("s1\ns3\n")
+    with pytest.raises(BadRequest, match=r"1 of 2 ids in f.csv are already forgotten, first 's3'"):
+        forget_positions("f.csv", rest, seed=0, forgotten=gone)
+    with pytest.raises(BadRequest, match=r"names no sample.*4 samples are forgotten already"):
+        forget_positions("class:cat", rest, seed=0, forgotten=gone)

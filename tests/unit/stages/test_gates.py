@@ -84,3 +84,72 @@ def test_a_number_that_was_not_measured(text):
 def test_no_gates():
     """Nothing asked, nothing failed."""
     assert check_gates([], REPORT) == ((), None)
+
+
+SCOPED = Report(
+    (
+        Finding(name="accuracy", value=0.95),
+        *(Finding(name="accuracy", value=v, scope=s) for s, v in (("class:3", 0.5), ("group:sex=Female", 0.6), ("group:sex=Male", 0.7))),
+        *(Finding(name="accuracy", value=0.8, scope=s) for s in ("class:left", "group:side=left", "group:arm=left")),
+        *(Finding(name="group_gap", value=0.1, scope=s) for s in ("group:sex=Female", "group:sex=Male")),
+        Finding(name="worst_group", value=0.6, scope="group:sex"),
+        Finding(name="bytes_packed", value=10.0),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("gate", "measured"),
+    [
+        ("accuracy@sex:Female>=0", "0.6"),
+        ("accuracy@sex=Female>=0", "0.6"),
+        ("accuracy@group:sex=Female>=0", "0.6"),
+        ("accuracy@class:3>=0", "0.5"),
+        ("accuracy@3>=0", "0.5"),
+        ("accuracy@left>=0", "0.8"),
+        ("worst-group>=0", "0.6"),
+        ("worst_group@sex>=0", "0.6"),
+        ("bytes-packed>=0", "10"),
+        ("accuracy>=0", "0.95"),
+    ],
+)
+def test_names_and_scopes_as_people_write_them(gate, measured):
+    """With hyphens, without `class:` or `group:`, with a colon for the equals sign, wherever only one number can be meant."""
+    assert check_gates([gate], SCOPED)[0] == (f"{gate}: holds, measured {measured}",)
+
+
+@pytest.mark.parametrize("text", ["group-gap<=1", "accuracy@sex<=1", "accuracy@female>=0"])
+def test_a_scope_that_could_be_any(text):
+    """Two groups and no scope, a column where a value is needed, another spelling: those there are get listed."""
+    with pytest.raises(UnknownName, match=r"@group:sex=Female, \w+@group:sex=Male"):
+        check_gates([text], SCOPED)
+
+
+def test_an_unknown_name_lists_short_names():
+    """Not one line for each class and group; how to name those is said."""
+    with pytest.raises(UnknownName, match=r"Known: accuracy, bytes_packed\. .*accuracy@class:3") as caught:
+        check_gates(["acuracy>=0"], SCOPED)
+    assert "Male" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("zeros", "n", "text", "holds"),
+    [
+        (241_502, 268_336, "sparsity>=0.9", True),
+        (241_501, 268_336, "sparsity>=0.9", False),
+        (241_502, 268_336, "sparsity>0.9", False),
+        (5, 9, "sparsity<=0.5", True),
+        (6, 9, "sparsity<=0.5", False),
+        (9, 10, "sparsity>=0.9", True),
+    ],
+)
+def test_a_sparsity_holds_within_half_a_weight(zeros, n, text, holds):
+    """0.9 of 268336 is 241502.4: 241502 zeros are the nearest count, one fewer is too few; a strict bound stays strict."""
+    report = Report((Finding(name="sparsity", value=zeros / n, unit="fraction", n=n),))
+    assert (check_gates([text], report)[1] is None) == holds
+
+
+def test_other_fractions_have_no_slack():
+    """An accuracy of 8 in 9 is below 0.9, however few samples there are."""
+    report = Report((Finding(name="accuracy", value=8 / 9, unit="fraction", n=9),))
+    assert check_gates(["accuracy>=0.9"], report)[1] is not None

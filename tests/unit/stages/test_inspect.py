@@ -15,7 +15,7 @@ from sparsify_cli.recipes.verbs import InspectRecipe, PruneRecipe
 from sparsify_cli.stages.inspect import found_pattern, inspect
 from sparsify_cli.stages.prune import prune
 from sparsify_cli.values.artifact import write_manifest
-from tests.strategies import tiny_mlp
+from tests.strategies import tiny_cnn, tiny_mlp
 
 
 def looked_at(path):
@@ -24,8 +24,9 @@ def looked_at(path):
 
 
 def rows(outcome):
-    """The table of tensors by name."""
-    return {row[0]: row[1:] for row in outcome.tables[0].rows}
+    """The table of tensors: name -> heading -> cell."""
+    table = outcome.tables[0]
+    return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,8 @@ def test_a_wrapped_file():
     torch.save({"state_dict": {**state, "module.steps": torch.tensor(3)}}, "model.pt")
     outcome = looked_at("model.pt")
     assert outcome.headline == "model.pt: 5 tensors, 195 numbers."
-    assert rows(outcome)["0.weight"] == ("16x8", "float32", "0.0%", "", "yes")
-    assert rows(outcome)["steps"] == ("scalar", "int64", "0.0%", "", "no")
+    assert rows(outcome)["0.weight"] == {"tensor": "0.weight", "shape": "16x8", "type": "f32", "prunable": "yes"}
+    assert rows(outcome)["steps"] == {"tensor": "steps", "shape": "scalar", "type": "i64", "prunable": ""}
     assert outcome.notes == ("weights found under the key state_dict", "the key prefix 'module.' was removed")
     assert outcome.report.facts["prunable"] == ["0.weight", "2.weight"]
     assert outcome.artifact is None and not Path("runs").exists()
@@ -70,18 +71,18 @@ def test_a_pruned_artifact():
     torch.save(tiny_mlp().state_dict(), "model.pt")
     folder = prune(PruneRecipe(model="model.pt", pattern=Pattern.parse("2:4")), Listener()).artifact
     outcome = looked_at(folder)
-    assert rows(outcome)["0.weight"][2:] == ("50.0%", "2:4", "yes")
-    assert rows(outcome)["0.bias"][2:] == ("0.0%", "", "no")
+    assert list(rows(outcome)["0.weight"].values()) == ["0.weight", "16x8", "f32", "50.0 %", "2:4", "yes"]
+    assert list(rows(outcome)["0.bias"].values()) == ["0.bias", "16", "f32", "", "", ""]
     assert outcome.report.get("sparsity").value == 0.5
     assert any(note.startswith("made by `prune` from ") for note in outcome.notes)
     assert outcome.report.facts["manifest"]["verb"] == "prune"
-    assert outcome.report.facts["tensors"]["2.weight"] == {"shape": [3, 16], "zeros": 24}
+    assert outcome.report.facts["tensors"]["2.weight"] == {"shape": [3, 16], "dtype": "float32", "zeros": 24}
 
 
 def test_nothing_prunable_is_no_error():
     """A file of vectors can be looked at."""
     torch.save({"bias": torch.ones(3)}, "model.pt")
-    assert rows(looked_at("model.pt"))["bias"][-1] == "no"
+    assert rows(looked_at("model.pt"))["bias"] == {"tensor": "bias", "shape": "3", "type": "f32"}
 
 
 def test_odd_tensors():
@@ -96,7 +97,7 @@ def test_odd_tensors():
         },
         "model.pt",
     )
-    assert [row[1] for row in rows(looked_at("model.pt")).values()] == ["float32", "int64", "float16", "complex64", "float32"]
+    assert [row["type"] for row in rows(looked_at("model.pt")).values()] == ["f32", "i64", "f16", "c64", "f32"]
 
 
 def test_an_artifact_without_a_network():
@@ -107,7 +108,40 @@ def test_an_artifact_without_a_network():
     write_manifest(folder, {"status": "complete", "verb": "unlearn", "weights": None, "numbers": numbers})
     outcome = looked_at(folder)
     assert "made by `unlearn`, complete; files: manifest.json." in outcome.headline
-    assert outcome.tables[0].rows == (("samples", "all", "5"),)
+    assert outcome.tables[0].rows == (("samples", "5"),)
+
+    def damaged(value):
+        return {"name": "samples", "scope": "level:1", "value": value, "unit": 3, "low": "x"}
+
+    write_manifest(folder, {"status": "complete", "verb": "unlearn", "weights": None, "numbers": [damaged("many"), damaged(2)]})
+    assert looked_at(folder).tables[0].rows == (("samples", "level:1", "not enough data"), ("samples", "level:1", "2"))
+
+
+def test_a_batch_norm_is_one_row():
+    """Its five tensors are one line of the table; every one of them is in the facts."""
+    torch.save(tiny_cnn().state_dict(), "model.pt")
+    outcome = looked_at("model.pt")
+    norm = rows(outcome)["norm1.*"]
+    assert norm["shape"].startswith("batch norm of ") and not [name for name in rows(outcome) if name.startswith("norm1.w")]
+    assert outcome.report.facts["tensors"].keys() == tiny_cnn().state_dict().keys()
+
+
+def test_an_interrupted_run():
+    """It has no network yet, and can be gone on with."""
+    folder = Path("runs/001-train-mlp")
+    folder.mkdir(parents=True)
+    write_manifest(folder, {"status": "running", "verb": "train", "weights": None})
+    outcome = looked_at(folder)
+    assert "made by `train`, running" in outcome.headline and outcome.tables == ()
+    assert outcome.hints == (f"sparsify train --resume {folder}",)
+
+
+def test_nothing_is_written_or_doubled_to_look_at_a_file(monkeypatch, tmp_path):
+    """Sizes are computed: no temporary file of the network appears."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    torch.save(tiny_mlp().state_dict(), "model.pt")
+    sizes = {f.name: f.value for f in looked_at("model.pt").report}
+    assert sizes["bytes_disk"] > 195 * 4
 
 
 def test_levels_are_listed():

@@ -243,3 +243,28 @@ def test_fixed_makes_masks_true_before_the_first_forward() -> None:
 
     train(run, Fixed(), loss, data(), batch_size=4, seed=0, learning_rate=lambda _: 0.1)
     assert first == [0.0]
+
+
+class Odd(nn.Module):
+    """A classifier that gives a tuple in train mode, and counts what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 2)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> object:
+        """Logits, or a pair of them."""
+        self.seen += len(inputs)
+        logits = self.body(inputs)
+        return (logits, logits) if self.training else logits
+
+
+def test_train_mode_is_tried_too() -> None:
+    """A network that gives a tuple only in train mode is refused before training; its buffers, modes and the seed are left alone."""
+    model = Odd()
+    model.body.eval()
+    torch.manual_seed(5)
+    with pytest.raises(BadData, match=r"gives a tuple in train mode"):
+        check_fit(model, data())
+    assert (float(model.seen), model.training, model.body.training, torch.initial_seed()) == (0.0, True, False, 5)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sparsify_cli.errors import BadData
-from sparsify_cli.values.arrays import input_tensor, label_tensor, samples_from
+from sparsify_cli.values.arrays import as_taken_by, input_tensor, label_tensor, samples_from
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,11 @@ def test_default_ids_and_given_groups():
     """Rows are named by split and number; group values become text."""
     samples = samples_from(np.zeros((2, 1)), [0, 1], split="test", where="x", groups={"age": [30, 40]})
     assert (samples.ids, samples.groups) == (("test-000000", "test-000001"), {"age": ("30", "40")})
+
+
+def test_only_floating_inputs_take_the_dtype_of_the_network():
+    """A float64 network gets float64 pictures but the same integer tokens; a network without parameters gets what there is."""
+    wide = nn.Linear(1, 1).double()
+    assert as_taken_by(wide, torch.zeros(2, 1)).dtype == torch.float64
+    assert as_taken_by(wide, torch.zeros(2, dtype=torch.int64)).dtype == torch.int64
+    assert as_taken_by(nn.ReLU(), torch.zeros(2, 1)).dtype == torch.float32

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparsify_cli.errors import BadRequest, Busy, DiskFailure, MissingContext, MissingFile, UnreadableFile
+from sparsify_cli.values import artifact as artifact_module
 from sparsify_cli.values.artifact import Artifact, claimed, is_artifact, newest, relative_to, reserve, write_manifest
 
 SOUND = {"status": "complete", "verb": "prune", "weights": {"file": "model.safetensors", "sha256": "0"}}
@@ -206,3 +207,54 @@ def test_paths_move_with_the_project():
     """A parent is remembered as seen from the artifact."""
     assert relative_to(Path("runs/001-train-m"), Path("runs/002-prune-m")) == "../001-train-m"
     assert relative_to(Path("model.pt"), Path("runs/002-prune-m")) == "../../model.pt"
+
+
+def fail_in(folder):
+    """A write that fails after its first file."""
+    with pytest.raises(ValueError, match="no"), claimed(folder):
+        (folder / "half").write_text("x")
+        raise ValueError("no")
+
+
+def test_a_failure_removes_only_what_was_made():
+    """An empty folder that was there stays, empty; a new one goes with the parents made for it, not with those that were there."""
+    Path("mine").mkdir()
+    fail_in(Path("mine"))
+    fail_in(Path("mine/a/b"))
+    assert [path.name for path in Path().iterdir()] == ["mine"]
+    assert list(Path("mine").iterdir()) == []
+
+
+def test_a_damaged_manifest_does_not_hide_the_others():
+    """The newest sound artifact is found past a damaged one; when nothing else is there, the damaged one is named."""
+    good = made("001-prune-a")
+    made("002-prune-b").joinpath("manifest.json").write_text("{")
+    assert newest(("prune",)).folder == good
+    with pytest.raises(MissingContext, match=r"002-prune-b is damaged"):
+        newest(("train",))
+
+
+def test_a_lock_removed_by_its_last_holder_is_not_held(monkeypatch):
+    """Who opened the lock file just before it was removed takes a new one, so that a third process finds it busy."""
+    folder = Path("run")
+    real, stale = artifact_module.fcntl.flock, []
+
+    def flock(file, how):
+        if not stale:
+            stale.append((folder / ".lock").unlink())  # the last holder leaves between open and lock
+        real(file, how)
+
+    monkeypatch.setattr(artifact_module.fcntl, "flock", flock)
+    with claimed(folder):
+        assert (folder / ".lock").exists()
+        with pytest.raises(Busy), claimed(folder):
+            raise AssertionError
+
+
+def test_the_folder_of_a_killed_writer_is_taken_again():
+    """A lock and unfinished files of a writer that is gone do not count as contents."""
+    Path("run").mkdir()
+    for name in (".lock", ".0123abcd-model.safetensors"):
+        Path("run", name).touch()
+    with claimed(Path("run")) as folder:
+        assert [path.name for path in folder.iterdir()] == [".lock"]
