@@ -17,9 +17,6 @@ from sparsify_cli.contracts.listener import Progress as Now
 from sparsify_cli.stages.outcome import Outcome
 from sparsify_cli.stages.outcome import Table as Rows
 
-WIDEST = 100_000
-"""Columns of a page that is no terminal: nothing is wrapped."""
-
 NARROWEST = 20
 """Characters that the column which wraps needs; with fewer, every column wraps."""
 
@@ -78,16 +75,15 @@ def note(text: str) -> None:
 def table(rows: Rows) -> None:
     """A table to stdout; numbers to the right, the first column (what a row is about) to the left.
 
-    A terminal gets at most its width: the widest column wraps first. A pipe or a file gets every row on one line.
+    Where the screen (80 columns, where it is none) is too narrow the widest column wraps first.
     """
     screen = Console(highlight=False, emoji=False)
     if screen.is_terminal:
         screen.print(_grid(rows, screen.width))
         return
-    wide = Console(highlight=False, emoji=False, width=WIDEST)
-    with wide.capture() as captured:
-        wide.print(_grid(rows, WIDEST))
-    for line in captured.get().rstrip("\n").split("\n"):
+    with screen.capture() as captured:
+        screen.print(_grid(rows, screen.width))
+    for line in captured.get().rstrip("\n").split("\n"):  # rich fills every line up with blanks
         say(line.rstrip())
 
 

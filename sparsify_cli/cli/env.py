@@ -23,10 +23,10 @@ def env(how: FormatFlag = Format.HUMAN) -> None:
     facts = {name: _version(name) for name in PACKAGES}
     facts |= {"python": platform.python_version(), "system": platform.platform(), "cores": str(os.cpu_count())}
     facts |= {"device": _device()}
-    if how is Format.JSON:
-        console.say(json.dumps(facts, indent=1))
-    else:
+    if how is Format.HUMAN:
         console.table(Table("environment", ("what", "which"), tuple(facts.items())))
+    else:
+        console.say(json.dumps(facts, indent=1) if how is Format.JSON else "\n".join(f"{name}={fact}" for name, fact in facts.items()))
 
 
 def _version(package: str) -> str:

@@ -1,7 +1,8 @@
-"""`sparsify list`: what is on the shelves; nothing is imported for it."""
+"""`sparsify list`: what is on the shelves, with its options; nothing is imported for it."""
 
 from __future__ import annotations
 
+import ast
 import json
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from sparsify_cli.cli.console import Format
 from sparsify_cli.cli.options import FormatFlag
 from sparsify_cli.errors import UnknownName
 from sparsify_cli.recipes.allocation import ALLOCATION_SUMMARIES
-from sparsify_cli.shelf import SHELVES, Shelf
+from sparsify_cli.shelf import ROOT, SHELVES, Shelf
 from sparsify_cli.stages.outcome import Table
 
 PATTERNS = {
@@ -30,15 +31,52 @@ def list_(which: Which = None, how: FormatFlag = Format.HUMAN) -> None:
     if which is not None and which not in known:
         raise UnknownName("shelf", which, known)
     chosen = {which: known[which]} if which else known
-    if how is Format.JSON:
-        console.say(json.dumps(chosen, indent=1))
+    if how is Format.HUMAN:
+        for name, summaries in chosen.items():
+            console.table(_table(name, summaries))
+            console.say("")
         return
-    for name, summaries in chosen.items():
-        console.table(Table(name, ("name", "what it does"), tuple(summaries.items())))
-        console.say("")
+    names = "\n".join(name for summaries in chosen.values() for name in summaries)
+    console.say(names if how is Format.QUIET else json.dumps(chosen, indent=1))
+
+
+def _table(package: str, summaries: dict[str, str]) -> Table:
+    """Names, what they do, and their options with defaults where there are any."""
+    rows = []
+    for name, summary in summaries.items():
+        options = ", ".join(f"{key}={value}" if value else key for key, value in strategy_options(package, name).items())
+        rows += [(name, summary), *([("", f"options: {options}")] if options else [])]
+    return Table(package, ("name", "what it does"), tuple(rows))
 
 
 def shelf_summaries(package: str) -> dict[str, str]:
     """Name -> one line, for every strategy on a shelf."""
     shelf = Shelf(package)
     return {name: shelf.summary(name) for name in shelf.names()}
+
+
+def strategy_options(package: str, name: str) -> dict[str, str]:
+    """Options of a strategy and their defaults as they are written, empty for those without; read from its file, not imported."""
+    path = ROOT / package / f"{name.replace('-', '_')}.py"
+    if package not in SHELVES or not path.is_file():
+        return {}
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError:  # said in its summary
+        return {}
+    bases = {SHELVES[package].capitalize(), f"Layerwise{SHELVES[package].capitalize()}"}
+    classes = [part for part in tree.body if isinstance(part, ast.ClassDef) and bases & {ast.unparse(base) for base in part.bases}]
+    fields = (field for part in classes for field in part.body if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name))
+    return {ast.unparse(f.target): _default(f.value) for f in fields if "ClassVar" not in ast.unparse(f.annotation)}
+
+
+def _default(value: ast.expr | None) -> str:
+    """A default as a person would write it: `0run` for Duration.parse("0run"), `0.5` for 0.5, names without quotes."""
+    match value:
+        case None:
+            return ""
+        case ast.Call(args=[ast.Constant(value=str(text)), *_]) | ast.Constant(value=str(text)):
+            return text
+        case ast.Call(keywords=[ast.keyword(arg="default", value=inner), *_]):
+            return _default(inner)
+    return ast.unparse(value)
