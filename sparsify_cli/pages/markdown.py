@@ -12,7 +12,7 @@ from sparsify_cli.pages.glossary import label
 from sparsify_cli.pages.tables import DASH
 from sparsify_cli.pages.verdict import cards, slices, subject_of, verdict, who_pays
 from sparsify_cli.pages.view import View, missing
-from sparsify_cli.pages.wording import clean, count, interval, judge, points, said, spoken
+from sparsify_cli.pages.wording import SAID, clean, count, interval, judge, points, said, spoken
 from sparsify_cli.values.report import Finding
 
 WORST = 5
@@ -25,9 +25,12 @@ TERMINAL = (
 )  # fmt: skip
 
 SHORT = {
-    "sparsity_total": "Sparsity, all", "nll": "NLL", "brier": "Brier", "ece": "ECE", "bytes_dense": "Stored dense",
+    "sparsity_total": "Sparsity, all", "nll": "NLL", "brier": "Brier", "ece": "ECE", "bytes_dense": "Stored dense", "churn": "Churn",
 }  # fmt: skip
 """Labels where a line has 80 characters; the page writes them out."""
+
+READINGS = {SAID["noise"]: "noise", SAID["unsure"]: "unsure"}
+"""Readings there, in one word."""
 
 
 def render_markdown(view: View) -> str:
@@ -92,4 +95,4 @@ def _terminal_row(view: View, name: str) -> tuple[str, ...]:
     text = f"{spoken(change)} ({interval(change)})" if interval(change) else _or_dash(change)
     reading = DASH if change is None or name in UNJUDGED or judge(change) == "unknown" else said(change)
     now, before = (words.removesuffix(" parameters") for words in (spoken(view.number(name)), _or_dash(view.dense(name))))
-    return (SHORT.get(name) or label(name), before, now, text, reading)
+    return (SHORT.get(name) or label(name), before, now, text, READINGS.get(reading, reading))

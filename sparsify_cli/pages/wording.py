@@ -116,6 +116,8 @@ def _measured(value: float, unit: str, digits: int) -> str:
     if unit == "bytes":
         return size(value)
     whole = unit not in CONTINUOUS and value == round(value) and abs(value) < 1e15
+    if value == 1 and unit.endswith("s") and unit != "ms":
+        unit = unit.removesuffix("s")
     return f"{count(value) if whole else significant(value, digits)} {unit}".strip()
 
 

@@ -20,6 +20,7 @@ from sparsify_cli.contracts.dataset import Dataset, Split
 from sparsify_cli.errors import BadData, BadRequest, UnknownName
 from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.user_code import user_module, user_samples
+from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.checkpoint import Spec
 from sparsify_cli.values.samples import Samples
 
@@ -100,10 +101,9 @@ def check_inputs(module: nn.Module, samples: Samples) -> None:
 def _tried(module: nn.Module, samples: Samples) -> Any:
     """The module's output for two samples, in eval mode; every submodule's mode is put back."""
     modes = {part: part.training for part in module.modules()}
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
     try:
         with torch.no_grad():
-            return module.eval()(samples.inputs[:2].to(device))
+            return module.eval()(as_taken_by(module, samples.inputs[:2]))
     except Exception as error:  # whatever the network says about inputs it does not take
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise BadData(

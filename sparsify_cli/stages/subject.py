@@ -15,6 +15,7 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import BadRequest, MissingContext, MissingFile
 from sparsify_cli.recipes.shared import DataFields, ModelFields
 from sparsify_cli.stages.fit_keys import fitting_names, loaded
+from sparsify_cli.stages.forgotten import without_forgotten
 from sparsify_cli.stages.plan import prunable_names
 from sparsify_cli.stages.resolve import build_architecture, check_inputs, load_samples, parse_spec
 from sparsify_cli.stages.support import pruned_support
@@ -88,7 +89,7 @@ class Subject:
         return self.architecture
 
     def samples(self, split: Split) -> Samples:
-        """One split of the data.
+        """One split of the data; training samples that were forgotten on the way here are left out.
 
         Raises:
             MissingContext: no data is known.
@@ -97,7 +98,8 @@ class Subject:
             raise MissingContext(
                 f"No data is known for {self.path}.", self._why_unknown, "Add --data digits, idx:FOLDER, folder:PATH or npz:FILE."
             )
-        return _loaded_once(json.dumps(self.data.to_json(), sort_keys=True), split)
+        samples = _loaded_once(json.dumps(self.data.to_json(), sort_keys=True), split)
+        return without_forgotten(samples, self.artifact) if split == "train" else samples
 
     @property
     def is_new(self) -> bool:

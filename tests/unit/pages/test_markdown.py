@@ -34,7 +34,7 @@ def test_terminal_rows_are_text_of_equal_width():
     """A header and one row for each number there is; nothing is invented for those that are not."""
     rows = terminal_rows(view())
     assert rows[0] == ("", "dense", "pruned", "change", "reading")
-    assert ("Accuracy", "97.8 %", "97.2 %", f"{M}0.6 points ({M}1.7 … +0.5)", "within noise") in rows
+    assert ("Accuracy", "97.8 %", "97.2 %", f"{M}0.6 points ({M}1.7 … +0.5)", "noise") in rows
     assert ("Stored packed", "–", "23.1 kB", "–", "–") in rows
     assert {len(row) for row in rows} == {5} and "AUC" not in {row[0] for row in rows}
 

@@ -102,3 +102,9 @@ def test_clean_and_shorten():
     assert wording.clean("a\x00b\u202ec\udc80d\n") == "a\ufffdb\ufffdc\ufffdd\n"
     assert wording.shorten("abcdefghij", 5) == "ab…ij"
     assert wording.shorten("abc", 5) == "abc"
+
+
+def test_one_of_a_kind_is_singular():
+    """`1 tensor`, `0 tensors`, `2 tensors`; a millisecond keeps its s."""
+    assert [amount(value, "tensors") for value in (0.0, 1.0, 2.0)] == ["0 tensors", "1 tensor", "2 tensors"]
+    assert amount(1.0, "ms") == "1.00 ms"
