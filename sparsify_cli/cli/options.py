@@ -19,7 +19,9 @@ from sparsify_cli.shelf import Shelf
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML recipe; flags win over it.", metavar="FILE")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Set one option of the recipe.", metavar="PATH=VALUE")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan; change nothing.")]
-FormatFlag = Annotated[Format, typer.Option("--format", help="How results are printed to stdout; quiet = only the path written, for list only names.")]
+FormatFlag = Annotated[
+    Format, typer.Option("--format", help="How results are printed to stdout; quiet = only the path written, for list only names.")
+]
 Resume = Annotated[Path | None, typer.Option("--resume", help="Continue this interrupted run.", metavar="ARTIFACT")]
 
 COMMON = {"recipe_file": (RecipeFile, None), "settings": (Settings, None), "dry_run": (DryRun, False), "how": (FormatFlag, Format.HUMAN)}

@@ -29,6 +29,13 @@ def group_members(predictions: Predictions, column: str) -> dict[str, Members]:
     return {value: codes == i for value, i in number.items()}
 
 
+def columns(predictions: Predictions, least: int) -> Iterator[tuple[str, dict[str, Members], dict[str, Members]]]:
+    """(group column, samples of each value, those of the values with at least `least` samples), columns sorted."""
+    for column in sorted(predictions.groups):
+        members = group_members(predictions, column)
+        yield column, members, {value: samples for value, samples in members.items() if int(samples.sum()) >= least}
+
+
 def parts(predictions: Predictions) -> Iterator[tuple[str, Members]]:
     """(scope, its samples) for each class in label order, then each group column and value, sorted."""
     for label, name in enumerate(class_names(predictions)):

@@ -10,6 +10,7 @@ Tango 1998 for each group's paired change.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from jaxtyping import Bool, Shaped
 from torch import Tensor
@@ -17,8 +18,7 @@ from torch import Tensor
 from sparsify_cli.contracts.metric import Evidence, Metric
 from sparsify_cli.maths.comparison import estimate, estimate_change, population_mean
 from sparsify_cli.maths.intervals import Estimate, independent_difference
-from sparsify_cli.maths.scopes import group_members
-from sparsify_cli.values.predictions import Predictions
+from sparsify_cli.maths.scopes import columns
 from sparsify_cli.values.report import Finding
 
 ABOUT = Finding(
@@ -46,12 +46,10 @@ class GroupGap(Metric):
 
     def measure(self, evidence: Evidence) -> list[Finding]:
         """Gap of every group in the compressed and the dense model and the change; nothing when there are no groups."""
-        now = population_mean(_correct, evidence.compressed)
-        before = population_mean(_correct, evidence.dense) if evidence.dense else None
+        now = population_mean(attrgetter("correct"), evidence.compressed)
+        before = population_mean(attrgetter("correct"), evidence.dense) if evidence.dense else None
         found: list[Finding] = []
-        for column in sorted(evidence.compressed[0].groups):
-            members = group_members(evidence.compressed[0], column)
-            large = {value: m for value, m in members.items() if int(m.sum()) >= self.least}
+        for column, members, large in columns(evidence.compressed[0], self.least):
             for value, m in members.items():
                 about = replace(ABOUT, scope=f"group:{column}={value}", n=int(m.sum()))
                 found += _gaps(about, value, large, now, before) if value in large else [self._too_small(about)]
@@ -96,7 +94,3 @@ def _change(about: Finding, value: str, members: Members, models: tuple[Correct,
 
 def _with(about: Finding, found: Estimate, note: str) -> Finding:
     return replace(about, value=found.value, low=found.low, high=found.high, note=note)
-
-
-def _correct(predictions: Predictions) -> Correct:
-    return predictions.correct

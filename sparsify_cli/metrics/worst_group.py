@@ -9,6 +9,7 @@ Source: Sagawa, Koh, Hashimoto, Liang 2020 (arXiv 1911.08731), worst-group accur
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from jaxtyping import Bool, Shaped
 from torch import Tensor
@@ -16,8 +17,7 @@ from torch import Tensor
 from sparsify_cli.contracts.metric import Evidence, Metric
 from sparsify_cli.maths.comparison import estimate, estimate_change, population_mean, seeds_note
 from sparsify_cli.maths.intervals import Estimate, independent_difference
-from sparsify_cli.maths.scopes import group_members
-from sparsify_cli.values.predictions import Predictions
+from sparsify_cli.maths.scopes import columns
 from sparsify_cli.values.report import Finding
 
 ABOUT = Finding(
@@ -45,13 +45,11 @@ class WorstGroup(Metric):
 
     def measure(self, evidence: Evidence) -> list[Finding]:
         """Worst group of the compressed and the dense model and the change; nothing when there are no groups."""
-        now = population_mean(_correct, evidence.compressed)
-        before = population_mean(_correct, evidence.dense) if evidence.dense else None
+        now = population_mean(attrgetter("correct"), evidence.compressed)
+        before = population_mean(attrgetter("correct"), evidence.dense) if evidence.dense else None
         seeds = seeds_note(evidence.compressed, evidence.dense)
         found: list[Finding] = []
-        for column in sorted(evidence.compressed[0].groups):
-            members = group_members(evidence.compressed[0], column)
-            large = {value: m for value, m in members.items() if int(m.sum()) >= self.least}
+        for column, _, large in columns(evidence.compressed[0], self.least):
             about = replace(ABOUT, scope=f"group:{column}", note=seeds)
             found += self._column(about, large, now, before) if large else [self._too_small(about)]
         return found
@@ -75,10 +73,6 @@ class WorstGroup(Metric):
 def lowest(correct: Correct, members: Members) -> str:
     """The value whose samples have the lowest mean; the first in sorted order wins a tie."""
     return min(sorted(members), key=lambda value: float(correct[members[value]].double().mean()))
-
-
-def _correct(predictions: Predictions) -> Correct:
-    return predictions.correct
 
 
 def _finding(about: Finding, found: Estimate, members: Members, value: str, of: str) -> Finding:

@@ -74,6 +74,7 @@ class ValidateRecipe(ModelFields, DataFields, OutputFields):
     """Measure a network: accuracy, calibration, groups, sparsity, bytes, latency."""
 
     verb: ClassVar[str] = "validate"
+    out: Annotated[str, Option("Folder to write report.json into; it must not exist. Left out = nothing is written.")] = ""
     split: Annotated[str, Option("train, validation or test.")] = "test"
     gate: Annotated[Texts, Option("Condition that must hold, e.g. 'accuracy>=0.95'; exit 3 otherwise.", metavar="GATE")] = ()
 

@@ -158,7 +158,7 @@ def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject,
     dense = report.get("accuracy", of="dense")
     against = f" (dense ancestor {said(dense)})" if dense else ""
     sparse = f"sparsity {float(after.masks.sparsity):.2%}" if after.masks else "dense"
-    steps = f"{recipe.epochs} epochs of {len(start.subject.samples('train')):,} samples"
+    steps = f"{recipe.epochs} {'epoch' if recipe.epochs == 1 else 'epochs'} of {len(start.subject.samples('train')):,} samples"
     return Outcome(
         recipe.verb,
         f"Trained {steps}: test accuracy {said(report.get('accuracy'))}{against}, {sparse}.",

@@ -76,9 +76,7 @@ def report(recipe: ReportRecipe, listener: Listener) -> Outcome:
     with claimed(folder, held=held):
         files = write_pages(folder, view)
         write_product(folder, Product(recipe, subject, about.report, subject, facts={"files": [path.name for path in files]}))
-    return Outcome(
-        "report", verdict(view), about.report, folder, tables=(_terminal(view),), files=files, notes=notes, failure=failure
-    )
+    return Outcome("report", verdict(view), about.report, folder, tables=(_terminal(view),), files=files, notes=notes, failure=failure)
 
 
 def write_pages(folder: Path, view: View) -> tuple[Path, ...]:

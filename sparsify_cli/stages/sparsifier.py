@@ -136,7 +136,7 @@ def collapse_notes(masks: MaskSet) -> tuple[str, ...]:
     if not empty:
         return ()
     return (
-        f"{len(empty)} layers keep no weight ({', '.join(empty[:3])}): the network is cut there. Try --allocation erk or --criterion lamp.",
+        f"{len(empty)} {'layer keeps' if len(empty) == 1 else 'layers keep'} no weight ({', '.join(empty[:3])}): the network is cut there. Try --allocation erk or --criterion lamp.",
     )
 
 

@@ -220,7 +220,7 @@ def open_path(path: Path) -> Subject:
     """
     if not path.exists():
         raise MissingFile(f"There is no file or artifact {path}.", "", "Check the path; artifacts are in runs/.")
-    if is_artifact(path) or path.is_dir():
+    if is_artifact(path):
         return _from_artifact(Artifact.open(path))
     checkpoint, masks, nest = _contents(path)
     return Subject(checkpoint, masks, nest=nest)

@@ -49,9 +49,7 @@ def read_nest(path: Path) -> tuple[Nest, dict[str, Tensor]]:
     try:
         sparsities = tuple(Fraction(s) for s in json.loads(about["sparsities"]))
     except (KeyError, ValueError, TypeError) as error:
-        raise UnreadableFile(
-            f"{path} is damaged.", "Its header does not say which levels it holds.", AGAIN
-        ) from error
+        raise UnreadableFile(f"{path} is damaged.", "Its header does not say which levels it holds.", AGAIN) from error
     side = tuple(_under(tensors, f"side/{level}/") for level in range(1, len(sparsities) + 1))
     index, weights = _under(tensors, "index/"), _under(tensors, "weights/")
     if not sparsities or any(weights.get(name, torch.empty(0)).shape != levels.shape for name, levels in index.items()):

@@ -65,7 +65,7 @@ def packed_bytes(tensors: Mapping[str, Tensor]) -> int:
     aliases = tied(tensors)
     plain = {name: tensor for name, tensor in tensors.items() if name not in aliases}
     entries: list[Entry] = []
-    records = {}
+    records: dict[str, object] = {}
     for name, tensor in plain.items():
         found = sizes(tensor)
         form = stored_form(name, plain, lambda found=found: smallest_of(found))  # type: ignore[misc]

@@ -106,5 +106,5 @@ def test_clean_and_shorten():
 
 def test_one_of_a_kind_is_singular():
     """`1 tensor`, `0 tensors`, `2 tensors`; a millisecond keeps its s."""
-    assert [amount(value, "tensors") for value in (0.0, 1.0, 2.0)] == ["0 tensors", "1 tensor", "2 tensors"]
-    assert amount(1.0, "ms") == "1.00 ms"
+    assert [wording.amount(value, "tensors") for value in (0.0, 1.0, 2.0)] == ["0 tensors", "1 tensor", "2 tensors"]
+    assert wording.amount(1.0, "ms") == "1.00 ms"

@@ -89,7 +89,7 @@ def test_notes():
     assert note.startswith("1 of 2 layers cannot carry 2:4 and stay dense: conv1 ")
     assert collapse_notes(MaskSet({"a": torch.tensor([True])})) == ()
     (note,) = collapse_notes(MaskSet({"a": torch.tensor([True]), "b": torch.tensor([False])}))
-    assert note.startswith("1 layers keep no weight (b)")
+    assert note.startswith("1 layer keeps no weight (b)")
 
 
 def test_the_result_is_checked():
