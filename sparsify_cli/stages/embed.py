@@ -221,7 +221,7 @@ def _outcome(levels: list[Level], report: Report, folder: Path, notes: tuple[str
     ]
     return Outcome(
         "embed",
-        f"{len(levels)} {'network' if len(levels) == 1 else 'networks'} nested in one: sparsities {', '.join(decimal(level.sparsity) for level in levels)}.",
+        f"Nested in one network, sparsities: {', '.join(decimal(level.sparsity) for level in levels)}.",
         report,
         folder,
         tables=(Table("levels", ("level", "sparsity", "weights", "test accuracy"), tuple(rows)),),

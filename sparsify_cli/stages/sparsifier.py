@@ -135,9 +135,8 @@ def collapse_notes(masks: MaskSet) -> tuple[str, ...]:
     empty = [name for name in masks if not bool(masks[name].any())]
     if not empty:
         return ()
-    return (
-        f"{len(empty)} {'layer keeps' if len(empty) == 1 else 'layers keep'} no weight ({', '.join(empty[:3])}): the network is cut there. Try --allocation erk or --criterion lamp.",
-    )
+    what = f"{len(empty)} {'layer keeps' if len(empty) == 1 else 'layers keep'} no weight ({', '.join(empty[:3])})"
+    return (f"{what}: the network is cut there. Try --allocation erk or --criterion lamp.",)
 
 
 def require_held(masks: MaskSet, target: Fraction, pattern: Pattern) -> None:
