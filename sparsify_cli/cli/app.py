@@ -24,6 +24,7 @@ from sparsify_cli.cli.list import list_
 from sparsify_cli.cli.options import command
 from sparsify_cli.cli.resume import interrupted_recipe
 from sparsify_cli.errors import INTERRUPTED, BadRequest, Interrupted, SparsifyError
+from sparsify_cli.recipes.process import rank
 from sparsify_cli.recipes.recipe import Recipe, resolve
 from sparsify_cli.recipes.shared import TrainFields
 from sparsify_cli.recipes.verbs import RECIPES
@@ -64,7 +65,7 @@ def run_verb(
     else:
         recipe = resolve(kind, file=recipe_file, settings=settings or (), flags=flags)
         outcome = _planned(recipe) if dry_run else _staged(recipe)
-    if int(os.environ.get("RANK", "0")) == 0:  # under torchrun the first process speaks for all
+    if rank() == 0:  # under torchrun the first process speaks for all
         console.show(outcome, how)
     if outcome.failure is not None:
         raise outcome.failure
@@ -78,7 +79,7 @@ def _elsewhere(kind: type[Recipe]) -> bool:
     """
     if issubclass(kind, TrainFields) or "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return False
-    if int(os.environ.get("RANK", "0")) > 0:
+    if rank() > 0:
         return True
     raise BadRequest(f"`{kind.verb}` does not run under torchrun.", "Every process would do the same work.", "Call sparsify directly.")
 

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.recipe import Recipe, validated
+from sparsify_cli.shelf import Shelf
 from sparsify_cli.values.artifact import RUN, Artifact
+from sparsify_cli.values.trust import NAMES_CODE, is_sealed
 
 R = TypeVar("R", bound=Recipe)
 
@@ -28,10 +30,31 @@ def interrupted_recipe(kind: type[R], folder: Path) -> R:
         raise BadRequest(f"{folder} is finished; there is nothing to resume.")
     if artifact.verb != kind.verb:
         raise BadRequest(f"{folder} was made by `{artifact.verb}`.", "", f"Run: sparsify {artifact.verb} --resume {folder}")
+    _require_own_code(artifact)
     recipe = _seen_from_here({**artifact.manifest.get("recipe", {})}, artifact)
     if "model" in recipe and not recipe["model"] and artifact.manifest.get("parent"):
         recipe["model"] = os.path.relpath(folder / artifact.manifest["parent"]["path"])  # what was the newest then may not be now
     return validated(kind, recipe)
+
+
+def _require_own_code(artifact: Artifact) -> None:
+    """Refuse a recipe that names code and was not written by this user, in this place, on this machine."""
+    recipe = artifact.manifest.get("recipe", {})
+    named = {name: str(recipe.get(name) or "") for name in ("arch", "data")}
+    code = [text for text in named.values() if NAMES_CODE in text and text.partition(":")[0] not in Shelf("datasets").names()]
+    sealed = {"recipe": recipe, "origin": str(_origin(artifact))}
+    if code and not is_sealed(sealed, str(artifact.manifest.get("recipe_seal", ""))):
+        raise BadRequest(
+            f"{artifact.folder} names code to run ({code[0]}).",
+            "It was not named by you on this machine, or the folder was moved, so it is not run.",
+            "Start the run again with flags of your own.",
+        )
+
+
+def _origin(artifact: Artifact) -> Path:
+    """The folder in which the run was started."""
+    here = os.path.relpath(".", artifact.folder)
+    return (artifact.folder / str(artifact.manifest.get("facts", {}).get("started_in", here))).resolve()
 
 
 def _is_bare(folder: Path) -> bool:
@@ -41,7 +64,7 @@ def _is_bare(folder: Path) -> bool:
 
 def _seen_from_here(recipe: dict[str, Any], artifact: Artifact) -> dict[str, Any]:
     """The recipe with relative paths turned absolute, when the run was started in another folder than this one."""
-    origin = (artifact.folder / str(artifact.manifest.get("facts", {}).get("started_in", os.path.relpath(".", artifact.folder)))).resolve()
+    origin = _origin(artifact)
     if origin == Path.cwd():
         return recipe
     given = {name: str(recipe.get(name) or "") for name in ("model", "teacher", "arch", "data")}

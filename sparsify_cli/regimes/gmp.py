@@ -97,7 +97,7 @@ def _prune(run: Run, sparsity: Fraction) -> None:
     """Shrink the masks to `sparsity`; where they are there already, only the pattern may still drop weights."""
     if run.sparsify is None:
         return
-    run.masks = run.sparsify(run.weights(), max(sparsity, run.masks.sparsity), within=run.masks if run.masks else None)
+    run.masks = run.sparsify(run.weights(), sparsity, within=run.masks if run.masks else None)
     guard.place(run)
     guard.enforce(run)
 

@@ -29,9 +29,9 @@ from sparsify_cli.recipes.verbs import EmbedRecipe
 from sparsify_cli.stages.finetune import teacher_of
 from sparsify_cli.stages.measure import predict
 from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.plan import plan
+from sparsify_cli.stages.plan import plan, tied_names, untied
 from sparsify_cli.stages.sizes import size_findings
-from sparsify_cli.stages.sparsifier import Sparsifier, pattern_notes, require_held, sparsifier
+from sparsify_cli.stages.sparsifier import Sparsifier, pattern_notes, sparsifier
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import said
 from sparsify_cli.stages.train import fresh
@@ -155,14 +155,15 @@ def _start(work: Embedding, levels: list[Level]) -> dict[str, Tensor]:
     if not levels:
         return given
     before = levels[-1]
-    return given | {name: torch.where(mask, before.tensors[name], given[name]) for name, mask in before.masks.items()}
+    frozen = {name: torch.where(mask, before.tensors[name], given[name]) for name, mask in before.masks.items()}
+    return untied({**given, **frozen}, tied_names(work.subject.checkpoint, work.subject.architecture))
 
 
 def _level(work: Embedding, sparsity: Fraction, result: Trained) -> Level:
     if sparsity == 0:
         everything = {name: torch.ones_like(result.tensors[name], dtype=torch.bool) for name in work.names}
         return Level(sparsity, MaskSet(everything), result.tensors)
-    require_held(result.masks, sparsity, work.recipe.pattern)
+    work.chooser.require_held(result.masks, sparsity)
     return Level(sparsity, result.masks, result.tensors)
 
 

@@ -19,7 +19,7 @@ from sparsify_cli.stages.lineage import dense_ancestor
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import plan
 from sparsify_cli.stages.sizes import size_findings
-from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_notes, require_held, sparsifier
+from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_notes, sparsifier
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
 from sparsify_cli.stages.tables import before_after, said
@@ -94,7 +94,7 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
     with workplace(recipe, unfinished, start.subject.name, resume=resume) as place:
         result = trained(_training(recipe, start), machine, listener, save=place.save, state=place.resumed)
         if start.chooser is not None:
-            require_held(result.masks, start.target, recipe.pattern)
+            start.chooser.require_held(result.masks, start.target)
         after = start.subject.changed(start.subject.checkpoint.with_tensors(result.tensors), result.masks)
         report = Report(tuple(_findings(start, after)), _facts(start, result, machine))
         place.finish(Product(recipe, after, report, start.parent, after.checkpoint, after.masks))

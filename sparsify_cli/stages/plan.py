@@ -73,14 +73,23 @@ def plan(checkpoint: Checkpoint, architecture: Spec | None, *, skip: Sequence[st
 
 
 def tied_names(checkpoint: Checkpoint, architecture: Spec | None) -> dict[str, str]:
-    """Second names of tensors that are one (tied weights) -> the first name, which stands for all of them."""
-    aliases = tied(checkpoint.tensors)
+    """Second names of tensors that are one (tied weights) -> the name that stands for all of them.
+
+    With an architecture the network says what is tied, and its own first name stands; else the file's sharing does.
+    """
     if architecture is None:
-        return aliases
+        return tied(checkpoint.tensors)
     module = build_architecture(architecture)
-    ours = tied(module.state_dict())
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    ours = {name: first[id(parameter)] for name, parameter in module.named_parameters(remove_duplicate=False)}
     renamed = dict(zip(fitting_names(checkpoint.tensors, module.state_dict()), checkpoint.tensors, strict=True))
-    return aliases | {renamed[alias]: renamed[name] for alias, name in ours.items() if alias in renamed and name in renamed}
+    pairs = ((renamed.get(alias), renamed.get(name)) for alias, name in ours.items() if alias != name)
+    return {alias: name for alias, name in pairs if alias and name}
+
+
+def untied(tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors whose second names hold what the names that stand for them hold."""
+    return {name: tensors[aliases.get(name, name)] for name in tensors}
 
 
 def prunable_names(checkpoint: Checkpoint, architecture: Spec | None) -> list[str]:

@@ -18,10 +18,10 @@ from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import require_context, statistics
 from sparsify_cli.stages.compare import compared
 from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.plan import Row, plan, tied_names
+from sparsify_cli.stages.plan import Row, plan, tied_names, untied
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.solve import Solved, solved, solver_of
-from sparsify_cli.stages.sparsifier import collapse_notes, pattern_notes, require_held, sparsifier
+from sparsify_cli.stages.sparsifier import collapse_notes, pattern_notes, sparsifier
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import before_after, said
 from sparsify_cli.stages.write import Product, output_folder, write_product
@@ -79,14 +79,13 @@ def chosen_masks(recipe: PruneRecipe, before: Subject, rows: list[Row]) -> MaskS
     chooser = sparsifier(recipe, names, stats=statistics(recipe, before, names))
     target = chooser.target(before.checkpoint.tensors, recipe.sparsity, pruned=before.masks)
     masks = chooser.once(before.checkpoint.tensors, target, pruned=before.masks)
-    require_held(masks, target, recipe.pattern)
+    chooser.require_held(masks, target)
     return masks
 
 
 def pruned(before: Subject, found: Solved, *, batchnorm: bool) -> Pruned:
     """The subject with real zeros, and batch norm measured anew where that helps."""
-    aliases = tied_names(before.checkpoint, before.architecture)
-    tensors = {**found.tensors, **{alias: found.tensors[name] for alias, name in aliases.items()}}
+    tensors = untied(found.tensors, tied_names(before.checkpoint, before.architecture))
     after = before.changed(before.checkpoint.with_tensors(tensors), found.masks)
     if not (batchnorm and after.has_context):
         return Pruned(after)

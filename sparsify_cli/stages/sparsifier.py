@@ -47,7 +47,7 @@ class Sparsifier:
         """Masks with `sparsity` zeros, or the least that pattern and support allow (N:M holds from the first pruning on)."""
         scores = self._scores({name: weights[name] for name in self.names})
         least = least_sparsity(scores, pattern=self.pattern, within=within, floor=self.floor)
-        return self._chosen(scores, max(sparsity, least), within)
+        return _over(within, self._chosen(scores, max(sparsity, least), within))
 
     def above(self, floor: MaskSet) -> Sparsifier:
         """The same choice that never drops what `floor` keeps."""
@@ -61,14 +61,15 @@ class Sparsifier:
             Infeasible: the pattern or the count cannot be reached.
         """
         scores = self._scores({name: weights[name] for name in self.names})
+        total = sum(score.numel() for score in scores.values())
         least = least_sparsity(scores, pattern=self.pattern, within=pruned, floor=self.floor) if pruned else Fraction(0)
-        if zeros_count(pruned.total, sparsity) < zeros_count(pruned.total, least):
+        if pruned and zeros_count(total, sparsity) < zeros_count(total, least):
             raise BadRequest(
                 f"Sparsity {decimal(sparsity)} is below what is pruned already{self._with_pattern()} ({float(least):.6g}).",
                 "Weights that were pruned stay pruned.",
                 f"Ask for at least {math.ceil(least * 10_000) / 10_000:g}.",
             )
-        return self._chosen(scores, sparsity, pruned if pruned else None)
+        return _over(pruned, self._chosen(scores, sparsity, pruned if pruned else None))
 
     def target(self, weights: Mapping[str, Tensor], sparsity: Fraction | None, *, pruned: MaskSet) -> Fraction:
         """The sparsity that is meant: the one asked for, or what the pattern alone implies within what is left.
@@ -84,6 +85,14 @@ class Sparsifier:
             )
         scores = self._scores({name: weights[name] for name in self.names})
         return least_sparsity(scores, pattern=self.pattern, within=pruned or None, floor=self.floor)
+
+    def require_held(self, masks: MaskSet, target: Fraction) -> None:
+        """Make sure that the masks of this sparsifier's tensors hold the sparsity and the pattern.
+
+        Raises:
+            Infeasible: they do not.
+        """
+        require_held(MaskSet({name: masks[name] for name in self.names}), target, self.pattern)
 
     def _chosen(self, scores: Scores, sparsity: Fraction, within: MaskSet | None) -> MaskSet:
         return choose_masks(scores, pattern=self.pattern, sparsity=sparsity, allocation=self.allocation, within=within, floor=self.floor)
@@ -137,6 +146,11 @@ def collapse_notes(masks: MaskSet) -> tuple[str, ...]:
         return ()
     what = f"{len(empty)} {'layer keeps' if len(empty) == 1 else 'layers keep'} no weight ({', '.join(empty[:3])})"
     return (f"{what}: the network is cut there. Try --allocation erk or --criterion lamp.",)
+
+
+def _over(before: MaskSet | None, chosen: MaskSet) -> MaskSet:
+    """The chosen masks, and those of layers that were left out this time but pruned before."""
+    return MaskSet({**(before or {}), **chosen})
 
 
 def require_held(masks: MaskSet, target: Fraction, pattern: Pattern) -> None:

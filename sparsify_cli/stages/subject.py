@@ -16,7 +16,7 @@ from sparsify_cli.errors import BadRequest, MissingContext, MissingFile
 from sparsify_cli.recipes.shared import DataFields, ModelFields
 from sparsify_cli.stages.fit_keys import fitting_names, loaded
 from sparsify_cli.stages.forgotten import without_forgotten
-from sparsify_cli.stages.plan import prunable_names
+from sparsify_cli.stages.plan import prunable_names, tied_names
 from sparsify_cli.stages.resolve import build_architecture, check_inputs, load_samples, parse_spec
 from sparsify_cli.stages.support import pruned_support
 from sparsify_cli.values.artifact import MASKS, Artifact, is_artifact, newest
@@ -187,7 +187,15 @@ def with_context(subject: Subject, arch: tuple[str, Sequence[str]], data: tuple[
     architecture = parse_spec(*arch) if arch[0] else subject.architecture
     source = parse_spec(*data) if data[0] else subject.data
     subject = _renamed(replace(subject, architecture=architecture, data=source))
-    return _seen_as_pruned(subject)
+    return _seen_as_pruned(_masked_by_own_names(subject))
+
+
+def _masked_by_own_names(subject: Subject) -> Subject:
+    """The subject with masks under the names by which its architecture trains tied weights."""
+    if subject.architecture is None or not subject.masks:
+        return subject
+    aliases = tied_names(subject.checkpoint, subject.architecture)
+    return replace(subject, masks=MaskSet({aliases.get(name, name): mask for name, mask in subject.masks.items()}))
 
 
 def with_context_of(network: Subject, subject: Subject) -> Subject:

@@ -21,6 +21,7 @@ from sparsify_cli.stages.forget import forget_positions, split_off
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids, without_forgotten
 from sparsify_cli.stages.measure import predict
 from sparsify_cli.stages.outcome import Outcome, Table
+from sparsify_cli.stages.plan import tied_names, untied
 from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
@@ -105,7 +106,8 @@ def _prepared(recipe: UnlearnRecipe, method: Unlearner, subject: Subject, train:
 
 
 def _erased(recipe: UnlearnRecipe, subject: Subject, request: Request, erasure: Erasure) -> Outcome:
-    tensors = request.masks.apply({**subject.checkpoint.tensors, **erasure.tensors})
+    erased = request.masks.apply({**subject.checkpoint.tensors, **erasure.tensors})
+    tensors = untied(erased, tied_names(subject.checkpoint, subject.architecture))
     after = subject.changed(subject.checkpoint.with_tensors(tensors), subject.masks)
     splits = _splits(request, subject.samples("test"))
     accuracies = (*_accuracies(subject.module(), splits, "before"), *_accuracies(after.module(), splits, "after"))

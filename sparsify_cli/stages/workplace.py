@@ -5,7 +5,6 @@ Under `torchrun` only the first process writes; the others work in a folder that
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from sparsify_cli.errors import BadRequest, Diverged, Interrupted, SparsifyError, UnreadableFile
+from sparsify_cli.recipes.process import rank
 from sparsify_cli.recipes.shared import OutputFields
 from sparsify_cli.stages.write import Product, data_identity, manifest, output_folder, write_product
 from sparsify_cli.training.engine import leave
@@ -61,7 +61,7 @@ def workplace(recipe: OutputFields, about: Product, name: str, *, resume: Path |
     Raises:
         Interrupted: with the command that continues.
     """
-    if int(os.environ.get("RANK", "0")) > 0:
+    if rank() > 0:
         with tempfile.TemporaryDirectory(prefix="sparsify-") as scratch:
             yield Workplace(Path(scratch), about, _state(resume) if resume else None)
         leave()

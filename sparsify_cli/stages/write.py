@@ -88,6 +88,7 @@ def manifest(folder: Path, product: Product, *, status: str = "complete") -> dic
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "recipe": product.recipe.to_plain(),
         "recipe_sha256": product.recipe.digest(),
+        "recipe_seal": seal({"recipe": product.recipe.to_plain(), "origin": str(Path.cwd().resolve())}),
         "versions": versions(),
         "parent": parent_entry(product.parent, folder),
         **specs,

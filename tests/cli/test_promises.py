@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -122,3 +123,81 @@ def test_half_precision_stays_half(run: Run, here: Path):
     assert run(f"prune half.pt --sparsity 0.5 {arch} --out pruned").code == 0
     kinds = {tensor.dtype for tensor in load_file("pruned/model.safetensors").values()}
     assert kinds == {torch.float16, torch.int64}
+
+
+def test_what_is_skipped_keeps_its_masks(run: Run, here: Path):
+    """Pruning or training on with --skip leaves the skipped layer as sparse as it was, through fine-tuning too."""
+    before = read_masks(Path(PRUNED) / MASKS)
+    skipped = next(name for name in before if not bool(before[name].all()))
+    assert run(f"prune {PRUNED} --skip {skipped} --sparsity 0.97 --out more").code == 0
+    assert run("finetune more --epochs 1 --out trained").code == 0
+    assert run(f"finetune {PRUNED} --regime gmp --skip {skipped} --sparsity 0.97 --epochs 1 --out gmp").code == 0
+    for folder in ("more", "trained", "gmp"):
+        after = read_masks(Path(folder) / MASKS)
+        assert torch.equal(after[skipped], before[skipped])
+        assert after <= before
+        weight = load_file(Path(folder) / "model.safetensors")[skipped]
+        assert bool((weight[~before[skipped]] == 0).all())
+
+
+TIED = """
+import pytest
+import torch
+class Net(torch.nn.Module):
+    def __init__(self, first="z", second="a"):
+        super().__init__()
+        setattr(self, first, torch.nn.Linear(64, 64))
+        setattr(self, second, torch.nn.Linear(64, 64))
+        self.head = torch.nn.Linear(64, 10)
+        getattr(self, second).weight = getattr(self, first).weight
+        self.order = (first, second)
+    def forward(self, x):
+        x = x.flatten(1)
+        for name in self.order:
+            x = torch.relu(getattr(self, name)(x))
+        return self.head(x)
+"""
+
+
+@pytest.mark.parametrize("names", ["first=z second=a", "first=a second=z"])
+def test_tied_networks_go_the_whole_way(run: Run, here: Path, names: str):
+    """Whichever name sorts first, tied weights train, prune, fine-tune, embed and unlearn as the one tensor they are."""
+    Path("tie.py").write_text(TIED)
+    args = " ".join(f"--arch-arg {name}" for name in names.split())
+    assert run(f"train --arch tie.py:Net {args} --data digits --epochs 1 --out dense").code == 0
+    for line in (
+        "prune dense --sparsity 0.8 --out pruned",
+        "finetune pruned --epochs 1 --out tuned",
+        "finetune dense --regime gmp --sparsity 0.8 --epochs 1 --out gmp",
+        "embed dense --levels 0.8,0.5 --epochs 1 --out nest",
+        "extract nest --level 0.8 --out level",
+        "unlearn tuned --forget random:5% --out forgotten",
+    ):
+        said = run(line)
+        assert said.code == 0, said.err
+    for folder in ("pruned", "tuned", "gmp", "level", "forgotten"):
+        state = load_file(Path(folder) / "model.safetensors")
+        assert torch.equal(state["a.weight"], state["z.weight"]), folder
+        assert int((state["a.weight"] == 0).sum()) > 2000, folder
+
+
+def test_a_foreign_run_is_not_resumed_into_its_code(run: Run, here: Path):
+    """--resume runs no code that a folder from elsewhere names."""
+    Path("foreign").mkdir()
+    Path("foreign/evil.py").write_text("open('PWNED', 'w')\ndef Net(): pass\n")
+    recipe = {"verb": "train", "arch": "evil.py:Net", "data": "digits"}
+    manifest = {"schema": "sparsify/artifact/1", "status": "interrupted", "verb": "train", "recipe": recipe, "facts": {"started_in": "."}}
+    Path("foreign/manifest.json").write_text(json.dumps(manifest))
+    said = run("train --resume foreign")
+    assert said.code == 2
+    assert not Path("PWNED").exists()
+    assert not Path("foreign/PWNED").exists()
+
+
+def test_a_stray_rank_changes_nothing(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch):
+    """RANK from a job wrapper, without torchrun, does not silence or lose anything."""
+    monkeypatch.setenv("RANK", "1")
+    assert run("train --arch mlp --data digits --epochs 1 --out kept").out
+    assert Artifact.open(Path("kept")).complete
+    monkeypatch.setenv("RANK", "abc")
+    assert run("inspect kept").code == 0

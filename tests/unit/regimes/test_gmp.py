@@ -21,7 +21,7 @@ def smallest(weights: Mapping[str, Tensor], sparsity: Fraction, *, within: MaskS
     weight = weights["weight"]
     score = weight.abs() if within is None else torch.where(within["weight"], weight.abs(), torch.full_like(weight, -1))
     kept = torch.ones(weight.numel(), dtype=torch.bool)
-    kept[score.flatten().argsort(stable=True)[: round(sparsity * 100)]] = False
+    kept[score.flatten().argsort(stable=True)[: round(max(sparsity, within.sparsity if within else sparsity) * 100)]] = False
     return MaskSet({"weight": kept.reshape(weight.shape)})
 
 
