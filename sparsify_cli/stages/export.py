@@ -64,6 +64,8 @@ def _sizes(report: Report, exported: str) -> Table:
 def _exportable(subject: Subject) -> Exportable:
     tensors = subject.masks.apply(subject.checkpoint.tensors)
     folded = subject.changed(subject.checkpoint.with_tensors(tensors), subject.masks)
+    if not subject.trusted:
+        subject.known_architecture()
     build: Callable[[], nn.Module] | None = folded.module if subject.architecture else None
     inputs = subject.samples("test").inputs[:INPUTS] if subject.data else None
     return Exportable(folded.checkpoint, subject.masks, build, inputs)

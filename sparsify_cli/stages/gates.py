@@ -24,7 +24,7 @@ HALF = 0.5 + 1e-6
 """Weights that rounding to whole ones may be off by, and the rounding of a float."""
 
 UNITS = {"": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "ms": 1.0, "%": 0.01}
-FORM = re.compile(r"\s*(?:(dense|change)\.)?(\w[\w-]*)(?:@(.+?))?\s*(>=|<=|>|<)\s*(-?[\d.]+(?:e-?\d+)?)\s*(kB|MB|GB|ms|%)?\s*")
+FORM = re.compile(r"\s*(?:(dense|change)\.)?(\w[\w -]*?)\s*(?:@(.+?))?\s*(>=|<=|>|<)\s*(-?[\d.]+(?:e-?\d+)?)\s*(kB|MB|GB|ms|%)?\s*")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def parse_gate(text: str) -> Gate:
         bound = float(number) * UNITS[unit or ""]
     except ValueError as error:
         raise BadRequest(f"{number!r} in the gate {text!r} is not a number.") from error
-    return Gate(text, name.replace("-", "_"), of, scope or "all", sign, bound)
+    return Gate(text, re.sub(r"[ -]+", "_", name.strip()), of, scope or "all", sign, bound)
 
 
 def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[str, ...], Regression | None]:
@@ -95,6 +95,8 @@ def _found(gate: Gate, report: Report) -> Finding:
     fitting = whole or [finding for finding in named if gate.scope in _short(finding.scope) or gate.scope == "all"]
     if len(fitting) == 1 or whole:
         return fitting[0]
+    if not any(finding.of == gate.of for finding in report):
+        raise BadRequest(f"The gate {gate.text!r} compares two networks.", "This verb measured one.", "Put it on `sparsify report`.")
     raise _not_one(gate, named, fitting, report)
 
 

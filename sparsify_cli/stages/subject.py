@@ -84,7 +84,7 @@ class Subject:
         """
         if self.architecture is None:
             raise MissingContext(
-                f"No architecture is known for {self.path}.", self._why_unknown, "Add --arch NAME or --arch path/file.py:callable."
+                f"No architecture is known for {self.path}.", self.why_unknown, "Add --arch NAME or --arch path/file.py:callable."
             )
         return self.architecture
 
@@ -96,7 +96,7 @@ class Subject:
         """
         if self.data is None:
             raise MissingContext(
-                f"No data is known for {self.path}.", self._why_unknown, "Add --data digits, idx:FOLDER, folder:PATH or npz:FILE."
+                f"No data is known for {self.path}.", self.why_unknown, "Add --data digits, idx:FOLDER, folder:PATH or npz:FILE."
             )
         samples = _loaded_once(json.dumps(self.data.to_json(), sort_keys=True), split)
         return without_forgotten(samples, self.artifact) if split == "train" else samples
@@ -107,7 +107,8 @@ class Subject:
         return not self.checkpoint.source.sha256
 
     @property
-    def _why_unknown(self) -> str:
+    def why_unknown(self) -> str:
+        """Why an artifact's architecture and data are not known although its manifest names them; empty otherwise."""
         return "" if self.trusted else "Its manifest names code that was not named by you on this machine, so it is not run."
 
     @property
@@ -204,11 +205,14 @@ def with_context_of(network: Subject, subject: Subject) -> Subject:
     Raises:
         MissingContext: one of them is not known.
     """
+    if not network.trusted:
+        network.known_architecture()
     architecture = network.architecture or subject.architecture
     data = subject.data or network.data
     if architecture is None or data is None:
         missing = "--arch" if architecture is None else "--data"
-        raise MissingContext(f"{network.path} is to be run on data and knows no {missing[2:]}.", "", f"Add {missing}.")
+        why = subject.why_unknown or network.why_unknown
+        raise MissingContext(f"{network.path} is to be run on data and knows no {missing[2:]}.", why, f"Add {missing}.")
     return _renamed(replace(network, architecture=architecture, data=data))
 
 

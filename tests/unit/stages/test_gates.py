@@ -43,7 +43,7 @@ def test_texts(text, gate):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "accuracy", "accuracy=0.9", "accuracy>=", ">=0.9", "accuracy>=high", "accuracy>=1.2.3", "accuracy>=5km", "a b>1"]
+    "text", ["", "accuracy", "accuracy=0.9", "accuracy>=", ">=0.9", "accuracy>=high", "accuracy>=1.2.3", "accuracy>=5km", "a,b>1"]
 )
 def test_what_is_no_gate(text):
     """A condition that cannot be read is malformed, not failed."""
@@ -153,3 +153,15 @@ def test_other_fractions_have_no_slack():
     """An accuracy of 8 in 9 is below 0.9, however few samples there are."""
     report = Report((Finding(name="accuracy", value=8 / 9, unit="fraction", n=9),))
     assert check_gates(["accuracy>=0.9"], report)[1] is not None
+
+
+def test_names_as_tables_print_them():
+    """`bytes packed` and `worst-group` are the findings bytes_packed and worst_group."""
+    assert parse_gate("bytes packed<=1MB").name == "bytes_packed"
+    assert parse_gate("worst-group >= 0.5").name == "worst_group"
+
+
+def test_a_comparison_needs_two_networks():
+    """A gate on a change is sent to the verb that compares."""
+    with pytest.raises(BadRequest, match="sparsify report"):
+        check_gates(["change.accuracy>=-0.015"], Report((Finding(name="accuracy", value=0.9),)))
