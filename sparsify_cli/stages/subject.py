@@ -221,7 +221,10 @@ def _renamed(subject: Subject) -> Subject:
     if subject.architecture is None or subject.artifact is not None:
         return subject
     expected = build_architecture(subject.architecture).state_dict()
-    return replace(subject, checkpoint=subject.checkpoint.with_tensors(fitting_names(subject.checkpoint.tensors, expected)))
+    tensors = fitting_names(subject.checkpoint.tensors, expected)
+    new = dict(zip(subject.checkpoint.tensors, tensors, strict=True))
+    masks = MaskSet({new[name]: mask for name, mask in subject.masks.items()})
+    return replace(subject, checkpoint=subject.checkpoint.with_tensors(tensors), masks=masks)
 
 
 def open_path(path: Path) -> Subject:
@@ -263,7 +266,8 @@ def _from_artifact(artifact: Artifact) -> Subject:
 def _contents(path: Path) -> tuple[Checkpoint, MaskSet, Nest | None]:
     """What a file holds: its tensors, and, when networks are embedded in it, the last one's masks and the nest."""
     if not is_nest_file(path):
-        return read_checkpoint(path), MaskSet(), None
+        checkpoint = read_checkpoint(path)
+        return checkpoint, checkpoint.masks, None
     nest, tensors = read_nest(path)
     masks = nest.masks(nest.levels)
     return Checkpoint(tensors, Source(str(path), sha256_of(path))), masks if masks.kept < masks.total else MaskSet(), nest

@@ -38,13 +38,14 @@ MANIFEST, WEIGHTS, MASKS, NEST, RUN, MEMO = (
 )
 PACKED = "model.packed.safetensors"
 AGAIN = "Run the verb that made it again."
-PLAIN = (str, int, float, type(None))
 RUNS = Path("runs")
 LOCK = ".lock"
 TEMPORARY = re.compile(r"\.[0-9a-f]{8}-")
 """Names of unfinished files."""
 ENTRIES = {"parent": ("path", "sha256"), "weights": ("file", "sha256"), "architecture": ("name", "options"), "data": ("name", "options")}
 """Entries of a manifest that are null or hold these keys."""
+KINDS: Mapping[str, type | tuple[type, ...]] = {"options": dict, "value": (str, int, float, type(None))}
+"""What is under a key of an entry; a text under all others."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,16 @@ def _wrong_entries(manifest: Mapping[str, Any]) -> list[str]:
     wrong = [key for key in ("verb", "status") if not isinstance(manifest.get(key), str)]
     wrong += [key for key in ("recipe", "versions", "facts", "files", "tensors") if not isinstance(manifest.get(key, {}), dict)]
     wrong += [key for key, parts in ENTRIES.items() if manifest.get(key) is not None and not _holds(manifest[key], parts)]
+    if not wrong and not all(isinstance(digest, str) for digest in manifest.get("files", {}).values()):
+        wrong.append("files")
     numbers = manifest.get("numbers", [])
     sound = isinstance(numbers, list) and all(_holds(one, ("name", "scope", "value")) for one in numbers)
     return wrong if sound else [*wrong, "numbers"]
 
 
 def _holds(entry: Any, parts: tuple[str, ...]) -> bool:
-    """Whether an entry is a mapping with these keys, texts and numbers under all but `options`."""
-    return isinstance(entry, dict) and all(isinstance(entry.get(key, ...), dict if key == "options" else PLAIN) for key in parts)
+    """Whether an entry is a mapping with these keys and the right kind of value under each."""
+    return isinstance(entry, dict) and all(isinstance(entry.get(key, ...), KINDS.get(key, str)) for key in parts)
 
 
 def is_artifact(path: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sparsify_cli.errors import NonFinite
+from sparsify_cli.values.mask_set import MaskSet
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Spec:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Named tensors and their origin; knows nothing of masks, training or export formats.
+    """Named tensors and their origin; knows nothing of training or export formats.
 
     Args:
         tensors: canonical name (wrapper and prefix removed) -> tensor.
@@ -56,6 +57,7 @@ class Checkpoint:
         wrapper: keys that led to the tensors inside the file, e.g. ("state_dict",).
         prefix: common key prefix that was removed, e.g. "module.".
         architecture: how to rebuild the module, when known.
+        masks: which weights the file itself says are pruned, by canonical name; empty when it says nothing.
     """
 
     tensors: Mapping[str, Tensor]
@@ -63,6 +65,7 @@ class Checkpoint:
     wrapper: tuple[str, ...] = ()
     prefix: str = ""
     architecture: Spec | None = None
+    masks: MaskSet = field(default_factory=MaskSet)
 
     @property
     def parameters(self) -> int:
@@ -70,7 +73,7 @@ class Checkpoint:
         return sum(t.numel() for t in self.tensors.values() if t.is_floating_point())
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Checkpoint:
-        """The same checkpoint with other values."""
+        """The same checkpoint with other values; what its file said of pruned weights stays."""
         return replace(self, tensors=dict(tensors))
 
     def require_finite(self) -> None:

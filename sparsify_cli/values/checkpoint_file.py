@@ -23,6 +23,7 @@ from sparsify_cli.values import tensor_file
 from sparsify_cli.values.checkpoint import Checkpoint, Source
 from sparsify_cli.values.file_hash import sha256_of
 from sparsify_cli.values.file_kind import ADVICE, folder_kind, foreign_kind
+from sparsify_cli.values.mask_set import MaskSet
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights", "ema", "module")
 """Keys under which training scripts keep their weights, in the order they are tried."""
@@ -44,7 +45,7 @@ PREFIXES = ("module.", "_orig_mod.")
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The named tensors of a checkpoint file, wrapper and prefix removed, pairs of torch.nn.utils.prune multiplied.
+    """The named tensors of a checkpoint file, wrapper and prefix removed, pairs of torch.nn.utils.prune multiplied and their masks kept.
 
     Raises:
         MissingFile: nothing is there, or a folder.
@@ -56,7 +57,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content, wrapper = unwrapped(_reader(path)(path), path)
     _require_plain(content, path)
     tensors, prefix = without_prefix(without_pairs(content))
-    return Checkpoint(tensors, Source(str(path), sha256_of(path)), wrapper, prefix)
+    masks = MaskSet({name.removeprefix(prefix): mask for name, mask in pair_masks(content).items()})
+    return Checkpoint(tensors, Source(str(path), sha256_of(path)), wrapper, prefix, masks=masks)
 
 
 def unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -116,9 +118,18 @@ def without_pairs(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     A masked weight becomes +0.0, also where the original is negative or not finite.
     """
-    pairs = {name.removesuffix("_orig") for name in tensors if name.endswith("_orig") and _is_pair(name.removesuffix("_orig"), tensors)}
+    pairs = _pairs(tensors)
     masks = {f"{name}_mask" for name in pairs}
     return {_paired(name, pairs): _product(name, tensor, tensors, pairs) for name, tensor in tensors.items() if name not in masks}
+
+
+def pair_masks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks of the pairs that `without_pairs` multiplies, under the names it gives them; bool, True = kept."""
+    return {name: tensors[f"{name}_mask"] != 0 for name in sorted(_pairs(tensors))}
+
+
+def _pairs(tensors: Mapping[str, Tensor]) -> set[str]:
+    return {name.removesuffix("_orig") for name in tensors if name.endswith("_orig") and _is_pair(name.removesuffix("_orig"), tensors)}
 
 
 def _is_pair(name: str, tensors: Mapping[str, Tensor]) -> bool:
@@ -134,8 +145,8 @@ def _paired(name: str, pairs: set[str]) -> str:
 def _product(name: str, tensor: Tensor, tensors: Mapping[str, Tensor], pairs: set[str]) -> Tensor:
     if _paired(name, pairs) == name:
         return tensor
-    mask = tensors[f"{_paired(name, pairs)}_mask"].to(tensor.dtype)
-    return torch.where(mask == 0, torch.zeros((), dtype=tensor.dtype), tensor * mask)
+    mask = tensors[f"{_paired(name, pairs)}_mask"]
+    return torch.where(mask == 0, torch.zeros((), dtype=tensor.dtype), tensor * mask.to(tensor.dtype))
 
 
 def _require_plain(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -10,8 +10,10 @@ The header's metadata hold `schema` = sparsify/nest/1 and `sparsities`, a JSON l
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -24,6 +26,10 @@ from sparsify_cli.values.nest import Nest
 
 SCHEMA = "sparsify/nest/1"
 AGAIN = "Run `sparsify embed` again."
+NUMBER = re.compile(r"[0-9]{1,99}([/.][0-9]{1,99})?")
+ROUNDING = 64
+"""Weights a level may hold more or less than its sparsity says (one block), where that is more than `SHARE` of all."""
+SHARE = Fraction(1, 100)
 
 
 def write_nest(path: Path, nest: Nest, weights: Mapping[str, Tensor]) -> None:
@@ -43,18 +49,17 @@ def read_nest(path: Path) -> tuple[Nest, dict[str, Tensor]]:
     """The nest, and the whole state of its last level's network.
 
     Raises:
-        UnreadableFile: the file is damaged or holds no nest.
+        UnreadableFile: the file is damaged or holds no nest: its header, levels, weights and side state contradict each other.
     """
     tensors, about = read_tensors(path)
-    try:
-        sparsities = tuple(Fraction(s) for s in json.loads(about["sparsities"]))
-    except (KeyError, ValueError, TypeError) as error:
-        raise UnreadableFile(f"{path} is damaged.", "Its header does not say which levels it holds.", AGAIN) from error
+    sparsities = _sparsities(path, about.get("sparsities", ""))
     side = tuple(_under(tensors, f"side/{level}/") for level in range(1, len(sparsities) + 1))
     index, weights = _under(tensors, "index/"), _under(tensors, "weights/")
-    if not sparsities or any(weights.get(name, torch.empty(0)).shape != levels.shape for name, levels in index.items()):
-        raise UnreadableFile(f"{path} is damaged.", "Its weights and their levels do not fit.", AGAIN)
-    return Nest(sparsities, index, side), dict(sorted({**weights, **side[-1]}.items()))
+    nest = Nest(sparsities, index, side)
+    found = len(index) + len(weights) + sum(map(len, side))
+    if flaw := _weights_flaw(nest, weights) or _side_flaw(side, len(tensors) - found) or _count_flaw(nest):
+        raise UnreadableFile(f"{path} is damaged.", flaw, AGAIN)
+    return nest, dict(sorted({**weights, **side[-1]}.items()))
 
 
 def is_nest_file(path: Path) -> bool:
@@ -70,3 +75,49 @@ def is_nest_file(path: Path) -> bool:
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _sparsities(path: Path, text: str) -> tuple[Fraction, ...]:
+    """The sparsities a header names: a JSON list of fractions in [0, 1], strictly falling."""
+    try:
+        listed = json.loads(text)
+        if not isinstance(listed, list) or not listed or not all(isinstance(one, str) and NUMBER.fullmatch(one) for one in listed):
+            raise ValueError(text)
+        found = tuple(map(Fraction, listed))
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise UnreadableFile(f"{path} is damaged.", "Its header does not say which levels it holds.", AGAIN) from error
+    if found[0] > 1 or any(after >= before for before, after in pairwise(found)):
+        raise UnreadableFile(f"{path} is damaged.", f"Its sparsities {', '.join(listed)} do not fall within [0, 1].", AGAIN)
+    return found
+
+
+def _weights_flaw(nest: Nest, weights: Mapping[str, Tensor]) -> str:
+    """What is wrong with the weights and their levels; nothing when all is well."""
+    if not nest.index or nest.index.keys() != weights.keys():
+        return f"It holds the levels of {len(nest.index)} tensors and the weights of {len(weights)}, not of the same."
+    for name, index in nest.index.items():
+        if index.dtype != torch.uint8 or index.shape != weights[name].shape:
+            kind = str(index.dtype).removeprefix("torch.")
+            return f"The levels of {name} are {kind} {list(index.shape)}, its weights have the shape {list(weights[name].shape)}."
+        if index.numel() and int(index.max()) > nest.levels:
+            return f"A weight of {name} is of level {int(index.max())}, of {nest.levels}."
+    return ""
+
+
+def _side_flaw(side: tuple[Mapping[str, Tensor], ...], strays: int) -> str:
+    """What is wrong with the side state of the levels; nothing when all is well."""
+    shapes = [{name: value.shape for name, value in one.items()} for one in side]
+    wrong = [str(level) for level, one in enumerate(shapes, 1) if one != shapes[0]]
+    if wrong:
+        return f"The side state of level {', '.join(wrong)} does not hold the tensors that level 1 holds."
+    return f"{strays} of its tensors belong to none of its {len(side)} levels." if strays else ""
+
+
+def _count_flaw(nest: Nest) -> str:
+    """The first level whose number of weights is not what its sparsity says; rounding to whole blocks is allowed for."""
+    counts = sum(torch.bincount(index.flatten(), minlength=nest.levels + 1) for index in nest.index.values())
+    total, kept = int(torch.as_tensor(counts).sum()), torch.as_tensor(counts)[1:].cumsum(0).tolist()
+    for level, (sparsity, count) in enumerate(zip(nest.sparsities, kept, strict=True), 1):
+        if abs(total * (1 - sparsity) - count) > max(ROUNDING, total * SHARE):
+            return f"Level {level} of sparsity {float(sparsity):g} holds {count} of {total} weights."
+    return ""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from safetensors.torch import load_file
 
 from sparsify_cli.maths.choose_masks import holds
@@ -143,6 +144,7 @@ def test_what_is_skipped_keeps_its_masks(run: Run, here: Path):
 TIED = """
 import pytest
 import torch
+import torch.nn.utils.prune
 class Net(torch.nn.Module):
     def __init__(self, first="z", second="a"):
         super().__init__()
@@ -201,3 +203,17 @@ def test_a_stray_rank_changes_nothing(run: Run, here: Path, monkeypatch: pytest.
     assert Artifact.open(Path("kept")).complete
     monkeypatch.setenv("RANK", "abc")
     assert run("inspect kept").code == 0
+
+
+def test_masks_that_a_file_brings_are_kept(run: Run, here: Path):
+    """A file of torch's own pruning says what is pruned, however little or much that is; training on keeps exactly that."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    torch.nn.utils.prune.l1_unstructured(network[1], "weight", amount=20)  # 20 of 2,048: far below what zeros alone would show
+    mask = network[1].weight_mask.bool().clone()
+    torch.save(network.state_dict(), "pairs.pt")
+    Path("net.py").write_text(
+        "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))\n"
+    )
+    assert run("finetune pairs.pt --arch net.py:net --data digits --epochs 1 --out trained").code == 0
+    weight = load_file("trained/model.safetensors")["1.weight"]
+    assert torch.equal(weight == 0, ~mask)

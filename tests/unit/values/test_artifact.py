@@ -180,6 +180,37 @@ def test_a_damaged_manifest_is_a_sentence(content):
         Artifact.open(Path("a"))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("architecture", {"name": 5, "options": {}}),
+        ("architecture", {"name": None, "options": {}}),
+        ("data", {"name": "digits", "options": []}),
+        ("parent", {"path": 7, "sha256": "0"}),
+        ("parent", {"path": "model.pt", "sha256": None}),
+        ("weights", {"file": None, "sha256": "0"}),
+        ("files", {"model.safetensors": 3}),
+        ("verb", 1),
+        ("status", True),
+        ("numbers", [{"name": "accuracy", "scope": 1, "value": 0.5}]),
+        ("numbers", [{"name": None, "scope": "all", "value": 0.5}]),
+        ("numbers", [{"name": "accuracy", "scope": "all", "value": [0.5]}]),
+    ],
+)
+def test_an_entry_of_another_type_is_a_sentence(key, value):
+    """Names, paths and hashes are texts; a manifest with another type under them is refused, and the entry is named."""
+    folder = made("001-prune-a", **{key: value})
+    with pytest.raises(UnreadableFile, match=rf"manifest\.json is damaged.*: {key}\."):
+        Artifact.open(folder)
+
+
+def test_entries_of_the_right_type_are_opened():
+    """An undefined number (null) is one."""
+    numbers = [{"name": "accuracy", "scope": "all", "value": value} for value in (None, 1, 0.5)]
+    folder = made("001-prune-a", numbers=numbers, parent={"path": "m.pt", "sha256": ""}, architecture={"name": "cnn", "options": {}})
+    assert Artifact.open(folder).manifest["numbers"] == numbers
+
+
 def test_a_folder_without_manifest_is_no_artifact():
     """It says so by name."""
     Path("a").mkdir()

@@ -16,6 +16,7 @@ from torch.nn.utils import prune
 from sparsify_cli.errors import MissingFile, NonFinite, UnreadableFile, UnsafePickle
 from sparsify_cli.values.checkpoint import Checkpoint, Source, Spec
 from sparsify_cli.values.checkpoint_file import read_checkpoint, without_prefix
+from sparsify_cli.values.mask_set import MaskSet
 
 PLAIN = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.tensor([1.0, -1.0])}
 
@@ -184,6 +185,22 @@ def test_torch_prune_and_its_file_agree():
     found = read_checkpoint(saved(layer.state_dict())).tensors
     assert sorted(found) == ["bias", "weight"]
     assert torch.equal(found["weight"], layer.weight.detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.uint8])
+def test_masks_of_torch_prune_are_kept(dtype):
+    """The file's own masks, not its zeros: a kept weight that is 0 stays free; names are canonical; other tensors have none."""
+    weight, mask = torch.tensor([0.0, -2.0, 3.0]), torch.tensor([1, 0, 1]).to(dtype)
+    content = {"module.fc.weight_orig": weight, "module.fc.weight_mask": mask, "module.fc.bias": torch.zeros(2)}
+    checkpoint = read_checkpoint(saved({"state_dict": content}))
+    expected = MaskSet({"fc.weight": torch.tensor([True, False, True])})
+    assert checkpoint.masks == expected
+    assert checkpoint.with_tensors({"fc.weight": torch.ones(3)}).masks == expected
+
+
+def test_a_file_without_pairs_says_nothing_of_masks():
+    """Zeros alone are no mask."""
+    assert len(read_checkpoint(saved({"w": torch.zeros(3), "v_mask": torch.ones(3)})).masks) == 0
 
 
 def test_what_only_looks_like_a_pair_stays():
