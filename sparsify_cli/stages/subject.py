@@ -267,7 +267,8 @@ def _contents(path: Path) -> tuple[Checkpoint, MaskSet, Nest | None]:
     """What a file holds: its tensors, and, when networks are embedded in it, the last one's masks and the nest."""
     if not is_nest_file(path):
         checkpoint = read_checkpoint(path)
-        return checkpoint, checkpoint.masks, None
+        matrices = {name: mask for name, mask in checkpoint.masks.items() if mask.ndim >= 2}  # biases are not prunable weights
+        return checkpoint, MaskSet(matrices), None
     nest, tensors = read_nest(path)
     masks = nest.masks(nest.levels)
     return Checkpoint(tensors, Source(str(path), sha256_of(path))), masks if masks.kept < masks.total else MaskSet(), nest

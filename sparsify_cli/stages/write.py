@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsify_cli.recipes.recipe import Recipe
-from sparsify_cli.recipes.shared import OutputFields
+from sparsify_cli.recipes.shared import OutputFields, SparsityFields
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.artifact import MASKS, MEMO, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
@@ -70,7 +70,7 @@ def write_product(folder: Path, product: Product) -> None:
         DiskFailure: the file system refused; what was written is not yet an artifact.
     """
     if product.checkpoint is not None and product.nest is not None:
-        write_nest(folder / NEST, product.nest, product.checkpoint.tensors)
+        write_nest(folder / NEST, product.nest, product.checkpoint.tensors, block=_block(product.recipe))
     elif product.checkpoint is not None:
         save_dense(folder / WEIGHTS, product.checkpoint.tensors)
     if product.masks and product.nest is None:
@@ -100,6 +100,10 @@ def manifest(folder: Path, product: Product, *, status: str = "complete") -> dic
         "numbers": [asdict(finding) for finding in product.report],
         "facts": {**product.report.facts, **_forgotten(product.parent), **product.facts},
     }
+
+
+def _block(recipe: Recipe) -> int:
+    return recipe.pattern.block_size if isinstance(recipe, SparsityFields) else 1
 
 
 def weights_entry(folder: Path) -> dict[str, str] | None:

@@ -32,8 +32,14 @@ ROUNDING = 64
 SHARE = Fraction(1, 100)
 
 
-def write_nest(path: Path, nest: Nest, weights: Mapping[str, Tensor]) -> None:
+def write_nest(path: Path, nest: Nest, weights: Mapping[str, Tensor], *, block: int = 1) -> None:
     """Write the weights of the last level, the level of every weight and the side state of every level.
+
+    Args:
+        path: the file.
+        nest: levels and side state.
+        weights: holds the last level's weights.
+        block: weights that stay or go together; counts are exact to one block.
 
     Raises:
         DiskFailure: the file system refused.
@@ -42,7 +48,7 @@ def write_nest(path: Path, nest: Nest, weights: Mapping[str, Tensor]) -> None:
     tensors |= {f"weights/{name}": torch.where(index > 0, weights[name], 0) for name, index in nest.index.items()}
     for level, side in enumerate(nest.side, 1):
         tensors |= {f"side/{level}/{name}": value for name, value in side.items()}
-    write_tensors(path, tensors, {"schema": SCHEMA, "sparsities": json.dumps([str(s) for s in nest.sparsities])})
+    write_tensors(path, tensors, {"schema": SCHEMA, "block": str(block), "sparsities": json.dumps([str(s) for s in nest.sparsities])})
 
 
 def read_nest(path: Path) -> tuple[Nest, dict[str, Tensor]]:
@@ -57,7 +63,8 @@ def read_nest(path: Path) -> tuple[Nest, dict[str, Tensor]]:
     index, weights = _under(tensors, "index/"), _under(tensors, "weights/")
     nest = Nest(sparsities, index, side)
     found = len(index) + len(weights) + sum(map(len, side))
-    if flaw := _weights_flaw(nest, weights) or _side_flaw(side, len(tensors) - found) or _count_flaw(nest):
+    block = int(text) if (text := about.get("block", "1")[:9]).isascii() and text.isdigit() else 1
+    if flaw := _weights_flaw(nest, weights) or _side_flaw(side, len(tensors) - found) or _count_flaw(nest, block):
         raise UnreadableFile(f"{path} is damaged.", flaw, AGAIN)
     return nest, dict(sorted({**weights, **side[-1]}.items()))
 
@@ -113,11 +120,11 @@ def _side_flaw(side: tuple[Mapping[str, Tensor], ...], strays: int) -> str:
     return f"{strays} of its tensors belong to none of its {len(side)} levels." if strays else ""
 
 
-def _count_flaw(nest: Nest) -> str:
+def _count_flaw(nest: Nest, block: int) -> str:
     """The first level whose number of weights is not what its sparsity says; rounding to whole blocks is allowed for."""
     counts = sum(torch.bincount(index.flatten(), minlength=nest.levels + 1) for index in nest.index.values())
     total, kept = int(torch.as_tensor(counts).sum()), torch.as_tensor(counts)[1:].cumsum(0).tolist()
     for level, (sparsity, count) in enumerate(zip(nest.sparsities, kept, strict=True), 1):
-        if abs(total * (1 - sparsity) - count) > max(ROUNDING, total * SHARE):
+        if abs(total * (1 - sparsity) - count) > max(ROUNDING, block, total * SHARE):
             return f"Level {level} of sparsity {float(sparsity):g} holds {count} of {total} weights."
     return ""

@@ -217,3 +217,9 @@ def test_masks_that_a_file_brings_are_kept(run: Run, here: Path):
     assert run("finetune pairs.pt --arch net.py:net --data digits --epochs 1 --out trained").code == 0
     weight = load_file("trained/model.safetensors")["1.weight"]
     assert torch.equal(weight == 0, ~mask)
+
+
+def test_levels_of_large_blocks_are_readable(run: Run, here: Path):
+    """Counts of a small network in large blocks are off by half a block; its nest is read all the same."""
+    assert run(f"embed {DENSE} --levels 0.9 --pattern block:16x32 --include fc1 --epochs 1 --out blocks").code == 0
+    assert run("extract blocks --level 0.9 --out one").code == 0
