@@ -47,11 +47,12 @@ def prune(recipe: PruneRecipe, listener: Listener) -> Outcome:
     before = open_subject(recipe, verbs=("train",), listener=listener).single().checked()
     before.checkpoint.require_finite()
     rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
-    found = solved(recipe, before, chosen_masks(recipe, before, rows), listener)
-    after, masks = pruned(before, found, batchnorm=recipe.batchnorm), found.masks
-    report = Report(tuple(_findings(before, after)), dict(found.facts))
+    chosen = chosen_masks(recipe, before, rows)
     folder, held = output_folder(recipe, before.name)
-    with claimed(folder, held=held):
+    with claimed(folder, held=held):  # before the work: a folder that is taken is refused now, not after solving
+        found = solved(recipe, before, chosen, listener)
+        after, masks = pruned(before, found, batchnorm=recipe.batchnorm), found.masks
+        report = Report(tuple(_findings(before, after)), dict(found.facts))
         write_product(folder, Product(recipe, after.subject, report, before, after.subject.checkpoint, masks))
     shapes = {row.name: row.shape for row in rows if row.matched}
     notes = (*pattern_notes(shapes, recipe.pattern), *found.notes, *collapse_notes(masks), *batchnorm_notes(after.batchnorm))

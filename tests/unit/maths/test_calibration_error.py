@@ -21,7 +21,9 @@ def ten_bins(confidence, correct):
     return gap_contributions(confidence, correct, equal_width(confidence, 10))
 
 
-@pytest.mark.parametrize("check", [checks.top_bin_is_shared, checks.gaps_cancel_inside_a_bin, checks.bins_are_weighted_by_size])
+@pytest.mark.parametrize(
+    "check", [checks.check_top_bin_is_shared, checks.check_gaps_cancel_inside_a_bin, checks.check_bins_are_weighted_by_size]
+)
 def test_calibration_error_by_hand(check):
     """The three small tables of `metric_checks` come out as computed by hand."""
     check(ten_bins)

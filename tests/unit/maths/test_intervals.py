@@ -34,7 +34,7 @@ def test_wilson_covers_on_average():
 
 def test_wilson_at_the_edge():
     """Nothing seen in ten samples still allows 27.75 %."""
-    checks.share_is_honest_at_the_edge(lambda k, n: ends(wilson(k, n)))
+    checks.check_share_is_honest_at_the_edge(lambda k, n: ends(wilson(k, n)))
 
 
 def test_wilson_agrees_with_scipy():
@@ -75,12 +75,12 @@ def test_paired_interval_covers_by_enumeration():
 
 def test_paired_interval_uses_the_pairing():
     """30 discordant pairs of 1000 give a half-width of 1.1 points, not 4.4."""
-    checks.pairs_use_their_pairing(lambda after, before: ends(paired_difference(after, before)))
+    checks.check_pairs_use_their_pairing(lambda after, before: ends(paired_difference(after, before)))
 
 
 def test_paired_interval_without_any_change():
     """Two models that agree everywhere on 40 samples may still differ by 8.8 points."""
-    checks.no_change_is_not_certainty(lambda after, before: ends(paired_difference(after, before)))
+    checks.check_no_change_is_not_certainty(lambda after, before: ends(paired_difference(after, before)))
 
 
 def test_paired_interval_turns_around_with_its_arguments():
@@ -109,7 +109,7 @@ def test_bootstrap_meets_the_normal_interval():
 
 def test_bootstrap_covers_skewed_means():
     """The interval of a skewed mean holds the truth about 95 times in 100."""
-    checks.covers_the_mean(lambda values: ends(bootstrap_mean(values)))
+    checks.check_covers_the_mean(lambda values: ends(bootstrap_mean(values)))
 
 
 def test_bootstrap_ignores_the_order_of_samples_and_repeats_itself():

@@ -9,7 +9,7 @@ from tests import metric_checks as checks
 
 def test_median_of_an_even_number_lies_between_the_middle_ones():
     """Neither the lower nor the upper middle value."""
-    checks.median_of_even_number(lambda values: spread(values).value)
+    checks.check_median_of_even_number(lambda values: spread(values).value)
 
 
 def test_spread_is_the_middle_ninety_percent():

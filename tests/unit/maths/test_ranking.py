@@ -26,7 +26,7 @@ def test_placements_by_hand():
 
 def test_ties_count_half():
     """Two of four pairs tied: 3/4."""
-    checks.auc_halves_ties(lambda scores, positive: float(auc_contributions(scores, positive).mean()))
+    checks.check_auc_halves_ties(lambda scores, positive: float(auc_contributions(scores, positive).mean()))
 
 
 @pytest.mark.parametrize("seed", range(5))

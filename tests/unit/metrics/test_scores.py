@@ -47,7 +47,7 @@ def test_nll_of_two_samples():
 
 def test_nll_is_in_nats_and_finite():
     """A truth given probability e^-200 costs 200 nats, not infinity."""
-    checks.nll_is_in_nats(lambda predictions: float(sample_nll(predictions).mean()))
+    checks.check_nll_is_in_nats(lambda predictions: float(sample_nll(predictions).mean()))
     assert float(sample_nll(said([[0.0, 1.0]], [0]))) == pytest.approx(200)
 
 
@@ -58,7 +58,7 @@ def test_brier_of_two_samples():
 
 def test_brier_sums_over_classes():
     """Three classes: .26, not .0867."""
-    checks.brier_sums_over_classes(lambda predictions: float(sample_brier(predictions).mean()))
+    checks.check_brier_sums_over_classes(lambda predictions: float(sample_brier(predictions).mean()))
 
 
 def test_ece_of_two_samples():
@@ -93,17 +93,17 @@ def test_accuracy_of_classes_and_groups():
 
 def test_accuracy_counts_samples_not_classes():
     """Three of four right is 75 % although one class is always wrong."""
-    checks.accuracy_counts_samples(lambda p: report(Accuracy(least=1), Evidence((p,))).get("accuracy").value)
+    checks.check_accuracy_counts_samples(lambda p: report(Accuracy(least=1), Evidence((p,))).get("accuracy").value)
 
 
 def test_accuracy_has_a_score_interval_and_a_paired_change():
     """0 of 10 right: up to 27.75 %; the same 40 answers twice: change 0 within 8.8 points."""
     wrong = report(Accuracy(), Evidence((answering([1] * 10, [0] * 10),))).get("accuracy")
-    checks.share_is_honest_at_the_edge(lambda *_: (wrong.low, wrong.high))
+    checks.check_share_is_honest_at_the_edge(lambda *_: (wrong.low, wrong.high))
     same = answering([0] * 30 + [1] * 10, [0] * 40)
     change = report(Accuracy(), Evidence((same,), (same,))).get("accuracy", of="change")
     assert change.value == 0
-    checks.no_change_is_not_certainty(lambda *_: (change.low, change.high))
+    checks.check_no_change_is_not_certainty(lambda *_: (change.low, change.high))
 
 
 def test_few_samples_are_not_enough_data():
@@ -122,7 +122,7 @@ def test_several_seeds_are_averaged_sample_by_sample():
 
 def test_uncertainty_of_a_binary_attribute_is_the_papers():
     """|p - .5| < .4 at p = .05, .5, .95: one in three."""
-    checks.uncertainty_is_two_sided(lambda p: report(Uncertainty(least=1), Evidence((p,))).get("uncertainty").value)
+    checks.check_uncertainty_is_two_sided(lambda p: report(Uncertainty(least=1), Evidence((p,))).get("uncertainty").value)
 
 
 def test_uncertainty_threshold_is_an_option():
