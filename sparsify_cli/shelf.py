@@ -35,6 +35,7 @@ SHELVES = {
     "exporters": "exporter",
     "architectures": "architecture",
     "datasets": "dataset",
+    "formats": "format",
 }
 """Package of each shelf -> the noun its contract is called by (`contracts/<noun>.py`, class `<Noun>`)."""
 

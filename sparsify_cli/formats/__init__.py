@@ -1,0 +1,1 @@
+"""Shelf: kinds of checkpoint files, where their tensors lie and how they are written again."""
