@@ -55,4 +55,9 @@ class Format(ABC):
         Raises:
             Infeasible: this kind cannot be written anew.
         """
-        raise Infeasible(XX)
+        del table, tensors, folder, others
+        raise Infeasible(
+            f"{layout.path} cannot be written anew as {layout.kind}.",
+            "Names or shapes of its tensors changed.",
+            "Choose --save-as safetensors.",
+        )
