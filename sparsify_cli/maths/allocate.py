@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -46,11 +47,35 @@ class Layer:
         return int((self.scores != -torch.inf).sum())
 
 
+class Sized(Protocol):
+    """What an allocation that does not compare scores needs of a layer."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def units(self) -> int: ...  # noqa: D102
+    @property
+    def floor(self) -> int: ...  # noqa: D102
+    @property
+    def cap(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A layer of which only counts are known: its scores are too many to hold."""
+
+    name: str
+    shape: tuple[int, ...]
+    units: int
+    cap: int
+    floor: int = 0
+
+
 Allocation = Callable[[Sequence[Layer], int], list[int]]
 """Layers and how many units to keep in all -> how many each keeps."""
 
 
-def uniform(layers: Sequence[Layer], total: int) -> list[int]:
+def uniform(layers: Sequence[Sized], total: int) -> list[int]:
     """The same sparsity in every layer that carries the pattern.
 
     Where a layer may not keep its share (or must keep more), the others share the difference in proportion.
@@ -67,7 +92,7 @@ def globally(layers: Sequence[Layer], total: int) -> list[int]:
     return [int(part.sum()) for part in torch.split(kept, [layer.units for layer in layers])]
 
 
-def erk(layers: Sequence[Layer], total: int) -> list[int]:
+def erk(layers: Sequence[Sized], total: int) -> list[int]:
     """Small layers stay denser: Erdos-Renyi-Kernel densities, as in RigL.
 
     A layer's density is eps * sum(dims) / prod(dims), with dims = (out, in, *kernel) and one eps for all; layers that
@@ -80,10 +105,13 @@ def erk(layers: Sequence[Layer], total: int) -> list[int]:
     return _apportioned(layers, [sum(layer.shape) for layer in layers], total)
 
 
-def _apportioned(layers: Sequence[Layer], shares: Sequence[int], total: int) -> list[int]:
+def _apportioned(layers: Sequence[Sized], shares: Sequence[int], total: int) -> list[int]:
     exact = [Fraction(share) for share in shares]
     return apportion(exact, total, [layer.cap for layer in layers], floors=[layer.floor for layer in layers])
 
+
+BY_SIZE: dict[str, Callable[[Sequence[Sized], int], list[int]]] = {"uniform": uniform, "erk": erk}
+"""Allocations that look at sizes alone."""
 
 ALLOCATIONS: dict[str, Allocation] = {"uniform": uniform, "global": globally, "erk": erk}
 """name -> function; names and summaries are also in `recipes/allocation.py`, which needs no torch."""

@@ -14,7 +14,7 @@ Ties: among equal scores the layer whose name sorts first, then the earlier posi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from sparsify_cli.errors import BadRequest, Infeasible, KeyMismatch, NonFinite
-from sparsify_cli.maths.allocate import ALLOCATIONS, Layer
+from sparsify_cli.maths.allocate import ALLOCATIONS, Layer, Sized
 from sparsify_cli.maths.keep import keep_count, top_k, top_k_of_groups, zeros_count
 from sparsify_cli.maths.matrix_view import from_blocks, from_matrix, matrix_shape, obstacle, to_blocks, to_matrix
 from sparsify_cli.recipes.allocation import parse_allocation
@@ -63,12 +63,12 @@ def choose_masks(
     constraints = _Constraints(pattern, within or MaskSet(), floor or MaskSet())
     shapes = {name: tuple(tensor.shape) for name, tensor in scores.items()}
     share_out = ALLOCATIONS[parse_allocation(allocation)]
-    carrying = _carrying(shapes, pattern)
-    _check_forced(shapes, pattern, sparsity)
-    masks = {name: constraints.allowed(name, scores[name]) for name in shapes if name not in carrying}
-    total = _units_to_keep(shapes, pattern, sparsity, sum(int(mask.sum()) for mask in masks.values()))
-    layers = [constraints.layer(name, scores[name]) for name in carrying]
-    _check_room(layers, total)
+    able = carrying(shapes, pattern)
+    check_forced(shapes, pattern, sparsity)
+    masks = {name: constraints.allowed(name, scores[name]) for name in shapes if name not in able}
+    total = units_to_keep(shapes, pattern, sparsity, sum(int(mask.sum()) for mask in masks.values()))
+    layers = [constraints.layer(name, scores[name]) for name in able]
+    check_room(layers, total)
     for layer, count in zip(layers, share_out(layers, total), strict=True):
         masks[layer.name] = _mask(layer, count, pattern)
     return MaskSet(masks)
@@ -80,7 +80,7 @@ def implied_sparsity(shapes: Shapes, pattern: Pattern) -> Fraction:
     Raises:
         Infeasible: no layer can carry the pattern.
     """
-    forced = _weights(shapes, _carrying(shapes, pattern)) * pattern.implied_sparsity
+    forced = _weights(shapes, carrying(shapes, pattern)) * pattern.implied_sparsity
     return forced / max(1, _weights(shapes, shapes))
 
 
@@ -97,9 +97,9 @@ def least_sparsity(
     """
     constraints = _Constraints(pattern, within or MaskSet(), floor or MaskSet())
     shapes = {name: tuple(scores[name].shape) for name in sorted(scores)}
-    carrying = _carrying(shapes, pattern)
-    kept = sum(constraints.layer(name, scores[name]).cap * pattern.block_size for name in carrying)
-    kept += sum(int(constraints.allowed(name, scores[name]).sum()) for name in shapes if name not in carrying)
+    able = carrying(shapes, pattern)
+    kept = sum(constraints.layer(name, scores[name]).cap * pattern.block_size for name in able)
+    kept += sum(int(constraints.allowed(name, scores[name]).sum()) for name in shapes if name not in able)
     return 1 - Fraction(kept, max(1, _weights(shapes, shapes)))
 
 
@@ -119,9 +119,9 @@ def check_sparsity(shapes: Shapes, pattern: Pattern, sparsity: Fraction) -> None
         BadRequest: the sparsity is below what the pattern forces.
         Infeasible: no layer carries the pattern, or those that do are too few.
     """
-    carrying = _carrying(shapes, pattern)
-    _check_forced(shapes, pattern, sparsity)
-    _units_to_keep(shapes, pattern, sparsity, _weights(shapes, shapes) - _weights(shapes, carrying))
+    able = carrying(shapes, pattern)
+    check_forced(shapes, pattern, sparsity)
+    units_to_keep(shapes, pattern, sparsity, _weights(shapes, shapes) - _weights(shapes, able))
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,12 @@ def _mask(layer: Layer, count: int, pattern: Pattern) -> Bool[Tensor, "..."]:
     return from_matrix(from_blocks(kept, matrix_shape(layer.shape), pattern.rows, pattern.columns), layer.shape)
 
 
-def _units_to_keep(shapes: Shapes, pattern: Pattern, sparsity: Fraction, dense: int) -> int:
+def units_to_keep(shapes: Shapes, pattern: Pattern, sparsity: Fraction, dense: int) -> int:
+    """Units that stay in the layers that carry the pattern, when `dense` weights stay in the others.
+
+    Raises:
+        Infeasible: the layers that carry it are too few.
+    """
     total = _weights(shapes, shapes)
     units = round(Fraction(keep_count(total, sparsity) - dense, pattern.block_size))
     if units < 0:
@@ -184,20 +189,31 @@ def _units_to_keep(shapes: Shapes, pattern: Pattern, sparsity: Fraction, dense: 
     return units
 
 
-def _carrying(shapes: Shapes, pattern: Pattern) -> list[str]:
+def carrying(shapes: Shapes, pattern: Pattern) -> list[str]:
+    """Names, sorted, of the tensors whose shape can carry the pattern.
+
+    Raises:
+        BadRequest: there are no tensors.
+        Infeasible: none can.
+    """
     if not shapes:
         raise BadRequest("There is nothing to prune.", "No prunable tensor was found or all were skipped.")
-    carrying = [name for name in sorted(shapes) if obstacle(shapes[name], pattern) is None]
-    if not carrying:
+    able = [name for name in sorted(shapes) if obstacle(shapes[name], pattern) is None]
+    if not able:
         raise Infeasible(
             f"No layer can carry {pattern}: {_obstacles(shapes, pattern)}.",
             f"It means: {pattern.describe()}.",
             "Choose another pattern; with one that some layers can carry, --skip leaves the others out of the count.",
         )
-    return carrying
+    return able
 
 
-def _check_forced(shapes: Shapes, pattern: Pattern, sparsity: Fraction) -> None:
+def check_forced(shapes: Shapes, pattern: Pattern, sparsity: Fraction) -> None:
+    """Refuse a sparsity below the one the pattern forces.
+
+    Raises:
+        BadRequest: with the least that can be asked for.
+    """
     forced, total = implied_sparsity(shapes, pattern), _weights(shapes, shapes)
     if zeros_count(total, sparsity) < zeros_count(total, forced):
         enough = Fraction(math.ceil(forced * 10_000), 10_000)
@@ -208,7 +224,12 @@ def _check_forced(shapes: Shapes, pattern: Pattern, sparsity: Fraction) -> None:
         )
 
 
-def _check_room(layers: list[Layer], total: int) -> None:
+def check_room(layers: Sequence[Sized], total: int) -> None:
+    """Refuse a number of units that the layers' bounds leave no room for.
+
+    Raises:
+        Infeasible: too few may or too many must stay.
+    """
     least, most = sum(layer.floor for layer in layers), sum(layer.cap for layer in layers)
     if total < least:
         raise Infeasible(
