@@ -8,7 +8,17 @@ from typing import Any
 
 from rich.console import Console, JustifyMethod
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -154,8 +164,9 @@ class Watcher(Listener):
     def progress(self, now: Now) -> None:
         """Move the bar, starting it when needed."""
         if self._bar is None or self._task is None:
+            figures = (DownloadColumn(), TransferSpeedColumn()) if now.unit == "B" else (MofNCompleteColumn(), _Measures())
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(), _Measures(), TimeRemainingColumn(),
+                TextColumn("{task.description}"), BarColumn(bar_width=16), *figures, TimeRemainingColumn(),
                 console=(sink := _console(stderr=True)), transient=True, disable=not sink.is_terminal,
             )  # fmt: skip
             self._task = self._bar.add_task(escape(now.label), total=now.total, now=now)

@@ -26,6 +26,8 @@ Resume = Annotated[Path | None, typer.Option("--resume", help="Continue this int
 
 COMMON = {"recipe_file": (RecipeFile, None), "settings": (Settings, None), "dry_run": (DryRun, False), "how": (FormatFlag, Format.HUMAN)}
 RESUMABLE = {"train", "finetune", "embed"}
+OURS = "common_"
+"""Put before parameters that every verb has, so that a recipe's field may be called `how` too."""
 
 
 def command(kind: type[Recipe], run: Callable[..., None]) -> Callable[..., None]:
@@ -37,12 +39,12 @@ def command(kind: type[Recipe], run: Callable[..., None]) -> Callable[..., None]
     """
 
     def verb(**values: Any) -> None:
-        common = {name: values.pop(name) for name in (*COMMON, "resume") if name in values}
+        common = {name: values.pop(OURS + name) for name in (*COMMON, "resume") if OURS + name in values}
         run(kind, values, **common)
 
     parameters = [_field_parameter(kind, f) for f in fields(kind)]  # type: ignore[arg-type]
     extra = {**COMMON, **({"resume": (Resume, None)} if kind.verb in RESUMABLE else {})}
-    parameters += [_parameter(name, annotation, default) for name, (annotation, default) in extra.items()]
+    parameters += [_parameter(OURS + name, annotation, default) for name, (annotation, default) in extra.items()]
     verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {p.name: p.annotation for p in parameters}
     verb.__doc__ = (kind.__doc__ or "").strip()
@@ -56,11 +58,11 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def _field_parameter(kind: type[Recipe], f: Field[Any]) -> inspect.Parameter:
     hint = get_type_hints(kind, include_extras=True)[f.name]
-    option = next(part for part in get_args(hint) if isinstance(part, Option))
+    option, base = next(part for part in get_args(hint) if isinstance(part, Option)), _flag_type(hint)
     if option.positional:
-        declared: Any = typer.Argument(help=option.help, show_default=False, metavar=f.name.upper())
-        return _parameter(f.name, Annotated[str | None, declared], None)
-    flag, base = "--" + f.name.replace("_", "-"), _flag_type(hint)
+        declared: Any = typer.Argument(help=option.help, show_default=False, metavar=option.metavar or f.name.upper())
+        return _parameter(f.name, Annotated[base | None, declared], None)
+    flag = "--" + f.name.replace("_", "-")
     names = [flag, f"--no-{flag[2:]}"] if base is bool else [flag]
     metavar = None if base is bool else option.metavar or _metavar(option)
     declared = typer.Option("/".join(names), help=_help(option, f), show_default=False, metavar=metavar)

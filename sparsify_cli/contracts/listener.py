@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training run is.
+    """Where a training run, or a pass over files, is.
 
     Args:
-        label: what is being trained.
-        step, total: optimizer steps done and in all.
+        label: what is being done.
+        step, total: optimizer steps (or bytes) done and in all.
         loss: running mean of the training loss, nats; None before the first step.
         accuracy: running training accuracy in [0, 1]; None where it is not known.
         sparsity: fraction of zeros among prunable weights.
+        unit: what is counted: `steps` of training, or `B` for bytes that are read and written.
     """
 
     label: str
@@ -23,6 +24,7 @@ class Progress:
     loss: float | None = None
     accuracy: float | None = None
     sparsity: float = 0.0
+    unit: str = "steps"
 
 
 class Listener:

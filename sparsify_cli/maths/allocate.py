@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -47,6 +47,7 @@ class Layer:
         return int((self.scores != -torch.inf).sum())
 
 
+@runtime_checkable
 class Sized(Protocol):
     """What an allocation that does not compare scores needs of a layer."""
 

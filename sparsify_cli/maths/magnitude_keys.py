@@ -28,7 +28,7 @@ INFINITE = {
 }
 """The least key that is infinite or NaN; the formats without a sign of zero write NaN as minus zero, whose key is set here."""
 
-UNSIGNED = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16), 32: np.dtype(np.uint32), 64: np.dtype(np.uint64)}
+UNSIGNED: dict[int, Any] = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16), 32: np.dtype(np.uint32), 64: np.dtype(np.uint64)}
 
 
 def common_type(types: Iterable[str]) -> str:
@@ -41,7 +41,8 @@ def common_type(types: Iterable[str]) -> str:
 
 def storage_type(word: str) -> np.dtype[Any]:
     """The unsigned integers as which numbers of a type are read from a file, little-endian."""
-    return UNSIGNED[BITS[word] + 1].newbyteorder("<")
+    found: np.dtype[Any] = UNSIGNED[BITS[word] + 1].newbyteorder("<")
+    return found
 
 
 def magnitude_keys(raw: Array, word: str, common: str) -> Array:

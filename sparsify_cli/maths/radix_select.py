@@ -44,7 +44,8 @@ def counts_of_digit(keys: Array, shift: int, width: int, prefix: int | None = No
     digit = flat >> flat.dtype.type(shift) if shift else flat
     if prefix is not None:
         digit = digit & digit.dtype.type((1 << width) - 1)
-    signed = digit.astype(np.int64) if digit.dtype.itemsize > 4 else digit.view(f"i{digit.dtype.itemsize}") if digit.dtype.itemsize > 1 else digit
+    whole = digit.dtype.itemsize
+    signed = digit if whole == 1 else digit.view(f"i{whole}")  # torch counts signed integers; the digit leaves the sign bit free
     counted: Array = torch.bincount(torch.from_numpy(signed), minlength=1 << width).numpy()
     return counted
 

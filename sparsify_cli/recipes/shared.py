@@ -20,6 +20,10 @@ class ModelFields(Recipe):
     model: Annotated[str, Option("Checkpoint file or artifact folder; empty = the newest artifact that fits.", positional=True)] = ""
     arch: Annotated[str, Option("Architecture: a name, package.module:callable or path/file.py:callable.", shelf="architectures")] = ""
     arch_arg: Annotated[Texts, Option("Option of the architecture.", metavar="KEY=VALUE")] = ()
+    entry: Annotated[str, Option("Keys that lead to the weights inside the file, e.g. ema or model.encoder.", metavar="A.B")] = ""
+    trust_pickle: Annotated[
+        bool, Option("Read a pickle that names code: its tensors are read, nothing is run, and the code stays in what is written.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,18 @@ class OutputFields(MachineFields):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightsFields(OutputFields):
+    """How changed weights are written."""
+
+    save_as: Annotated[
+        Literal["same", "safetensors"], Option("same = the format, names, wrapper and types of the file they came from; or safetensors.")
+    ] = "same"
+    extras: Annotated[
+        Literal["keep", "drop"], Option("What lies beside the weights (optimizer, epoch, arguments): keep it as it is, or drop it.")
+    ] = "keep"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparsityFields(MachineFields):
     """Which weights go."""
 
@@ -55,8 +71,8 @@ class SparsityFields(MachineFields):
     pattern: Annotated[PatternText, Option("unstructured, N:M (keep N of every M inputs) or block:RxC.")] = Pattern()
     criterion: Annotated[Strategy, Option("How weights are ranked.", shelf="criteria")] = Choice("magnitude")
     allocation: Annotated[Allocation, Option("How the zeros are shared among layers.")] = "global"
-    skip: Annotated[Texts, Option("Leave tensors matching this glob dense.", metavar="GLOB")] = ()
-    include: Annotated[Texts, Option("Prune only tensors matching this glob.", metavar="GLOB")] = ()
+    skip: Annotated[Texts, Option("Leave tensors matching this glob (or re:EXPRESSION) dense.", metavar="GLOB")] = ()
+    include: Annotated[Texts, Option("Prune only tensors matching this glob (or re:EXPRESSION).", metavar="GLOB")] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

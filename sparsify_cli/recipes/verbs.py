@@ -10,11 +10,11 @@ from pydantic import Field
 
 from sparsify_cli.recipes.option import Choice, Levels, Option, Strategy, Texts
 from sparsify_cli.recipes.recipe import Recipe
-from sparsify_cli.recipes.shared import DataFields, MachineFields, ModelFields, OutputFields, SparsityFields, TrainFields
+from sparsify_cli.recipes.shared import DataFields, MachineFields, ModelFields, OutputFields, SparsityFields, TrainFields, WeightsFields
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneRecipe(ModelFields, DataFields, SparsityFields, OutputFields):
+class PruneRecipe(ModelFields, DataFields, SparsityFields, WeightsFields):
     """Remove weights in one shot, without training."""
 
     verb: ClassVar[str] = "prune"
@@ -23,6 +23,8 @@ class PruneRecipe(ModelFields, DataFields, SparsityFields, OutputFields):
     ] = None
     samples: Annotated[int, Field(ge=1), Option("Training samples that --solver, or a criterion that sees inputs, looks at.")] = 1024
     batchnorm: Annotated[bool, Option("Re-estimate batch-norm statistics when architecture and data are known.")] = True
+    strict: Annotated[bool, Option("Refuse to go on when a layer cannot carry the pattern, instead of leaving it dense.")] = False
+    allow_nonfinite: Annotated[bool, Option("Accept NaN and infinite weights: they rank like zeros, so they go first.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class TrainRecipe(ModelFields, DataFields, SparsityFields, TrainFields, OutputFi
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneRecipe(ModelFields, DataFields, SparsityFields, TrainFields, OutputFields):
+class FinetuneRecipe(ModelFields, DataFields, SparsityFields, TrainFields, WeightsFields):
     """Train a pruned network further; masks hold after every step."""
 
     verb: ClassVar[str] = "finetune"
@@ -59,7 +61,7 @@ class ExtractRecipe(ModelFields, OutputFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnlearnRecipe(ModelFields, DataFields, OutputFields):
+class UnlearnRecipe(ModelFields, DataFields, WeightsFields):
     """Forget training samples in one step (SSSE)."""
 
     verb: ClassVar[str] = "unlearn"

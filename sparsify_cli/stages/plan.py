@@ -15,14 +15,22 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest
+from sparsify_cli.maths.magnitude_keys import BITS
 from sparsify_cli.stages.fit_keys import fitting_names
 from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.values.checkpoint import Checkpoint, Spec
+from sparsify_cli.values.layout import Hint
 from sparsify_cli.values.tensor_file import tied
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear)
+TURNED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Layers that store their weights [in, out]; so does what transformers calls Conv1D."""
+
+OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Conv1D"})
+"""Operators of a file's own graph whose weights are prunable."""
+
 NOT_WEIGHTS = re.compile(
-    r"(^|[._])(embed\w*|wte|wpe|pos\w*|\w*norm\w*|bn\d*|ln\d*\w*|running_\w+|token\w*|cls\w*|bias\w*)([._]|$)", re.IGNORECASE
+    r"(^|[._])(emb|embed\w*|shared|wte|wpe|pos\w*|\w*norm\w*|bn\d*|ln\d*\w*|running_\w+|token\w*|cls\w*|bias\w*)([._]|$)", re.IGNORECASE
 )
 
 
@@ -35,12 +43,21 @@ class Row:
         shape: its shape.
         matched: True when it is prunable.
         why: the reason, in a few words.
+        transposed: it is stored [in, out].
+        dtype: type of its numbers.
     """
 
     name: str
     shape: tuple[int, ...]
     matched: bool
     why: str
+    transposed: bool = False
+    dtype: str = ""
+
+    @property
+    def oriented(self) -> tuple[int, ...]:
+        """The shape [out, in, *kernel]."""
+        return (self.shape[1], self.shape[0], *self.shape[2:]) if self.transposed else self.shape
 
     @property
     def weights(self) -> int:
@@ -64,12 +81,44 @@ def plan(checkpoint: Checkpoint, architecture: Spec | None, *, skip: Sequence[st
         BadRequest: no tensor is matched.
     """
     _check_globs(checkpoint, skip, include)
-    types, aliases = _layer_weights(checkpoint.tensors, architecture), tied_names(checkpoint, architecture)
-    rows = [_row(name, tensor, types, skip, include) for name, tensor in checkpoint.tensors.items()]
+    types, aliases, hints = _layer_weights(checkpoint.tensors, architecture), tied_names(checkpoint, architecture), _hints(checkpoint)
+    rows = [_row(name, tensor, types, skip, include, hints.get(name)) for name, tensor in checkpoint.tensors.items()]
     rows = [replace(row, matched=False, why=f"tied to {aliases[row.name]}") if row.name in aliases else row for row in rows]
+    rows = _turned(_without_shared_embeddings(rows, aliases, include), checkpoint, architecture)
     if not any(row.matched for row in rows):
         raise _nothing_matched(checkpoint, skip, include)
     return rows
+
+
+def _without_shared_embeddings(rows: list[Row], aliases: Mapping[str, str], include: Sequence[str]) -> list[Row]:
+    """A matrix that is an embedding under its other name stays dense, unless it was asked for."""
+    shared = {first: alias for alias, first in aliases.items() if NOT_WEIGHTS.search(alias)}
+    return [
+        replace(r, matched=False, why=f"tied to {shared[r.name]}") if r.name in shared and r.matched and not include else r for r in rows
+    ]
+
+
+def _turned(rows: list[Row], checkpoint: Checkpoint, architecture: Spec | None) -> list[Row]:
+    """The rows with what is known of how each weight is stored."""
+    names = turned_names(checkpoint, architecture)
+    return [replace(row, transposed=True, why=f"{row.why}, stored [in, out]") if row.name in names and row.matched else row for row in rows]
+
+
+def turned_names(checkpoint: Checkpoint, architecture: Spec | None) -> frozenset[str]:
+    """Names of the weights that are stored [in, out], as an architecture, a graph or a config says."""
+    if architecture is None:
+        return frozenset(name for name, hint in _hints(checkpoint).items() if hint.transposed)
+    module = build_architecture(architecture)
+    ours = {f"{path}.weight" for path, layer in module.named_modules() if isinstance(layer, TURNED) or type(layer).__name__ == "Conv1D"}
+    return _theirs(checkpoint.tensors, module, ours)
+
+
+def _hints(checkpoint: Checkpoint) -> dict[str, Hint]:
+    """What the file's own graph or config says, by canonical name."""
+    home = checkpoint.home
+    if home is None:
+        return {}
+    return {name: home.layout.hints[there] for name in checkpoint.tensors if (there := home.names.get(name, name)) in home.layout.hints}
 
 
 def tied_names(checkpoint: Checkpoint, architecture: Spec | None) -> dict[str, str]:
@@ -94,35 +143,56 @@ def untied(tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> dict[st
 
 def prunable_names(checkpoint: Checkpoint, architecture: Spec | None) -> list[str]:
     """Names of all prunable tensors; may be empty."""
-    types = _layer_weights(checkpoint.tensors, architecture)
-    aliases = tied_names(checkpoint, architecture)
-    return [name for name, tensor in checkpoint.tensors.items() if name not in aliases and _row(name, tensor, types, (), ()).matched]
+    types, aliases, hints = _layer_weights(checkpoint.tensors, architecture), tied_names(checkpoint, architecture), _hints(checkpoint)
+    rows = [_row(name, tensor, types, (), (), hints.get(name)) for name, tensor in checkpoint.tensors.items() if name not in aliases]
+    return [row.name for row in _without_shared_embeddings(rows, aliases, ()) if row.matched]
 
 
 def matches(name: str, globs: Sequence[str]) -> bool:
-    """True when a glob names the tensor, its layer, or a part the layer belongs to, e.g. `conv1` or `stage2.*`."""
-    return any(fnmatch.fnmatchcase(name, glob) or fnmatch.fnmatchcase(name, f"{glob}.*") for glob in globs)
+    """True when a glob names the tensor, its layer, or a part the layer belongs to, e.g. `conv1`; `re:` begins an expression."""
+    return any(_matches(name, glob) for glob in globs)
 
 
-def _row(name: str, tensor: Tensor, types: set[str] | None, skip: Sequence[str], include: Sequence[str]) -> Row:
-    matched, why = _verdict(name, tensor, types)
+def _matches(name: str, glob: str) -> bool:
+    if glob.startswith("re:"):
+        return re.search(glob.removeprefix("re:"), name) is not None
+    return fnmatch.fnmatchcase(name, glob) or fnmatch.fnmatchcase(name, f"{glob}.*")
+
+
+def _row(name: str, tensor: Tensor, types: set[str] | None, skip: Sequence[str], include: Sequence[str], hint: Hint | None) -> Row:
+    matched, why = _verdict(name, tensor, types, hint)
     if include:
         wide = tensor.is_floating_point() and tensor.ndim >= 2  # embeddings may be asked for, biases and statistics not
         matched = wide and matches(name, include)
         why = "included" if matched else "not in --include"
     if matched and matches(name, skip):
         matched, why = False, "skipped"
-    return Row(name, tuple(tensor.shape), matched, why)
+    return Row(name, tuple(tensor.shape), matched, why, dtype=str(tensor.dtype).removeprefix("torch."))
 
 
-def _verdict(name: str, tensor: Tensor, types: set[str] | None) -> tuple[bool, str]:
-    if not tensor.is_floating_point() or not 2 <= tensor.ndim <= 5:
-        return False, "not a matrix"
+def _verdict(name: str, tensor: Tensor, types: set[str] | None, hint: Hint | None) -> tuple[bool, str]:
+    if why := _no_matrix(tensor):
+        return False, why
     if types is not None:
         return (True, "layer weight") if name in types else (False, "not a layer's weight")
+    if hint is not None:
+        return (True, f"{hint.operator} weight") if hint.operator in OPERATORS else (False, f"used by {hint.operator}")
     if NOT_WEIGHTS.search(name):
         return False, "named like no weight"
     return True, "looks like a weight"
+
+
+def _no_matrix(tensor: Tensor) -> str:
+    """Why a tensor is no matrix of weights, whatever it is called; nothing when it is one."""
+    if not tensor.is_floating_point():
+        return "not of a floating type"
+    if not 2 <= tensor.ndim <= 5:
+        return "not a matrix"
+    if not tensor.numel():
+        return "empty"
+    if tensor.ndim > 2 and tensor.numel() == max(tensor.shape):
+        return "a vector"
+    return "" if str(tensor.dtype).removeprefix("torch.") in BITS else "of a type without order"
 
 
 def _check_globs(checkpoint: Checkpoint, skip: Sequence[str], include: Sequence[str]) -> None:
@@ -133,10 +203,20 @@ def _check_globs(checkpoint: Checkpoint, skip: Sequence[str], include: Sequence[
     """
     for flag, globs in (("--skip", skip), ("--include", include)):
         for glob in globs:
+            _check_expression(flag, glob)
             if not any(matches(name, [glob]) for name in checkpoint.tensors):
                 near = difflib.get_close_matches(glob, checkpoint.tensors, n=1, cutoff=0.4)
                 hint = f"The nearest is {near[0]!r}." if near else f"The first is {next(iter(checkpoint.tensors), '')!r}."
                 raise BadRequest(f"{flag} {glob} names no tensor of {checkpoint.source.path}.", hint, "`sparsify inspect` lists them.")
+
+
+def _check_expression(flag: str, glob: str) -> None:
+    try:
+        re.compile(glob.removeprefix("re:") if glob.startswith("re:") else "")
+    except re.error as error:
+        raise BadRequest(
+            f"{flag} {glob} is not a regular expression.", f"{error}.", "Mend it, or use a glob such as 'layer1.*'."
+        ) from error
 
 
 def _layer_weights(tensors: Mapping[str, Tensor], architecture: Spec | None) -> set[str] | None:
@@ -146,8 +226,13 @@ def _layer_weights(tensors: Mapping[str, Tensor], architecture: Spec | None) -> 
     module = build_architecture(architecture)
     ours = {f"{path}.weight" for path, layer in module.named_modules() if isinstance(layer, LAYERS)}
     ours |= {f"{path}.in_proj_weight" for path, layer in module.named_modules() if isinstance(layer, nn.MultiheadAttention)}
+    return set(_theirs(tensors, module, ours))
+
+
+def _theirs(tensors: Mapping[str, Tensor], module: nn.Module, ours: set[str]) -> frozenset[str]:
+    """Names in the checkpoint of tensors that a network calls by `ours`."""
     renamed = fitting_names(tensors, module.state_dict())
-    return {name for name, new in zip(tensors, renamed, strict=True) if new in ours}
+    return frozenset(name for name, new in zip(tensors, renamed, strict=True) if new in ours)
 
 
 def _nothing_matched(checkpoint: Checkpoint, skip: Sequence[str], include: Sequence[str]) -> BadRequest:

@@ -8,20 +8,27 @@ accuracy is measured before and after.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import torch
 from torch import nn
 
 from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.holdout import hold_out
+from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import require_context, statistics
 from sparsify_cli.stages.compare import compared
+from sparsify_cli.stages.opening import tables_left
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import Row, plan, tied_names, untied
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.solve import Solved, solved, solver_of
-from sparsify_cli.stages.sparsifier import collapse_notes, pattern_notes, sparsifier
+from sparsify_cli.stages.sparsifier import collapse_notes, emptied_notes, pattern_notes, require_carried, sparsifier
+from sparsify_cli.stages.streamed import Streamed, can_stream, streamed
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import before_after, said
 from sparsify_cli.stages.write import Product, output_folder, write_product
@@ -42,11 +49,39 @@ class Pruned:
     batchnorm: Reestimate | None = None
 
 
-def prune(recipe: PruneRecipe, listener: Listener) -> Outcome:
-    """Prune a checkpoint or artifact and write the result."""
-    before = open_subject(recipe, verbs=("train",), listener=listener).single().checked()
-    before.checkpoint.require_finite()
+def prune(recipe: PruneRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
+    """Prune a checkpoint or artifact and write the result: in slices where weights alone decide, else in memory."""
+    before = open_subject(recipe, verbs=("train",), listener=listener, survey=False).single()
+    if can_stream(recipe, before):
+        return _outcome_of_stream(recipe, streamed(recipe, before, listener, resume=resume))
+    if resume is not None:
+        raise BadRequest(f"{resume} cannot be resumed.", "Only a pruning that went file by file can.", "Start it again.")
+    return _in_memory(recipe, before.surveyed().checked(), listener)
+
+
+def _outcome_of_stream(recipe: PruneRecipe, done: Streamed) -> Outcome:
+    targets, before = done.job.targets, done.job.before
+    shapes = {target.name: target.view.oriented for target in targets}
+    empty = [target.name for target in targets if not done.job.cuts.kept[target.name] and target.weights]
+    notes = (*pattern_notes(shapes, recipe.pattern), *emptied_notes(empty), *stored_notes(before, done.job.rows, recipe.pattern))
+    total, kept = sum(target.weights for target in targets), sum(done.job.cuts.kept.values())
+    return Outcome(
+        "prune",
+        _headline(total, total - kept, len(targets), done.report),
+        done.report,
+        done.folder,
+        tables=(before_after("what it did", done.report, SHOWN),),
+        notes=notes,
+        hints=(f"sparsify finetune {done.folder}{_context_hint(before)}", f"sparsify export {done.folder} --to packed"),
+    )
+
+
+def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outcome:
+    if not recipe.allow_nonfinite:
+        before.checkpoint.require_finite()
     rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
+    if recipe.strict:
+        require_carried({row.name: row.oriented for row in rows if row.matched}, recipe.pattern)
     chosen = chosen_masks(recipe, before, rows)
     folder, held = output_folder(recipe, before.name)
     with claimed(folder, held=held):  # before the work: a folder that is taken is refused now, not after solving
@@ -54,11 +89,12 @@ def prune(recipe: PruneRecipe, listener: Listener) -> Outcome:
         after, masks = pruned(before, found, batchnorm=recipe.batchnorm), found.masks
         report = Report(tuple(_findings(before, after)), dict(found.facts))
         write_product(folder, Product(recipe, after.subject, report, before, after.subject.checkpoint, masks))
-    shapes = {row.name: row.shape for row in rows if row.matched}
+    shapes = {row.name: row.oriented for row in rows if row.matched}
     notes = (*pattern_notes(shapes, recipe.pattern), *found.notes, *collapse_notes(masks), *batchnorm_notes(after.batchnorm))
+    notes += stored_notes(before, rows, recipe.pattern)
     return Outcome(
         "prune",
-        _headline(masks, report),
+        _headline(masks.total, masks.total - masks.kept, len(masks), report),
         report,
         folder,
         tables=(before_after("what it did", report, SHOWN),),
@@ -77,9 +113,13 @@ def chosen_masks(recipe: PruneRecipe, before: Subject, rows: list[Row]) -> MaskS
     solver_of(recipe)
     require_context(recipe, before)
     names = [row.name for row in rows if row.matched]
-    chooser = sparsifier(recipe, names, stats=statistics(recipe, before, names))
-    target = chooser.target(before.checkpoint.tensors, recipe.sparsity, pruned=before.masks)
-    masks = chooser.once(before.checkpoint.tensors, target, pruned=before.masks)
+    turned = frozenset(row.name for row in rows if row.transposed)
+    chooser = sparsifier(recipe, names, stats=statistics(recipe, before, names), turned=turned)
+    tensors = before.checkpoint.tensors
+    if recipe.allow_nonfinite:
+        tensors = {name: torch.where(tensors[name].isfinite(), tensors[name], 0) for name in names}
+    target = chooser.target(tensors, recipe.sparsity, pruned=before.masks)
+    masks = chooser.once(tensors, target, pruned=before.masks)
     chooser.require_held(masks, target)
     return masks
 
@@ -150,10 +190,25 @@ def _batchnorm_findings(result: Reestimate) -> list[Finding]:
     return [Finding(name=name, value=value, unit="nats", better="lower", definition=text) for name, value in pairs]
 
 
-def _headline(masks: MaskSet, report: Report) -> str:
-    zeros, layers = masks.total - masks.kept, len(masks)
+def _headline(weights: int, zeros: int, layers: int, report: Report) -> str:
     packed, disk = report.get("bytes_packed"), report.get("bytes_disk", of="dense")
-    text = f"{zeros:,} of {masks.total:,} prunable weights are zero ({float(masks.sparsity):.2%}) in {layers} tensors"
+    text = f"{zeros:,} of {weights:,} prunable weights are zero ({zeros / max(1, weights):.2%}) in {layers} tensors"
     accuracy = report.get("accuracy")
     change = f"; accuracy {said(report.get('accuracy', of='dense'))} -> {said(accuracy)}" if accuracy else ""
     return f"{text}; {said(disk)} dense -> {said(packed)} packed{change}."
+
+
+def stored_notes(before: Subject, rows: Sequence[Row], pattern: Pattern) -> tuple[str, ...]:
+    """What was assumed or left alone because nothing says otherwise."""
+    notes = []
+    home = before.checkpoint.home
+    matrices = [row.name for row in rows if row.matched and not row.transposed]
+    if pattern != Pattern() and before.architecture is None and not (home and home.layout.hints) and matrices:
+        notes.append(
+            f"no architecture says how weights are stored: {len(matrices)} tensors are taken as [outputs, inputs], {pattern} runs along inputs."
+        )
+    left = tables_left(home.layout, home.wrapper) if home else {}
+    notes += [f"{name!r} holds {count} tensors too and stays as it is; --entry {name} takes it instead." for name, count in left.items()]
+    if home and home.layout.foreign:
+        notes.append(f"the pickle names code ({', '.join(home.layout.foreign[:3])}); it was not run, and stays in what was written.")
+    return tuple(notes)

@@ -34,6 +34,7 @@ class Sparsifier:
         pattern: holds in every group.
         floor: positions that always stay (frozen weights).
         stats: what calibration saw; empty for a criterion that needs nothing.
+        turned: tensors that are stored [in, out]; it matters to patterns, which run along inputs.
     """
 
     names: tuple[str, ...]
@@ -42,12 +43,12 @@ class Sparsifier:
     pattern: Pattern
     floor: MaskSet = field(default_factory=MaskSet)
     stats: Stats = field(default_factory=Stats)
+    turned: frozenset[str] = frozenset()
 
     def __call__(self, weights: Mapping[str, Tensor], sparsity: Fraction, *, within: MaskSet | None = None) -> MaskSet:
         """Masks with `sparsity` zeros, or the least that pattern and support allow (N:M holds from the first pruning on)."""
         scores = self._scores({name: weights[name] for name in self.names})
-        least = least_sparsity(scores, pattern=self.pattern, within=within, floor=self.floor)
-        return _over(within, self._chosen(scores, max(sparsity, least), within))
+        return _over(within, self._chosen(scores, max(sparsity, self._least(scores, within)), within))
 
     def above(self, floor: MaskSet) -> Sparsifier:
         """The same choice that never drops what `floor` keeps."""
@@ -62,13 +63,9 @@ class Sparsifier:
         """
         scores = self._scores({name: weights[name] for name in self.names})
         total = sum(score.numel() for score in scores.values())
-        least = least_sparsity(scores, pattern=self.pattern, within=pruned, floor=self.floor) if pruned else Fraction(0)
+        least = self._least(scores, pruned) if pruned else Fraction(0)
         if pruned and zeros_count(total, sparsity) < zeros_count(total, least):
-            raise BadRequest(
-                f"Sparsity {decimal(sparsity)} is below what is pruned already{self._with_pattern()} ({float(least):.6g}).",
-                "Weights that were pruned stay pruned.",
-                f"Ask for at least {math.ceil(least * 10_000) / 10_000:g}.",
-            )
+            raise below_pruned(sparsity, self.pattern, least)
         return _over(pruned, self._chosen(scores, sparsity, pruned if pruned else None))
 
     def target(self, weights: Mapping[str, Tensor], sparsity: Fraction | None, *, pruned: MaskSet) -> Fraction:
@@ -80,11 +77,9 @@ class Sparsifier:
         if sparsity is not None:
             return sparsity
         if self.pattern.implied_sparsity == 0:
-            raise BadRequest(
-                "No sparsity was asked for.", f"The pattern {self.pattern} implies none.", "Add --sparsity 0.9 or --pattern 2:4."
-            )
+            raise no_target(self.pattern)
         scores = self._scores({name: weights[name] for name in self.names})
-        return least_sparsity(scores, pattern=self.pattern, within=pruned or None, floor=self.floor)
+        return self._least(scores, pruned or None)
 
     def require_held(self, masks: MaskSet, target: Fraction) -> None:
         """Make sure that the masks of this sparsifier's tensors hold the sparsity and the pattern.
@@ -92,13 +87,23 @@ class Sparsifier:
         Raises:
             Infeasible: they do not.
         """
-        require_held(MaskSet({name: masks[name] for name in self.names}), target, self.pattern)
+        require_held(MaskSet(self._oriented({name: masks[name] for name in self.names})), target, self.pattern)
+
+    def _least(self, scores: Scores, within: MaskSet | None) -> Fraction:
+        inside, floor = (None if m is None else MaskSet(self._oriented(m)) for m in (within, self.floor))
+        return least_sparsity(self._oriented(scores), pattern=self.pattern, within=inside, floor=floor)
 
     def _chosen(self, scores: Scores, sparsity: Fraction, within: MaskSet | None) -> MaskSet:
-        return choose_masks(scores, pattern=self.pattern, sparsity=sparsity, allocation=self.allocation, within=within, floor=self.floor)
+        inside, floor = (None if m is None else MaskSet(self._oriented(m)) for m in (within, self.floor))
+        chosen = choose_masks(
+            self._oriented(scores), pattern=self.pattern, sparsity=sparsity, allocation=self.allocation, within=inside, floor=floor
+        )
+        return MaskSet({name: mask.contiguous() for name, mask in self._oriented(chosen).items()})
 
-    def _with_pattern(self) -> str:
-        return f" with {self.pattern}" if self.pattern != Pattern() else ""
+    def _oriented(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors as [out, in, *kernel], or back: turning twice changes nothing."""
+        turned = self.turned if self.pattern != Pattern() else frozenset()
+        return {name: tensor.transpose(0, 1) if name in turned else tensor for name, tensor in tensors.items()}
 
     def _scores(self, weights: Mapping[str, Tensor]) -> Scores:
         scores = self.criterion.scores(weights, self.stats)
@@ -108,13 +113,16 @@ class Sparsifier:
         return scores
 
 
-def sparsifier(recipe: SparsityFields, names: Sequence[str], *, stats: Stats | None = None) -> Sparsifier:
+def sparsifier(
+    recipe: SparsityFields, names: Sequence[str], *, stats: Stats | None = None, turned: frozenset[str] = frozenset()
+) -> Sparsifier:
     """The sparsifier a recipe describes.
 
     Args:
         recipe: criterion, allocation and pattern.
         names: prunable tensors.
         stats: what calibration saw; None in verbs that do not calibrate.
+        turned: tensors that are stored [in, out].
 
     Raises:
         BadRequest: the criterion needs calibration and the verb does not calibrate.
@@ -126,7 +134,22 @@ def sparsifier(recipe: SparsityFields, names: Sequence[str], *, stats: Stats | N
             f"`{recipe.verb}` ranks weights while they train, and does not calibrate.",
             f"Prune with it first (sparsify prune --criterion {recipe.criterion.name}), or choose another --criterion.",
         )
-    return Sparsifier(tuple(names), criterion, recipe.allocation, recipe.pattern, stats=stats or Stats())
+    return Sparsifier(tuple(names), criterion, recipe.allocation, recipe.pattern, stats=stats or Stats(), turned=turned)
+
+
+def below_pruned(sparsity: Fraction, pattern: Pattern, least: Fraction) -> BadRequest:
+    """The refusal of a sparsity below what is pruned already."""
+    within = f" with {pattern}" if pattern != Pattern() else ""
+    return BadRequest(
+        f"Sparsity {decimal(sparsity)} is below what is pruned already{within} ({float(least):.6g}).",
+        "Weights that were pruned stay pruned.",
+        f"Ask for at least {math.ceil(least * 10_000) / 10_000:g}.",
+    )
+
+
+def no_target(pattern: Pattern) -> BadRequest:
+    """The refusal of a request without a sparsity."""
+    return BadRequest("No sparsity was asked for.", f"The pattern {pattern} implies none.", "Add --sparsity 0.9 or --pattern 2:4.")
 
 
 def pattern_notes(shapes: Mapping[str, tuple[int, ...]], pattern: Pattern) -> tuple[str, ...]:
@@ -141,11 +164,35 @@ def pattern_notes(shapes: Mapping[str, tuple[int, ...]], pattern: Pattern) -> tu
 
 def collapse_notes(masks: MaskSet) -> tuple[str, ...]:
     """A warning about layers that keep no weight at all: nothing passes through them any more."""
-    empty = [name for name in masks if not bool(masks[name].any())]
+    return emptied_notes([name for name in masks if not bool(masks[name].any())])
+
+
+def emptied_notes(empty: Sequence[str]) -> tuple[str, ...]:
+    """The warning about these layers; none when there are none."""
     if not empty:
         return ()
     what = f"{len(empty)} {'layer keeps' if len(empty) == 1 else 'layers keep'} no weight ({', '.join(empty[:3])})"
     return (f"{what}: the network is cut there. Try --allocation erk or --criterion lamp.",)
+
+
+def require_carried(shapes: Mapping[str, tuple[int, ...]], pattern: Pattern) -> None:
+    """For --strict: refuse layers that cannot carry the pattern.
+
+    Args:
+        shapes: [out, in, *kernel] of every prunable tensor.
+        pattern: what they should hold.
+
+    Raises:
+        Infeasible: with the first of them.
+    """
+    reasons = [f"{name} {why}" for name, shape in shapes.items() if (why := obstacle(shape, pattern))]
+    if reasons:
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        raise Infeasible(
+            f"{len(reasons)} of {len(shapes)} layers cannot carry {pattern}: {'; '.join(reasons[:3])}{more}.",
+            "--strict does not leave them dense.",
+            "Exclude them with --skip, choose another pattern, or leave --strict out.",
+        )
 
 
 def _over(before: MaskSet | None, chosen: MaskSet) -> MaskSet:

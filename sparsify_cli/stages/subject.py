@@ -16,18 +16,20 @@ from sparsify_cli.errors import BadRequest, MissingContext, MissingFile
 from sparsify_cli.recipes.shared import DataFields, ModelFields
 from sparsify_cli.stages.fit_keys import fitting_names, loaded
 from sparsify_cli.stages.forgotten import without_forgotten
+from sparsify_cli.stages.opening import Opened, open_headers
 from sparsify_cli.stages.plan import prunable_names, tied_names
+from sparsify_cli.stages.reading import checkpoint_of, require_plain
 from sparsify_cli.stages.resolve import build_architecture, check_inputs, load_samples, parse_spec
 from sparsify_cli.stages.support import pruned_support
 from sparsify_cli.values.artifact import MASKS, Artifact, is_artifact, newest
-from sparsify_cli.values.checkpoint import Checkpoint, Source, Spec
-from sparsify_cli.values.checkpoint_file import read_checkpoint
-from sparsify_cli.values.file_hash import sha256_of
+from sparsify_cli.values.checkpoint import Checkpoint, Source, Spec, with_names
+from sparsify_cli.values.file_hash import fingerprint
 from sparsify_cli.values.mask_file import read_masks
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.nest_file import is_nest_file, read_nest
 from sparsify_cli.values.samples import Samples
+from sparsify_cli.values.tensor_file import is_ours, read
 from sparsify_cli.values.trust import NAMES_CODE, is_sealed
 
 SEALED = ("architecture", "data")
@@ -124,6 +126,10 @@ class Subject:
                 check_inputs(module, self.samples("train"))
         return self
 
+    def surveyed(self) -> Subject:
+        """Itself, with the masks that a plain file's zeros show; every number is read for it."""
+        return _seen_as_pruned(self)
+
     def single(self) -> Subject:
         """Itself, if it holds one network.
 
@@ -150,10 +156,11 @@ def _loaded_once(spec: str, split: Split) -> Samples:
     return load_samples(Spec(**json.loads(spec)), split)
 
 
-def open_subject(recipe: ModelFields, *, verbs: tuple[str, ...] = (), listener: Listener | None = None) -> Subject:
+def open_subject(recipe: ModelFields, *, verbs: tuple[str, ...] = (), listener: Listener | None = None, survey: bool = True) -> Subject:
     """Open what a recipe names: a file, an artifact, or, when it names nothing, the newest artifact of `verbs`.
 
-    Flags win over what an artifact remembers; the listener hears which artifact was taken.
+    Flags win over what an artifact remembers; the listener hears which artifact was taken. Without `survey` no number of
+    a plain file is read, and nobody knows yet whether it was pruned.
 
     Raises:
         MissingFile: nothing is there.
@@ -164,9 +171,10 @@ def open_subject(recipe: ModelFields, *, verbs: tuple[str, ...] = (), listener: 
     path = Path(recipe.model) if recipe.model else _newest(recipe, verbs)
     if not recipe.model and listener is not None:
         listener.note(f"taking {path}, the newest")
-    subject = open_path(path)
+    subject = open_path(path, entry=recipe.entry, trust=recipe.trust_pickle)
     data = (recipe.data, recipe.data_arg) if isinstance(recipe, DataFields) else ("", ())
-    return with_context(subject, (recipe.arch, recipe.arch_arg), data)
+    found = with_context(subject, (recipe.arch, recipe.arch_arg), data)
+    return found.surveyed() if survey else found
 
 
 def _newest(recipe: ModelFields, verbs: tuple[str, ...]) -> Path:
@@ -188,7 +196,7 @@ def with_context(subject: Subject, arch: tuple[str, Sequence[str]], data: tuple[
     architecture = parse_spec(*arch) if arch[0] else subject.architecture
     source = parse_spec(*data) if data[0] else subject.data
     subject = _renamed(replace(subject, architecture=architecture, data=source))
-    return _seen_as_pruned(_masked_by_own_names(subject))
+    return _masked_by_own_names(subject)
 
 
 def _masked_by_own_names(subject: Subject) -> Subject:
@@ -224,36 +232,41 @@ def _renamed(subject: Subject) -> Subject:
     tensors = fitting_names(subject.checkpoint.tensors, expected)
     new = dict(zip(subject.checkpoint.tensors, tensors, strict=True))
     masks = MaskSet({new[name]: mask for name, mask in subject.masks.items()})
-    return replace(subject, checkpoint=subject.checkpoint.with_tensors(tensors), masks=masks)
+    return replace(subject, checkpoint=with_names(subject.checkpoint, new), masks=masks)
 
 
-def open_path(path: Path) -> Subject:
-    """Open a checkpoint file or an artifact folder.
+def open_path(path: Path, *, entry: str = "", trust: bool = False) -> Subject:
+    """Open a checkpoint file or folder, or an artifact.
+
+    Args:
+        path: where it is.
+        entry: dotted keys that lead to the weights inside a file; empty = the usual ones.
+        trust: read pickles that name code (nothing is run).
 
     Raises:
-        MissingFile: neither is there.
+        MissingFile: nothing is there.
     """
     if not path.exists():
         raise MissingFile(f"There is no file or artifact {path}.", "", "Check the path; artifacts are in runs/.")
     if is_artifact(path):
-        return _from_artifact(Artifact.open(path))
-    checkpoint, masks, nest = _contents(path)
+        return _from_artifact(Artifact.open(path), trust=trust)
+    checkpoint, masks, nest = _contents(path, path, entry=entry, trust=trust)
     return Subject(checkpoint, masks, nest=nest)
 
 
-def _from_artifact(artifact: Artifact) -> Subject:
+def _from_artifact(artifact: Artifact, *, trust: bool = False) -> Subject:
     if not artifact.complete:
         raise MissingContext(
             f"{artifact.folder} was interrupted and is not finished.", "", f"Finish it: sparsify {artifact.verb} --resume {artifact.folder}"
         )
-    entry = artifact.manifest.get("weights")
-    weights = artifact.verified(entry["file"]) if entry else None
-    if weights is None:
+    if not artifact.manifest.get("weights"):
         raise MissingContext(f"{artifact.folder} holds no network.", f"It was made by `{artifact.verb}`.")
-    checkpoint, found, nest = _contents(weights)
+    weights, entry, names = artifact.weights()
+    checkpoint, found, nest = _contents(weights, artifact.folder, entry=entry, trust=trust or artifact.trusts_pickle)
     masks, trusted = artifact.verified(MASKS), _trusted(artifact)
+    checkpoint = with_names(checkpoint, {name: names.get(name, name) for name in checkpoint.tensors}) if names else checkpoint
     return Subject(
-        checkpoint=replace(checkpoint, wrapper=(), prefix=""),
+        checkpoint=checkpoint,
         masks=read_masks(masks) if masks else found,
         architecture=Spec.from_json(artifact.manifest.get("architecture")) if trusted else None,
         data=Spec.from_json(artifact.manifest.get("data")) if trusted else None,
@@ -263,15 +276,19 @@ def _from_artifact(artifact: Artifact) -> Subject:
     )
 
 
-def _contents(path: Path) -> tuple[Checkpoint, MaskSet, Nest | None]:
+def _contents(path: Path, named: Path, *, entry: str, trust: bool) -> tuple[Checkpoint, MaskSet, Nest | None]:
     """What a file holds: its tensors, and, when networks are embedded in it, the last one's masks and the nest."""
-    if not is_nest_file(path):
-        checkpoint = read_checkpoint(path)
-        matrices = {name: mask for name, mask in checkpoint.masks.items() if mask.ndim >= 2}  # biases are not prunable weights
-        return checkpoint, MaskSet(matrices), None
-    nest, tensors = read_nest(path)
-    masks = nest.masks(nest.levels)
-    return Checkpoint(tensors, Source(str(path), sha256_of(path))), masks if masks.kept < masks.total else MaskSet(), nest
+    if path.is_file() and is_nest_file(path):
+        nest, tensors = read_nest(path)
+        masks = nest.masks(nest.levels)
+        return Checkpoint(tensors, Source(str(path), fingerprint(path))), masks if masks.kept < masks.total else MaskSet(), nest
+    if path.is_file() and is_ours(path):
+        return Checkpoint(read(path), Source(str(path), fingerprint(path))), MaskSet(), None
+    opened: Opened = open_headers(path, entry=entry, trust=trust)
+    checkpoint = checkpoint_of(opened, path)
+    require_plain(checkpoint, opened, named)
+    matrices = {name: mask for name, mask in checkpoint.masks.items() if mask.ndim >= 2}  # biases are not prunable weights
+    return checkpoint, MaskSet(matrices), None
 
 
 def _seen_as_pruned(subject: Subject) -> Subject:

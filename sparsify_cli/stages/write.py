@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from sparsify_cli.recipes.recipe import Recipe
-from sparsify_cli.recipes.shared import OutputFields, SparsityFields
+from sparsify_cli.recipes.shared import ModelFields, OutputFields, SparsityFields, WeightsFields
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
+from sparsify_cli.stages.like_original import Written, write_like
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.artifact import MASKS, MEMO, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
 from sparsify_cli.values.checkpoint import Checkpoint
-from sparsify_cli.values.file_hash import sha256_of
+from sparsify_cli.values.file_hash import fingerprint, joint_fingerprint
 from sparsify_cli.values.mask_file import write_masks
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.nest import Nest
@@ -26,9 +27,6 @@ from sparsify_cli.values.report import Report
 from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.tensor_file import save_dense
 from sparsify_cli.values.trust import seal
-
-STORED = (WEIGHTS, PACKED, MASKS, NEST, MEMO)
-"""Files whose content the manifest vouches for."""
 
 LIBRARIES = ("torch", "numpy", "safetensors", "onnx", "onnxruntime")
 
@@ -46,6 +44,8 @@ class Product:
         report: every number.
         nest: levels, for an embedded artifact.
         facts: further plain values for the manifest.
+        counts: of each tensor, for the manifest; None = counted from the checkpoint.
+        masks_sha256: of masks that are on disk already; None = of `masks`.
     """
 
     recipe: Recipe
@@ -56,6 +56,8 @@ class Product:
     masks: MaskSet = field(default_factory=MaskSet)
     nest: Nest | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, Any]] | None = None
+    masks_sha256: str | None = None
 
 
 def output_folder(recipe: OutputFields, name: str) -> tuple[Path, bool]:
@@ -69,18 +71,44 @@ def write_product(folder: Path, product: Product) -> None:
     Raises:
         DiskFailure: the file system refused; what was written is not yet an artifact.
     """
-    if product.checkpoint is not None and product.nest is not None:
-        write_nest(folder / NEST, product.nest, product.checkpoint.tensors, block=_block(product.recipe))
-    elif product.checkpoint is not None:
-        save_dense(folder / WEIGHTS, product.checkpoint.tensors)
+    weights = write_weights(folder, product) if product.checkpoint is not None else None
     if product.masks and product.nest is None:
         write_masks(folder / MASKS, product.masks)
-    write_manifest(folder, manifest(folder, product))
+    write_manifest(folder, manifest(folder, product, weights))
 
 
-def manifest(folder: Path, product: Product, *, status: str = "complete") -> dict[str, Any]:
-    """The manifest of a product: plain JSON values."""
-    subject = product.subject
+def write_weights(folder: Path, product: Product) -> Written:
+    """Write a product's tensors: as a nest, like the file they came from, or as safetensors."""
+    checkpoint = product.checkpoint
+    if checkpoint is None:
+        raise ValueError("a product without tensors has no weights to write")
+    if product.nest is not None:
+        write_nest(folder / NEST, product.nest, checkpoint.tensors, block=_block(product.recipe))
+        return Written(NEST, (NEST,))
+    how = product.recipe if isinstance(product.recipe, WeightsFields) else WeightsFields()
+    if checkpoint.home is not None and how.save_as == "same":
+        entry = product.recipe.entry if isinstance(product.recipe, ModelFields) else ""
+        return write_like(folder, checkpoint, checkpoint.home, entry=entry or _entry_of(product.parent), others=how.extras == "keep")
+    save_dense(folder / WEIGHTS, checkpoint.tensors)
+    return Written(WEIGHTS, (WEIGHTS,))
+
+
+def _entry_of(parent: Subject | None) -> str:
+    """The entry an artifact's network was taken from."""
+    weights = parent.artifact.manifest.get("weights") if parent is not None and parent.artifact else None
+    return str((weights or {}).get("entry", ""))
+
+
+def manifest(folder: Path, product: Product, weights: Written | None = None, *, status: str = "complete") -> dict[str, Any]:
+    """The manifest of a product: plain JSON values.
+
+    Args:
+        folder: where its files are.
+        product: what a verb made.
+        weights: where its tensors are, once they are written.
+        status: `complete`, or `interrupted` for a run that can be resumed.
+    """
+    subject, weights = product.subject, weights or _found(folder)
     specs = {name: spec.to_json() if spec else None for name, spec in (("architecture", subject.architecture), ("data", subject.data))}
     return {
         "status": status,
@@ -93,10 +121,10 @@ def manifest(folder: Path, product: Product, *, status: str = "complete") -> dic
         "parent": parent_entry(product.parent, folder),
         **specs,
         "seal": seal(specs),
-        "weights": weights_entry(folder),
-        "files": {name: sha256_of(folder / name) for name in STORED if (folder / name).is_file()},
-        "masks_sha256": product.masks.digest() if product.masks else None,
-        "tensors": _counts(product.checkpoint, product.masks),
+        "weights": None if weights is None else {**weights.to_json(), "sha256": joint_fingerprint(folder, weights.parts)},
+        "files": {name: fingerprint(folder / name) for name in _stored(weights) if (folder / name).is_file()},
+        "masks_sha256": product.masks_sha256 or (product.masks.digest() if product.masks else None),
+        "tensors": product.counts if product.counts is not None else _counts(product.checkpoint, product.masks),
         "numbers": [asdict(finding) for finding in product.report],
         "facts": {**product.report.facts, **_forgotten(product.parent), **product.facts},
     }
@@ -106,10 +134,15 @@ def _block(recipe: Recipe) -> int:
     return recipe.pattern.block_size if isinstance(recipe, SparsityFields) else 1
 
 
-def weights_entry(folder: Path) -> dict[str, str] | None:
-    """Name and sha256 of the file that holds the artifact's tensors, or None."""
+def _found(folder: Path) -> Written | None:
+    """Weights that an exporter or an unfinished run left in the folder."""
     there = [name for name in (WEIGHTS, PACKED, NEST) if (folder / name).is_file()]
-    return {"file": there[0], "sha256": sha256_of(folder / there[0])} if there else None
+    return Written(there[0], (there[0],)) if there else None
+
+
+def _stored(weights: Written | None) -> tuple[str, ...]:
+    """Files whose content the manifest vouches for."""
+    return (*(weights.parts if weights else ()), MASKS, MEMO)
 
 
 def versions() -> dict[str, str]:

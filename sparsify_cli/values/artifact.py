@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from sparsify_cli.errors import BadRequest, Busy, MissingContext, MissingFile, UnreadableFile
 from sparsify_cli.values.atomic import disk_failures, replace_file
-from sparsify_cli.values.file_hash import sha256_of
+from sparsify_cli.values.file_hash import fingerprint
 
 SCHEMA = "sparsify/artifact/1"
 MANIFEST, WEIGHTS, MASKS, NEST, RUN, MEMO = (
@@ -37,6 +37,9 @@ MANIFEST, WEIGHTS, MASKS, NEST, RUN, MEMO = (
     "memo.safetensors",
 )
 PACKED = "model.packed.safetensors"
+RESERVED = frozenset({MANIFEST, MASKS, NEST, RUN, MEMO, "masks.partial", "report.json", "report.html", "report.md"})
+"""Names in an artifact's folder that files of somebody else's must not take."""
+
 AGAIN = "Run the verb that made it again."
 RUNS = Path("runs")
 LOCK = ".lock"
@@ -109,10 +112,26 @@ class Artifact:
         path = self.folder / name
         if not path.is_file():
             raise MissingFile(f"{path} is gone.", "The manifest beside it says that it was written.", AGAIN)
-        if (found := sha256_of(path)) != expected:
+        if (found := fingerprint(path)) != expected:
             why = f"Its sha256 is {found[:12]}..., the manifest says {str(expected)[:12]}...."
             raise UnreadableFile(f"{path} is not the file its manifest describes.", why, f"It was changed or damaged since. {AGAIN}")
         return path
+
+    def weights(self) -> tuple[Path, str, dict[str, str]]:
+        """What to open for its network, made sure to be what was written: path, dotted keys inside it, and names there -> names here.
+
+        Raises:
+            MissingFile, UnreadableFile: as for `verified`.
+        """
+        entry = self.manifest["weights"]
+        for name in entry.get("parts", [entry["file"]]):
+            self.verified(name)
+        return self.folder / entry["file"], str(entry.get("entry", "")), dict(entry.get("names", {}))
+
+    @property
+    def trusts_pickle(self) -> bool:
+        """True when whoever made it said that its pickle may name code."""
+        return bool(self.manifest.get("recipe", {}).get("trust_pickle", False))
 
 
 def _wrong_entries(manifest: Mapping[str, Any]) -> list[str]:

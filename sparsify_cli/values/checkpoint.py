@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from sparsify_cli.errors import NonFinite
+from sparsify_cli.values.folds import Fold
+from sparsify_cli.values.layout import Key, Layout, Place
 from sparsify_cli.values.mask_set import MaskSet
 
 
@@ -47,6 +49,31 @@ class Spec:
         return None if value is None else cls(value["name"], dict(value["options"]))
 
 
+@dataclass(frozen=True)
+class Home:
+    """The files tensors came from, and where in them each one lies: what is needed to write others of the same kind.
+
+    Args:
+        layout: everything their headers say.
+        wrapper: keys that lead to the tensors.
+        places: name of a tensor here -> its place there.
+        names: name of a tensor here -> its name there (prefix included), where they differ.
+        folds: weights that are stored there in parts.
+    """
+
+    layout: Layout
+    wrapper: Key
+    places: Mapping[str, Place]
+    names: Mapping[str, str] = field(default_factory=dict)
+    folds: tuple[Fold, ...] = ()
+
+    def called(self, names: Mapping[str, str]) -> Home:
+        """The same files with other names here, old -> new."""
+        places = {names.get(name, name): place for name, place in self.places.items()}
+        theirs = {names.get(name, name): self.names.get(name, name) for name in self.places}
+        return replace(self, places=places, names={ours: their for ours, their in theirs.items() if ours != their})
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """Named tensors and their origin; knows nothing of training or export formats.
@@ -58,6 +85,7 @@ class Checkpoint:
         prefix: common key prefix that was removed, e.g. "module.".
         architecture: how to rebuild the module, when known.
         masks: which weights the file itself says are pruned, by canonical name; empty when it says nothing.
+        home: the files they came from; None for tensors that never lay in a file, or in one of ours.
     """
 
     tensors: Mapping[str, Tensor]
@@ -66,6 +94,7 @@ class Checkpoint:
     prefix: str = ""
     architecture: Spec | None = None
     masks: MaskSet = field(default_factory=MaskSet)
+    home: Home | None = None
 
     @property
     def parameters(self) -> int:
@@ -91,3 +120,13 @@ class Checkpoint:
                 "No score can rank them.",
                 "Repair or retrain the checkpoint first.",
             )
+
+
+def with_names(checkpoint: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
+    """The same tensors under other names, old -> new for every one of them."""
+    return replace(
+        checkpoint,
+        tensors={names[name]: tensor for name, tensor in checkpoint.tensors.items()},
+        masks=MaskSet({names[name]: mask for name, mask in checkpoint.masks.items()}),
+        home=checkpoint.home.called(names) if checkpoint.home else None,
+    )

@@ -35,7 +35,7 @@ def read_at(descriptor: int, offset: int, count: int, kind: np.dtype[Any]) -> Ar
         UnreadableFile: the file ends before; it was cut while it was read.
     """
     numbers = np.empty(count, dtype=kind)
-    into = memoryview(numbers).cast("B")
+    into = numbers.view(np.uint8).data
     done = 0
     while done < len(into):
         got = os.preadv(descriptor, [into[done:]], offset + done)
@@ -47,7 +47,7 @@ def read_at(descriptor: int, offset: int, count: int, kind: np.dtype[Any]) -> Ar
 
 def write_at(descriptor: int, offset: int, numbers: Array) -> None:
     """All bytes of a contiguous array, from byte `offset` on."""
-    rest = memoryview(np.ascontiguousarray(numbers)).cast("B")
+    rest = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data
     while len(rest):
         written = os.pwrite(descriptor, rest, offset)
         rest, offset = rest[written:], offset + written

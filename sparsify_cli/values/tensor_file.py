@@ -110,6 +110,15 @@ def read(path: Path) -> dict[str, Tensor]:
     return dict(sorted(tensors.items()))
 
 
+def is_ours(path: Path) -> bool:
+    """True for a file that `save_dense` or `save_packed` wrote with a header of ours; such a file is read whole, by `read`."""
+    with path.open("rb") as file:
+        head = file.read(9)
+        if head[8:] != b"{" or int.from_bytes(head[:8], "little") > path.stat().st_size:
+            return False
+        return b'"sparsify"' in file.read(int.from_bytes(head[:8], "little"))
+
+
 def find(path: Path) -> Path:
     """The tensor file that a path means: itself, or the one inside a folder (`model.packed.safetensors` first).
 

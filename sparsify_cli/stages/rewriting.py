@@ -1,0 +1,172 @@
+"""Writing a pruned copy of a file: everything byte for byte, but zeros where weights go, and the masks beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsify_cli.maths.radix_select import Cut
+from sparsify_cli.stages.cutting import Cuts
+from sparsify_cli.stages.slices import Meter, Target, in_order, slice_of, slices_of
+from sparsify_cli.values.layout import Layout
+from sparsify_cli.values.mask_writer import MaskWriter
+from sparsify_cli.values.patch_file import put, renew
+from sparsify_cli.values.raw_file import CHUNK, copy_range, opened, write_at
+
+Array = npt.NDArray[Any]
+GAP = 8 * CHUNK
+"""Bytes between weights that are copied at a time."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One file that is being written.
+
+    Args:
+        source, output, bits: descriptors of the original, of the copy and of the masks file.
+        cuts: what stays.
+        masks: where bits go.
+        meter: hears how many bytes are done.
+    """
+
+    source: int
+    output: int
+    bits: int
+    cuts: Cuts
+    masks: MaskWriter
+    meter: Meter
+
+    def gap(self, start: int, end: int) -> dict[str, int]:
+        """Copy what lies between weights."""
+        copy_range(self.source, self.output, start, end)
+        self.meter.moved(end - start)
+        return {}
+
+    def whole(self, target: Target) -> dict[str, int]:
+        """Prune a tensor slice after slice, where the order of ties counts."""
+        seen = zeros = 0
+        for start, count in slices_of(target):
+            gone, equal = self._slice(target, start, count, seen)
+            seen, zeros = seen + equal, zeros + gone
+        return {target.name: zeros}
+
+    def part(self, target: Target, start: int, count: int) -> dict[str, int]:
+        """Prune one slice."""
+        return {target.name: self._slice(target, start, count, 0)[0]}
+
+    def scattered(self, target: Target) -> dict[str, int]:
+        """Prune a tensor whose numbers lie apart, or among those of another one, in the copy itself."""
+        raw = np.ascontiguousarray(slice_of(self.output, target, 0, target.weights))
+        keep, _ = self._keep(target, raw, 0)
+        put(self.output, target.place, np.multiply(raw, keep, out=raw))
+        self.masks.put(self.bits, target.name, 0, keep)
+        return {target.name: _zeros(raw)}
+
+    def _slice(self, target: Target, start: int, count: int, seen: int) -> tuple[int, int]:
+        """Zeros of a slice from now on, and units in it that equal the threshold."""
+        raw = slice_of(self.source, target, start, count)
+        keep, equal = self._keep(target, raw, seen)
+        np.multiply(raw, keep, out=raw)
+        write_at(self.output, target.place.offset + start * target.place.width, raw)
+        self.masks.put(self.bits, target.name, start, keep)
+        self.meter.moved(raw.nbytes)
+        return _zeros(raw), equal
+
+    def _keep(self, target: Target, raw: Array, seen: int) -> tuple[Array, int]:
+        """Which elements stay, in memory order, and how many units equal the threshold."""
+        if not target.carries:
+            keep = target.view.all_nonzero(raw) if target.name in self.cuts.zeros_go else np.ones(raw.size, dtype=np.bool_)
+            return target.view.in_memory_order(keep, raw.size), 0
+        keys, present = self.cuts.units(target, raw)
+        stay, equal = _stay(keys, present, self.cuts.cuts.get(target.name), seen)
+        return target.view.in_memory_order(stay, raw.size), equal
+
+
+def _zeros(raw: Array) -> int:
+    """How many numbers are zero, whatever their sign."""
+    return int(raw.size - np.count_nonzero(raw << raw.dtype.type(1)))
+
+
+def _stay(keys: Array, present: Array | None, cut: Cut | None, seen: int) -> tuple[Array, int]:
+    if cut is None:
+        return (np.ones(keys.size, dtype=np.bool_) if present is None else present), 0
+    if not cut.splits_ties:
+        stay = cut.keep(keys)
+        return (stay if present is None else stay & present), 0
+    able = keys if present is None else keys[present]
+    chosen, equal = cut.keep(able, seen), int(np.count_nonzero(able == cut.key))
+    if present is None:
+        return chosen, equal
+    stay = np.zeros(keys.size, dtype=np.bool_)
+    stay[present] = chosen
+    return stay, equal
+
+
+def write_copy(
+    layout: Layout, name: str, output: Path, targets: Sequence[Target], cuts: Cuts, masks: MaskWriter, meter: Meter
+) -> dict[str, int]:
+    """Write the pruned copy of one file of a layout, and the bits of its masks.
+
+    Args:
+        layout: of the original.
+        name: the file.
+        output: where the copy goes; an empty file.
+        targets: prunable tensors that lie in it.
+        cuts: what stays of them.
+        masks: has begun.
+        meter: hears how many bytes are done.
+
+    Returns:
+        name -> zeros of each target from now on.
+    """
+    plain, odd = _apart(targets)
+    size = (layout.root / name).stat().st_size
+    zeros = {target.name: 0 for target in targets}
+    with opened(layout.root / name) as source, opened(output, write=True) as target_file, opened(masks.path, write=True) as bits:
+        copy = Copy(source, target_file, bits, cuts, masks, meter)
+        for found in in_order(_jobs(copy, plain, size)):
+            _add(zeros, found)
+        for target in odd:
+            _add(zeros, copy.scattered(target))
+        renew(target_file, [check for check in layout.checks if check.file == name], (target.place for target in targets))
+    return zeros
+
+
+def _add(zeros: dict[str, int], found: Mapping[str, int]) -> None:
+    for name, count in found.items():
+        zeros[name] += count
+
+
+def _apart(targets: Sequence[Target]) -> tuple[list[Target], list[Target]]:
+    """Targets that have a run of bytes to themselves, in the order of the file; and the others."""
+    plain: list[Target] = []
+    odd: list[Target] = []
+    for target in sorted(targets, key=lambda t: (t.place.offset, t.name)):
+        alone = target.place.is_contiguous and (not plain or target.place.offset >= plain[-1].place.end)
+        (plain if alone else odd).append(target)
+    return plain, odd
+
+
+def _jobs(copy: Copy, targets: Sequence[Target], size: int) -> Iterator[Callable[[], dict[str, int]]]:
+    """What there is to do for a file, in the order of its bytes."""
+    done = 0
+    for target in targets:
+        yield from _gaps(copy, done, target.place.offset)
+        cut = copy.cuts.cuts.get(target.name)
+        if cut is not None and cut.splits_ties:
+            yield partial(copy.whole, target)
+        else:
+            yield from (partial(copy.part, target, start, count) for start, count in slices_of(target))
+        done = target.place.end
+    yield from _gaps(copy, done, size)
+
+
+def _gaps(copy: Copy, start: int, end: int) -> Iterator[Callable[[], dict[str, int]]]:
+    for first in range(start, end, GAP):
+        yield partial(copy.gap, first, min(first + GAP, end))

@@ -1,0 +1,266 @@
+"""Pruning by magnitude without holding a network: tensors are counted, ranked and written slice by slice, file by file.
+
+The masks equal those chosen in memory bit for bit. The result is of the kind of the original: what is no pruned weight is
+the same, byte for byte. After each finished file the folder can be resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.errors import BadRequest, Interrupted, UnreadableFile
+from sparsify_cli.maths.magnitude_keys import BITS
+from sparsify_cli.maths.matrix_view import obstacle
+from sparsify_cli.maths.radix_select import Cut
+from sparsify_cli.maths.weight_view import WeightView
+from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.stages.cutting import Census, Cuts, census, cuts_of
+from sparsify_cli.stages.like_original import base_of, copy_companions, written
+from sparsify_cli.stages.plan import Row, plan
+from sparsify_cli.stages.rewriting import write_copy
+from sparsify_cli.stages.slices import Meter, Target
+from sparsify_cli.stages.sparsifier import require_carried
+from sparsify_cli.stages.stream_report import stream_report
+from sparsify_cli.stages.subject import Subject
+from sparsify_cli.stages.write import Product, manifest, output_folder
+from sparsify_cli.values.artifact import MASKS, Artifact, claimed, relative_to, write_manifest
+from sparsify_cli.values.atomic import replace_file
+from sparsify_cli.values.checkpoint import Home
+from sparsify_cli.values.file_hash import fingerprint
+from sparsify_cli.values.mask_file import mask_digest
+from sparsify_cli.values.mask_writer import MaskWriter
+from sparsify_cli.values.report import Report
+
+PARTIAL = "masks.partial"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is streamed.
+
+    Args:
+        recipe: the request.
+        before: the network, mapped and not read.
+        rows: its plan.
+        targets: prunable tensors.
+        cuts: what stays of each.
+        counted: zeros of every tensor before.
+    """
+
+    recipe: PruneRecipe
+    before: Subject
+    rows: Sequence[Row]
+    targets: Sequence[Target]
+    cuts: Cuts
+    counted: Census
+
+    @property
+    def home(self) -> Home:
+        """Where the tensors lie."""
+        return home_of(self.before)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every mask."""
+        return {target.name: target.place.shape for target in self.targets}
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """What streaming wrote.
+
+    Args:
+        job: what was asked for and decided.
+        folder: the artifact's.
+        report: every number.
+    """
+
+    job: Job
+    folder: Path
+    report: Report
+
+
+def home_of(subject: Subject) -> Home:
+    """The files of a subject that is streamed."""
+    if subject.checkpoint.home is None:
+        raise BadRequest(f"{subject.path} cannot be read in slices.")
+    return subject.checkpoint.home
+
+
+def can_stream(recipe: PruneRecipe, before: Subject) -> bool:
+    """True when weights are ranked by magnitude alone, nothing is measured, and the files can be copied with changes."""
+    home = before.checkpoint.home
+    plain = recipe.criterion.name == "magnitude" and recipe.solver is None and recipe.save_as == "same" and recipe.extras == "keep"
+    return plain and home is not None and not home.folds and before.nest is None and not before.has_context
+
+
+def job_of(recipe: PruneRecipe, before: Subject, listener: Listener, *, known: Mapping[str, Any] | None = None) -> Job:
+    """Count and rank; nothing is written.
+
+    Args:
+        recipe: the request.
+        before: the network.
+        listener: hears progress.
+        known: what an interrupted run found out, instead of counting and ranking again.
+    """
+    rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
+    places, root = home_of(before).places, home_of(before).layout.root
+    targets = [_target(row, before, recipe) for row in rows if row.matched]
+    if recipe.strict:
+        require_carried({target.name: target.view.oriented for target in targets}, recipe.pattern)
+    if known is not None:
+        return Job(recipe, before, rows, targets, _cuts_from(known["cuts"]), Census(**known["census"]))
+    floats = [Target(row.name, places[row.name], _plain_view(row)) for row in rows if places[row.name].is_float and row.dtype in BITS]
+    counted = census(root, floats, listener)
+    if not recipe.allow_nonfinite:
+        counted.require_finite(before.path)
+    pruned = bool(before.masks) if before.artifact is not None else None
+    cuts = cuts_of(root, targets, recipe, counted, listener, pruned=pruned)
+    listener.done()
+    return Job(recipe, before, rows, targets, cuts, counted)
+
+
+def streamed(recipe: PruneRecipe, before: Subject, listener: Listener, *, resume: Path | None = None) -> Streamed:
+    """Prune into a folder.
+
+    Args:
+        recipe: the request.
+        before: the network.
+        listener: hears progress.
+        resume: the folder of an interrupted run, instead of a new one.
+
+    Raises:
+        Interrupted: with the command that continues, when a file was finished.
+    """
+    known = _known(resume, before) if resume else None
+    if resume is not None:
+        folder, held = resume, True
+    else:
+        folder, held = output_folder(recipe, before.name)
+    with claimed(folder, held=held), _resumable(folder):
+        job = job_of(recipe, before, listener, known=known)
+        zeros = _written(job, folder, listener, dict(known["finished"]) if known else {})
+        listener.done()
+        return Streamed(job, folder, _finished(job, folder, zeros))
+
+
+def _target(row: Row, before: Subject, recipe: PruneRecipe) -> Target:
+    place = home_of(before).places[row.name]
+    view = WeightView(place.shape, place.dtype, recipe.pattern, row.transposed)
+    return Target(row.name, place, view, obstacle(view.oriented, recipe.pattern) is None)
+
+
+def _plain_view(row: Row) -> WeightView:
+    """A tensor as a run of numbers, whatever its shape."""
+    return WeightView((1, row.weights), row.dtype, PruneRecipe().pattern)
+
+
+def _written(job: Job, folder: Path, listener: Listener, finished: dict[str, dict[str, int]]) -> dict[str, int]:
+    """Write every file that is not finished; zeros of each target afterwards."""
+    layout, base = job.home.layout, base_of(folder, job.home.layout)
+    masks = MaskWriter(folder / PARTIAL, job.shapes)
+    if not finished:
+        masks.path.touch()
+        masks.begin()
+    meter = Meter(listener, "writing", sum((layout.root / name).stat().st_size for name in layout.files if name not in finished))
+    for name in layout.files:
+        if name not in finished:
+            here = [target for target in job.targets if target.place.file == name]
+            finished[name] = _one_file(job, name, base, here, masks, meter)
+            if len(layout.files) > 1:
+                write_manifest(folder, _unfinished(job, folder, finished))
+    copy_companions(layout, base)
+    replace_file(folder / MASKS, lambda path: masks.path.replace(path))
+    return {name: count for counts in finished.values() for name, count in counts.items()}
+
+
+def _one_file(job: Job, name: str, base: Path, here: Sequence[Target], masks: MaskWriter, meter: Meter) -> dict[str, int]:
+    found: dict[str, int] = {}
+    layout = job.home.layout
+    replace_file(base / name, lambda path: found.update(write_copy(layout, name, path, here, job.cuts, masks, meter)))
+    return found
+
+
+def _finished(job: Job, folder: Path, zeros: Mapping[str, int]) -> Report:
+    """The report, and the manifest that vouches for everything."""
+    report = stream_report(job.before, job.rows, job.counted.zeros, zeros, job.cuts.kept)
+    product = _product(job, report, masks=mask_digest(folder / MASKS))
+    counts = {row.name: _count(row, job, zeros) for row in job.rows}
+    write_manifest(folder, manifest(folder, replace(product, counts=counts), written(folder, job.home, entry=job.recipe.entry)))
+    return report
+
+
+def _count(row: Row, job: Job, zeros: Mapping[str, int]) -> dict[str, Any]:
+    kept = {"kept": job.cuts.kept[row.name]} if row.name in job.cuts.kept else {}
+    return {"shape": list(row.shape), "dtype": row.dtype, "zeros": zeros.get(row.name, job.counted.zeros.get(row.name, 0)), **kept}
+
+
+def _product(job: Job, report: Report, *, masks: str | None = None) -> Product:
+    return Product(job.recipe, job.before, report, job.before, counts={}, masks_sha256=masks)
+
+
+def _unfinished(job: Job, folder: Path, finished: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """A manifest from which `--resume` goes on."""
+    base = base_of(folder, job.home.layout)
+    known = {
+        "finished": {name: dict(counts) for name, counts in finished.items()},
+        "files": {name: fingerprint(base / name) for name in finished},
+        "census": asdict(job.counted),
+        "cuts": _cuts_to_json(job.cuts),
+    }
+    product = replace(_product(job, Report(())), facts={"streamed": known, "started_in": relative_to(Path.cwd(), folder)})
+    return manifest(folder, product, status="interrupted")
+
+
+def _cuts_to_json(cuts: Cuts) -> dict[str, Any]:
+    return {
+        "cuts": {name: [cut.kept, str(cut.key), cut.ties, cut.equal] for name, cut in cuts.cuts.items()},
+        "common": cuts.common,
+        "zeros_go": sorted(cuts.zeros_go),
+        "lenient": cuts.lenient,
+        "target": str(cuts.target),
+        "kept": dict(cuts.kept),
+    }
+
+
+def _cuts_from(value: Mapping[str, Any]) -> Cuts:
+    cuts = {name: Cut(kept, int(key), ties, equal) for name, (kept, key, ties, equal) in value["cuts"].items()}
+    return Cuts(cuts, value["common"], frozenset(value["zeros_go"]), value["lenient"], Fraction(value["target"]), value["kept"])
+
+
+def _known(folder: Path, before: Subject) -> Mapping[str, Any]:
+    """What an interrupted run found out, once it is sure that nothing changed since.
+
+    Raises:
+        UnreadableFile: the original, or a file that was finished, is not what it was.
+    """
+    artifact = Artifact.open(folder)
+    found: Mapping[str, Any] | None = artifact.manifest.get("facts", {}).get("streamed")
+    parent = artifact.manifest.get("parent") or {}
+    if found is None or not (folder / PARTIAL).is_file():
+        raise BadRequest(f"{folder} holds nothing to resume.", "", "Start the run again.")
+    if parent.get("sha256") != before.checkpoint.source.sha256:
+        raise UnreadableFile(
+            f"{before.path} is not what {folder} started from.", "Its sha256 differs.", "Put the original back, or start again."
+        )
+    base = base_of(folder, home_of(before).layout)
+    for name, digest in found["files"].items():
+        if not (base / name).is_file() or fingerprint(base / name) != digest:
+            raise UnreadableFile(f"{base / name} is not what was written.", "It was changed or removed since.", "Start the run again.")
+    return found
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not (folder / "manifest.json").is_file():
+            raise
+        raise Interrupted("Interrupted.", "The files that were finished are kept.", f"Continue: sparsify prune --resume {folder}") from stop

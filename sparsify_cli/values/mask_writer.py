@@ -1,0 +1,46 @@
+"""A masks file that is written piece by piece, in any order: the same bytes as `write_masks` would write."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsify_cli.values.raw_file import opened, write_at
+from sparsify_cli.values.safetensors_header import write_header
+
+
+class MaskWriter:
+    """Bits at their place in a masks file."""
+
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Nothing is written yet.
+
+        Args:
+            path: the file, which is there.
+            shapes: name -> shape of every mask.
+        """
+        self.path = path
+        names = sorted(shapes)
+        sizes = {name: -(-math.prod(shapes[name]) // 8) for name in names}
+        about = {"shapes": json.dumps({name: list(shapes[name]) for name in names})}
+        self.header = write_header([(name, "uint8", (sizes[name],)) for name in names], about)
+        ends = np.cumsum([0, *sizes.values()]).tolist()
+        self._starts = {name: len(self.header) + start for name, start in zip(names, ends, strict=False)}
+        self.size = len(self.header) + ends[-1]
+
+    def begin(self) -> None:
+        """Write the header and make room for the bits."""
+        with opened(self.path, write=True) as descriptor:
+            write_at(descriptor, 0, np.frombuffer(self.header, dtype=np.uint8))
+        with self.path.open("r+b") as file:
+            file.truncate(self.size)
+
+    def put(self, descriptor: int, name: str, start: int, keep: npt.NDArray[Any]) -> None:
+        """Write the bits of a slice that begins at element `start`, a multiple of 8."""
+        write_at(descriptor, self._starts[name] + start // 8, np.packbits(keep, bitorder="little"))

@@ -1,0 +1,81 @@
+"""Changing numbers inside a file that stays what it is: written at their places, and checksums over them renewed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsify_cli.values.atomic import replace_file
+from sparsify_cli.values.layout import Check, Layout, Place
+from sparsify_cli.values.raw_file import CHUNK, opened, read_at, write_at
+
+Array = npt.NDArray[Any]
+
+
+def put(descriptor: int, place: Place, numbers: Array) -> None:
+    """Write a tensor's numbers at its place, whatever its strides.
+
+    Args:
+        descriptor: of the file, open for reading and writing.
+        place: where.
+        numbers: flat, row-major, as unsigned or signed integers of the tensor's width.
+    """
+    if place.is_contiguous:
+        write_at(descriptor, place.offset, numbers)
+        return
+    span = read_at(descriptor, place.offset, (place.end - place.offset) // place.width, numbers.dtype)
+    strided(span, place)[...] = numbers.reshape(place.shape)
+    write_at(descriptor, place.offset, span)
+
+
+def strided(span: Array, place: Place) -> Array:
+    """The numbers of a tensor inside the run of memory from its first to its last one; a view."""
+    return np.lib.stride_tricks.as_strided(span, place.shape, tuple(step * place.width for step in place.strides))
+
+
+def renew(descriptor: int, checks: Sequence[Check], changed: Iterable[Place]) -> None:
+    """Compute anew the checksums over ranges in which numbers changed."""
+    places = list(changed)
+    for check in checks:
+        end = check.start + check.length
+        if any(place.offset < end and place.end > check.start for place in places):
+            crc = _crc(descriptor, check.start, end).to_bytes(4, "little")
+            for offset in check.stored:
+                os.pwrite(descriptor, crc, offset)
+
+
+def _crc(descriptor: int, start: int, end: int) -> int:
+    crc = 0
+    for first in range(start, end, CHUNK):
+        crc = zlib.crc32(os.pread(descriptor, min(CHUNK, end - first), first), crc)
+    return crc
+
+
+def write_patched(layout: Layout, folder: Path, changes: Mapping[str, tuple[Place, Array]]) -> None:
+    """Copies of all files of a layout with some tensors' numbers replaced; everything else is the same byte for byte.
+
+    Args:
+        layout: of the original.
+        folder: where the copies go, under the same names.
+        changes: name -> place and new numbers (flat integers of the same width).
+    """
+    for name in layout.files:
+        here = [(place, numbers) for place, numbers in changes.values() if place.file == name]
+        checks = [check for check in layout.checks if check.file == name]
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / name, lambda path, name=name, here=here, checks=checks: _patch(layout.root / name, path, here, checks))  # type: ignore[misc]
+
+
+def _patch(source: Path, path: Path, changes: Sequence[tuple[Place, Array]], checks: Sequence[Check]) -> None:
+    shutil.copyfile(source, path)
+    with opened(path, write=True) as descriptor:
+        for place, numbers in changes:
+            put(descriptor, place, numbers)
+        renew(descriptor, checks, (place for place, _ in changes))
