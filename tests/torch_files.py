@@ -56,9 +56,9 @@ def flat(content: Any, keys: tuple[str, ...] = ()) -> dict[str, Tensor]:
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Equal in type, shape and every bit."""
-    return (one.dtype, one.shape) == (other.dtype, other.shape) and one.contiguous().view(torch.uint8).equal(
-        other.contiguous().view(torch.uint8)
-    )
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return one.reshape(-1).contiguous().view(torch.uint8).equal(other.reshape(-1).contiguous().view(torch.uint8))
 
 
 def write_tar(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from sparsify_cli.contracts.format import Format
 from sparsify_cli.errors import SparsifyError, UnreadableFile
 from sparsify_cli.values.layout import Layout, Place
-from sparsify_cli.values.strict_json import NotJson, strict_json
+from sparsify_cli.values.strict_json import NotJson, shown, strict_json
 from sparsify_cli.values.torch_layout import told
 from sparsify_cli.values.torch_tables import Contradiction, Extent, is_count, place_of
 from sparsify_cli.values.zip_places import Member, check_of, content, members
@@ -145,10 +145,10 @@ def _place(
     if said.get("use_pickle") is not False:
         return "pickled by itself in the archive"
     if not isinstance(path_name, str) or not isinstance(about, dict):
-        raise Contradiction(f"{weight!r} has no member or no description")
+        raise Contradiction(f"{shown(weight)} has no member or no description")
     member = inside.get(f"{folder}/{path_name}")
     if member is None:
-        raise Contradiction(f"{weight!r} lies in {path_name!r}, and there is no such member")
+        raise Contradiction(f"{shown(weight)} lies in {shown(path_name)}, and there is no such member")
     if about.get("layout") != STRIDED:
         return "stored sparse"
     sizes, strides, start = _integers(weight, about.get("sizes")), _integers(weight, about.get("strides")), about.get("storage_offset")
@@ -162,7 +162,7 @@ def _place(
 def _type(weight: str, said: Any) -> str:
     if isinstance(said, int) and not isinstance(said, bool) and said in TYPES:
         return TYPES[said]
-    raise Contradiction(f"{weight!r} is of the unknown type {str(said)[:40]}")
+    raise Contradiction(f"{shown(weight)} is of the unknown type {str(said)[:40]}")
 
 
 def _integers(weight: str, said: Any) -> tuple[int, ...]:
@@ -170,4 +170,4 @@ def _integers(weight: str, said: Any) -> tuple[int, ...]:
     values: list[Any] = [one.get("as_int") if isinstance(one, dict) else None for one in said] if isinstance(said, list) else [None]
     if all(is_count(value) for value in values):
         return tuple(values)
-    raise Contradiction(f"{weight!r} has sizes, strides or an offset that are not numbers from 0")
+    raise Contradiction(f"{shown(weight)} has sizes, strides or an offset that are not numbers from 0")

@@ -22,6 +22,7 @@ from sparsify_cli.errors import UnreadableFile
 from sparsify_cli.values.layout import WIDTHS, Layout, Place
 from sparsify_cli.values.onnx_graph import Node, hints, message, read_node
 from sparsify_cli.values.protobuf_wire import EIGHT, FOUR, LENGTH, LONGEST_TEXT, VARINT, Field, Malformed, Reader, mapped
+from sparsify_cli.values.strict_json import shown
 
 KIND = "onnx-model"
 TYPES = {
@@ -253,7 +254,7 @@ def _require_apart(table: Mapping[str, Place]) -> None:
     ordered = sorted(((place.file, place.offset, place.end), name) for name, place in table.items() if place.size)
     for (before, name), (after, other) in pairwise(ordered):
         if before[0] == after[0] and after[1] < before[2] and before != after:
-            raise Malformed(f"{name!r} and {other!r} share a part of their bytes in {after[0]}")
+            raise Malformed(f"{shown(name)} and {shown(other)} share a part of their bytes in {after[0]}")
 
 
 def _oddity(tensor: _Tensor, count: int) -> str:
@@ -284,7 +285,7 @@ def _place(path: Path, tensor: _Tensor) -> Place:
     dtype = TYPES[tensor.type]
     size = math.prod(tensor.shape) * WIDTHS[dtype]
     if math.prod(n for n in tensor.shape if n) * WIDTHS[dtype] >= 2**63:
-        raise Malformed(f"{tensor.name!r} claims the shape {list(tensor.shape)}")
+        raise Malformed(f"{shown(tensor.name)} claims the shape {list(tensor.shape)}")
     if tensor.external:
         return _outside(path, tensor, size)
     run = _run(tensor)
@@ -292,7 +293,7 @@ def _place(path: Path, tensor: _Tensor) -> Place:
         return Place(path.name, tensor.start, dtype, tensor.shape)
     if run is None or run.length != size:
         held = run.length if run else 0
-        raise Malformed(f"{tensor.name!r} of the shape {list(tensor.shape)}, {dtype}, takes {size} bytes and holds {held}")
+        raise Malformed(f"{shown(tensor.name)} of the shape {list(tensor.shape)}, {dtype}, takes {size} bytes and holds {held}")
     return Place(path.name, run.start, dtype, tensor.shape)
 
 
@@ -304,7 +305,7 @@ def _run(tensor: _Tensor) -> Field | None:
     number, part = runs[0]
     allowed = PACKED[number][1] if number in PACKED else tuple(WIDTHS)
     if len(runs) > 1 or part.wire != LENGTH or TYPES[tensor.type] not in allowed:
-        raise Malformed(f"{tensor.name!r}, {TYPES[tensor.type]}, holds its numbers in fields {', '.join(str(one) for one, _ in runs)}")
+        raise Malformed(f"{shown(tensor.name)}, {TYPES[tensor.type]}, holds its numbers in fields {', '.join(str(one) for one, _ in runs)}")
     return part
 
 
@@ -315,9 +316,9 @@ def _outside(path: Path, tensor: _Tensor, size: int) -> Place:
     offset = _number(tensor, "offset", 0)
     length = _number(tensor, "length", size)
     if offset + max(length, size) > held:
-        raise Malformed(f"{tensor.name!r} ends at byte {offset + max(length, size)} of {file}, which has {held}")
+        raise Malformed(f"{shown(tensor.name)} ends at byte {offset + max(length, size)} of {file}, which has {held}")
     if length != size:
-        raise Malformed(f"{tensor.name!r} of the shape {list(tensor.shape)} takes {size} bytes, and {length} are its own in {file}")
+        raise Malformed(f"{shown(tensor.name)} of the shape {list(tensor.shape)} takes {size} bytes, and {length} are its own in {file}")
     return Place(file, offset, TYPES[tensor.type], tensor.shape)
 
 
@@ -326,14 +327,14 @@ def _beside(path: Path, tensor: _Tensor) -> str:
     said = tensor.beside.get("location", "")
     plain = PurePosixPath(said)
     if not plain.parts or plain.is_absolute() or ".." in plain.parts or "\\" in said or "\0" in said or PureWindowsPath(said).drive:
-        raise Malformed(f"{tensor.name!r} lies in {said!r}, which is no path under the model's folder")
+        raise Malformed(f"{shown(tensor.name)} lies in {shown(said)}, which is no path under the model's folder")
     real = (path.parent / plain).resolve()
     if not real.is_relative_to(path.parent.resolve()) and real.parent != path.resolve().parent:
-        raise Malformed(f"{tensor.name!r} lies in {said!r}, which leads out of the model's folder")
+        raise Malformed(f"{shown(tensor.name)} lies in {shown(said)}, which leads out of the model's folder")
     if not real.is_file():
-        raise Malformed(f"{tensor.name!r} lies in {said!r}, and there is no such file beside the model")
+        raise Malformed(f"{shown(tensor.name)} lies in {shown(said)}, and there is no such file beside the model")
     if real.samefile(path):
-        raise Malformed(f"{tensor.name!r} claims to lie in the model's own file")
+        raise Malformed(f"{shown(tensor.name)} claims to lie in the model's own file")
     return str(plain)
 
 
@@ -341,5 +342,5 @@ def _number(tensor: _Tensor, key: str, default: int) -> int:
     """An offset or length as external data write it."""
     text = tensor.beside.get(key, str(default))
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise Malformed(f"{tensor.name!r} has the {key} {text[:40]!r} in its external file")
+        raise Malformed(f"{shown(tensor.name)} has the {key} {text[:40]!r} in its external file")
     return int(text)

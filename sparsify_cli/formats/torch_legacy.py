@@ -22,7 +22,7 @@ from sparsify_cli.values.layout import Key, Layout
 from sparsify_cli.values.pickle_tree import Persistent, Reading, Tree, read_pickle
 from sparsify_cli.values.torch_layout import layout_of, mapped, told
 from sparsify_cli.values.torch_names import require_harmless
-from sparsify_cli.values.torch_tables import Contradiction, Extent, Storage, key_text, storage_of, tensor_reader
+from sparsify_cli.values.torch_tensors import Contradiction, Extent, Storage, key_text, storage_of, tensor_reader
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,7 +24,7 @@ from sparsify_cli.values.pickle_steps import Stream
 from sparsify_cli.values.pickle_tree import Name, NotAPickle, Persistent, Reading, Tree, read_pickle
 from sparsify_cli.values.torch_layout import layout_of, mapped, told
 from sparsify_cli.values.torch_names import require_harmless
-from sparsify_cli.values.torch_tables import Contradiction, Extent, Resolve, Storage, bare, is_count, place_of, storage_of
+from sparsify_cli.values.torch_tensors import Contradiction, Extent, Resolve, Storage, bare, is_count, place_of, storage_of
 
 if TYPE_CHECKING:
     from torch import Tensor

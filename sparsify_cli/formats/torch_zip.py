@@ -15,7 +15,7 @@ from sparsify_cli.errors import UnreadableFile
 from sparsify_cli.values.layout import Key, Layout
 from sparsify_cli.values.pickle_tree import read_pickle
 from sparsify_cli.values.torch_layout import layout_of, told, touched, unreadable
-from sparsify_cli.values.torch_tables import Contradiction, Extent, Storage, tensor_reader
+from sparsify_cli.values.torch_tensors import Contradiction, Extent, Storage, tensor_reader
 from sparsify_cli.values.zip_places import LOCAL, Member, check_of, content, members
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from sparsify_cli.errors import SparsifyError
 from sparsify_cli.values.layout import Layout
 from sparsify_cli.values.pickle_tree import read_pickle
 from sparsify_cli.values.script_tree import SCRIPT, ScriptClass, classes_in, script_state
+from sparsify_cli.values.strict_json import shown
 from sparsify_cli.values.torch_layout import told
 from sparsify_cli.values.torch_names import require_harmless
 from sparsify_cli.values.torch_tables import Contradiction, Extent, Storage, tensor_reader
@@ -130,10 +131,10 @@ def _extent(inside: Mapping[str, Member], root: str, storage: Storage, used: dic
     name = f"{root}data/{storage.key}"
     member = inside.get(name)
     if member is None:
-        raise Contradiction(f"its pickle asks for the storage {storage.key!r}, and there is no member {name!r}")
+        raise Contradiction(f"its pickle asks for the storage {shown(storage.key)}, and there is no member {shown(name)}")
     if not member.stored:
         return Extent(0, 0, "compressed in the archive")
     if storage.numel * storage.width > member.length:
-        raise Contradiction(f"the storage {storage.key!r} of {storage.numel * storage.width} bytes lies in {member.length}")
+        raise Contradiction(f"the storage {shown(storage.key)} of {storage.numel * storage.width} bytes lies in {member.length}")
     used[name] = member
     return Extent(member.offset, member.length)

@@ -49,7 +49,8 @@ def joined(
 def write_anew(layout: Layout, tensors: Mapping[str, Any], folder: Path, *, others: bool, index: str = "") -> None:
     """Write the files of a layout with other tensors, each into the file that it or what it was made of came from.
 
-    A file that nothing goes to any more is not written. Memory of one tensor is needed when `tensors` reads on demand.
+    A file that nothing goes to any more is written without tensors, and no index names it.
+    Memory of one tensor is needed when `tensors` reads on demand.
 
     Args:
         layout: of the original, which is still there.
@@ -72,8 +73,7 @@ def write_anew(layout: Layout, tensors: Mapping[str, Any], folder: Path, *, othe
     homes = shards_of([name for name in tensors if name not in dropped], old or {"": layout.files[0]}, origins)
     for file in layout.files:
         names = [name for name, home in homes.items() if home == file]
-        if names or not index:
-            stream_tensors(folder / file, tensors, names, _metadata(layout.root / file, names, others=others))
+        stream_tensors(folder / file, tensors, names, _metadata(layout.root / file, names, others=others))
     if index:
         text = written_index(layout.root / index, homes, _sizes(tensors, homes), others=others)
         replace_file(folder / index, lambda temporary: temporary.write_bytes(text))

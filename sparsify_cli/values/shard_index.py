@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from sparsify_cli.errors import MissingFile, UnreadableFile
+from sparsify_cli.values.model_config import plain_config
 from sparsify_cli.values.safetensors_header import AGAIN, Header, read_header
 from sparsify_cli.values.strict_json import NotJson, shown, strict_json
+
+__all__ = ["Index", "leaves", "plain_config", "read_index", "shards_of", "written_index"]
 
 LIMIT = 100_000_000
 """Bytes of an index that are read."""

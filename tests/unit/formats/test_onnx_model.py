@@ -23,33 +23,40 @@ FORMAT = OnnxModel()
 
 
 def array(*shape: int, kind: str = "float32") -> np.ndarray:
+    """1, 2, 3 and so on."""
     return np.arange(1, np.prod(shape, dtype=int) + 1).reshape(shape).astype(kind)
 
 
 def model(nodes: Sequence[Any], tensors: Sequence[Any], x: Sequence[int] = (1, 2), y: Sequence[int] | None = None) -> Any:
+    """A message with these nodes and initializers, from x to y."""
     value = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)]
     graph = helper.make_graph(nodes, "g", value, [helper.make_tensor_value_info("y", TensorProto.FLOAT, y)], tensors)
     return helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)])
 
 
 def saved(path: Path, made: Any) -> Path:
+    """The message as a file."""
     path.write_bytes(made.SerializeToString())
     return path
 
 
 def one(path: Path, tensor: Any, *nodes: Any) -> Path:
+    """A model with one initializer, taken by MatMul unless nodes are given."""
     return saved(path, model([*nodes] or [helper.make_node("MatMul", ["x", "w"], ["y"])], [tensor]))
 
 
 def run(path: Path, x: np.ndarray) -> np.ndarray:
+    """What onnxruntime computes."""
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
 
 
 def content(path: Path, place: Place) -> bytes:
+    """The bytes at a place."""
     return (path.parent / place.file).read_bytes()[place.offset : place.end]
 
 
 def refused(path: Path) -> str:
+    """The sentence with which a file is refused."""
     with pytest.raises(UnreadableFile) as caught:
         FORMAT.layout(path)
     return str(caught.value)
@@ -128,6 +135,7 @@ def test_external_data_lie_in_their_file(tmp_path: Path) -> None:
 
 
 def external(path: Path, **entries: str) -> Path:
+    """A model whose one weight lies in another file."""
     tensor = TensorProto(name="w", dims=[2, 2], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     for key, value in entries.items():
         tensor.external_data.add(key=key, value=value)

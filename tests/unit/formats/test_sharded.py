@@ -75,12 +75,13 @@ def test_folded_tensors_go_to_the_shard_of_their_parts(index, tmp_path):
     assert FORMAT.layout(out / INDEX).tables[()].keys() == tensors.keys()
 
 
-def test_a_shard_that_nothing_goes_to_is_not_written(index, tmp_path):
-    """When a shard's tensors are dropped, neither the shard nor its name in the index remains."""
+def test_a_shard_that_nothing_goes_to_is_empty(index, tmp_path):
+    """When a shard's tensors are dropped, it is written without any, and the index no longer names it."""
     (tmp_path / "out").mkdir()
     FORMAT.rebuild(FORMAT.layout(index), (), {"a": torch.ones(3)}, tmp_path / "out", others=False)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["m-1.safetensors", INDEX]
-    assert FORMAT.layout(tmp_path / "out" / INDEX).metadata == {"format": "pt"}
+    assert load_file(tmp_path / "out/m-2.safetensors") == {}
+    found = FORMAT.layout(tmp_path / "out" / INDEX)
+    assert (found.files, found.metadata) == (("m-1.safetensors",), {"format": "pt"})
 
 
 def test_a_damaged_shard_is_named(index):

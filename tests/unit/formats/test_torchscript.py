@@ -43,6 +43,7 @@ class Net(nn.Module):
 
 
 def saved(path: Path, *, trace: bool = False) -> Path:
+    """The archive of a small network, always the same."""
     torch.manual_seed(0)
     net = Net().eval()
     (torch.jit.trace(net, torch.randn(2, 4)) if trace else torch.jit.script(net)).save(path)
@@ -50,6 +51,7 @@ def saved(path: Path, *, trace: bool = False) -> Path:
 
 
 def read(path: Path, place: Place) -> Tensor:
+    """The tensor at a place."""
     kind = getattr(torch, place.dtype)
     if not place.size:
         return torch.empty(place.shape, dtype=kind)

@@ -10,6 +10,7 @@ from sparsify_cli.values.protobuf_wire import LENGTH, Field, Malformed, Reader, 
 
 
 def read(raw: bytes, most: int = 100) -> list[Field]:
+    """Every field of one message."""
     return list(Reader(raw, most).fields(0, len(raw)))
 
 

@@ -6,12 +6,14 @@ import argparse
 import io
 import pickle
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from sparsify_cli.errors import UnsafePickle
+from sparsify_cli.values import torch_tables
 from sparsify_cli.values.layout import Place
 from sparsify_cli.values.pickle_tree import Call, Name, Persistent, read_tree
 from sparsify_cli.values.torch_names import HARMLESS, require_harmless
@@ -161,8 +163,9 @@ def test_shared_and_endless_trees_end() -> None:
     assert names({"a": loop, "b": shared}) == {("a",): ["w"]}
 
 
-def test_a_tree_with_too_many_ways_is_refused() -> None:
+def test_a_tree_with_too_many_ways_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """2 ** 25 ways to a tensor: an error, not a wait."""
+    monkeypatch.setattr(torch_tables, "ENTRY_LIMIT", 50_000)
     shared: Any = {"w": tensor()}
     for _ in range(25):
         shared = {"a": shared, "b": shared}
@@ -198,8 +201,6 @@ def test_what_can_run_is_not_harmless() -> None:
 
 def test_the_sentence_for_code() -> None:
     """The names, the class of a whole pickled network and its entry, and both ways on."""
-    from pathlib import Path
-
     net = Call(Name("my.Net"), (), None, {"_parameters": {}, "_buffers": {}, "_modules": {}})
     with pytest.raises(UnsafePickle, match=r"m\.pt .*needs code to be read: my\.Net\. Its entry 'model' is a whole .*my\.Net") as error:
         require_harmless(Path("m.pt"), ["collections.OrderedDict", "my.Net"], {"model": net}, trust=False)
