@@ -16,7 +16,7 @@ def load(path: str | PathLike[str]) -> dict[str, Tensor]:
     """The tensors of an exported network, ready for `module.load_state_dict`; torch is imported here, not before.
 
     Args:
-        path: a packed or plain safetensors file, or a folder that holds one.
+        path: a packed or plain safetensors file, a folder that holds one, or the artifact of any verb that makes a network.
 
     Returns:
         Name -> tensor, sorted by name, bit for bit what was exported; tied tensors are tied again.
@@ -28,6 +28,14 @@ def load(path: str | PathLike[str]) -> dict[str, Tensor]:
     """
     from pathlib import Path
 
+    from sparsify_cli.values.artifact import Artifact, is_artifact
     from sparsify_cli.values.tensor_file import find, read
 
-    return read(find(Path(path)))
+    folder = Path(path)
+    if is_artifact(folder) and not str((Artifact.open(folder).manifest.get("weights") or {}).get("file", ".safetensors")).endswith(
+        ".safetensors"
+    ):
+        from sparsify_cli.stages.subject import open_path
+
+        return dict(sorted(open_path(folder).checkpoint.tensors.items()))
+    return read(find(folder))

@@ -26,7 +26,7 @@ from sparsify_cli.cli.resume import interrupted_recipe
 from sparsify_cli.errors import INTERRUPTED, BadRequest, Interrupted, SparsifyError
 from sparsify_cli.recipes.process import rank
 from sparsify_cli.recipes.recipe import Recipe, resolve
-from sparsify_cli.recipes.shared import TrainFields
+from sparsify_cli.recipes.shared import MachineFields, TrainFields
 from sparsify_cli.recipes.verbs import RECIPES
 from sparsify_cli.stages.outcome import Outcome
 
@@ -87,7 +87,8 @@ def _elsewhere(kind: type[Recipe]) -> bool:
 def _staged(recipe: Recipe, *, resume: Path | None = None) -> Outcome:
     """Run the stage of a recipe's verb."""
     stage = getattr(importlib.import_module(f"sparsify_cli.stages.{recipe.verb}"), recipe.verb)
-    importlib.import_module("sparsify_cli.stages.machine").prepare(recipe)
+    if isinstance(recipe, MachineFields):  # the others do not compute, and some of them start without torch
+        importlib.import_module("sparsify_cli.stages.machine").prepare(recipe)
     outcome: Outcome = stage(recipe, Watcher(), **({"resume": resume} if resume else {}))
     return outcome
 

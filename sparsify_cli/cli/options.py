@@ -70,7 +70,7 @@ def _field_parameter(kind: type[Recipe], f: Field[Any]) -> inspect.Parameter:
 
 
 def _flag_type(hint: Any) -> Any:
-    if hint is bool or get_args(hint)[:1] == (bool,):
+    if hint is bool or get_args(hint)[:1] in ((bool,), (bool | None,)):
         return bool
     repeated = get_args(Texts)[1] in get_args(hint)
     return list[str] if repeated else str

@@ -52,13 +52,20 @@ class Sized(Protocol):
     """What an allocation that does not compare scores needs of a layer."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor, [out, in, *kernel]."""
+
     @property
-    def units(self) -> int: ...  # noqa: D102
+    def units(self) -> int:
+        """Weights, or blocks."""
+
     @property
-    def floor(self) -> int: ...  # noqa: D102
+    def floor(self) -> int:
+        """Units that must stay."""
+
     @property
-    def cap(self) -> int: ...  # noqa: D102
+    def cap(self) -> int:
+        """Units that may stay."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Zeros:
             rows=rows,
             zeros=zeros,
             dead_rows=rows - int(np.count_nonzero(matrix.any(1))),
-            alive=view.any((0, 1)),
+            alive=np.asarray(view.any((0, 1))),
             patterns=frozenset(patterns),
             blocks=frozenset(pair for pair in BLOCKS if _fits(matrix.shape, pair) and (not zeros or _holds(_is_blocks, matrix, pair))),
         )

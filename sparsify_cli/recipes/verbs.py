@@ -103,10 +103,16 @@ class ReportRecipe(ModelFields, DataFields, OutputFields):
 
 @dataclass(frozen=True, kw_only=True)
 class InspectRecipe(Recipe):
-    """Look inside a file or an artifact."""
+    """Look inside a file or an artifact, or compare two."""
 
     verb: ClassVar[str] = "inspect"
-    path: Annotated[str, Option("Checkpoint file or artifact folder.", positional=True)] = ""
+    path: Annotated[Texts, Option("Checkpoint file or folder, or artifact; a second one to compare with it.", positional=True)] = ()
+    entry: Annotated[str, Option("Keys that lead to the weights inside the file, e.g. ema or model.encoder.", metavar="A.B")] = ""
+    values: Annotated[
+        bool | None, Option("Read every number, or none, to count zeros and find patterns; left out = up to 256 MB of tensors.")
+    ] = None
+    all: Annotated[bool, Option("Show a row for every tensor, however many there are.")] = False
+    trust_pickle: Annotated[bool, Option("Read a pickle that names code: its tensors are read, nothing is run.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)

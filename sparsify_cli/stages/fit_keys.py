@@ -21,14 +21,24 @@ def loaded(module: nn.Module, checkpoint: Checkpoint) -> nn.Module:
         KeyMismatch: names or shapes differ; says which, how many, and the nearest names.
     """
     expected = module.state_dict()
+    module.load_state_dict({**expected, **fitted(module, checkpoint)})
+    return module.eval()
+
+
+def fitted(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The checkpoint's tensors under the names of the module that they fit; no number is read.
+
+    Raises:
+        KeyMismatch: names or shapes differ; says which, how many, and the nearest names.
+    """
+    expected = module.state_dict()
     given = fitting_names(checkpoint.tensors, expected)
     missing = [n for n in expected if n not in given and not n.endswith(COUNTERS)]
     extra = [name for name in given if name not in expected]
     if missing or extra:
         raise _names_differ(checkpoint, missing, extra)
     _check_shapes(checkpoint, expected, given)
-    module.load_state_dict({**expected, **given})
-    return module.eval()
+    return given
 
 
 def fitting_names(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,9 +22,11 @@ from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import require_context, statistics
 from sparsify_cli.stages.compare import compared
+from sparsify_cli.stages.fit_keys import fitted
 from sparsify_cli.stages.opening import tables_left
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import Row, plan, tied_names, untied
+from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.solve import Solved, solved, solver_of
 from sparsify_cli.stages.sparsifier import collapse_notes, emptied_notes, pattern_notes, require_carried, sparsifier
@@ -53,6 +55,8 @@ def prune(recipe: PruneRecipe, listener: Listener, *, resume: Path | None = None
     """Prune a checkpoint or artifact and write the result: in slices where weights alone decide, else in memory."""
     before = open_subject(recipe, verbs=("train",), listener=listener, survey=False).single()
     if can_stream(recipe, before):
+        if before.architecture is not None:
+            fitted(build_architecture(before.architecture), before.checkpoint)
         return _outcome_of_stream(recipe, streamed(recipe, before, listener, resume=resume))
     if resume is not None:
         raise BadRequest(f"{resume} cannot be resumed.", "Only a pruning that went file by file can.", "Start it again.")

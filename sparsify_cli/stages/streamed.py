@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.criteria.magnitude import Magnitude
 from sparsify_cli.errors import BadRequest, Interrupted, UnreadableFile
 from sparsify_cli.maths.magnitude_keys import BITS
 from sparsify_cli.maths.matrix_view import obstacle
@@ -26,10 +27,11 @@ from sparsify_cli.stages.plan import Row, plan
 from sparsify_cli.stages.rewriting import write_copy
 from sparsify_cli.stages.slices import Meter, Target
 from sparsify_cli.stages.sparsifier import require_carried
+from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.stream_report import stream_report
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.stages.write import Product, manifest, output_folder
-from sparsify_cli.values.artifact import MASKS, Artifact, claimed, relative_to, write_manifest
+from sparsify_cli.values.artifact import MASKS, Artifact, claimed, relative_to, require_free, write_manifest
 from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.checkpoint import Home
 from sparsify_cli.values.file_hash import fingerprint
@@ -96,7 +98,8 @@ def home_of(subject: Subject) -> Home:
 def can_stream(recipe: PruneRecipe, before: Subject) -> bool:
     """True when weights are ranked by magnitude alone, nothing is measured, and the files can be copied with changes."""
     home = before.checkpoint.home
-    plain = recipe.criterion.name == "magnitude" and recipe.solver is None and recipe.save_as == "same" and recipe.extras == "keep"
+    criterion = strategy("criteria", recipe.criterion, seed=recipe.seed)
+    plain = type(criterion) is Magnitude and recipe.solver is None and recipe.save_as == "same" and recipe.extras == "keep"
     return plain and home is not None and not home.folds and before.nest is None and not before.has_context
 
 
@@ -138,14 +141,20 @@ def streamed(recipe: PruneRecipe, before: Subject, listener: Listener, *, resume
     Raises:
         Interrupted: with the command that continues, when a file was finished.
     """
-    known = _known(resume, before) if resume else None
     if resume is not None:
-        folder, held = resume, True
-    else:
-        folder, held = output_folder(recipe, before.name)
+        known = _known(resume, before)
+        return _streamed(job_of(recipe, before, listener, known=known), resume, True, listener, dict(known["finished"]))
+    if recipe.out:
+        require_free(Path(recipe.out))
+    job = job_of(recipe, before, listener)
+    folder, held = output_folder(recipe, before.name)
+    return _streamed(job, folder, held, listener, {})
+
+
+def _streamed(job: Job, folder: Path, held: bool, listener: Listener, finished: dict[str, dict[str, int]]) -> Streamed:
+    """Write what was decided into a folder that is claimed for it."""
     with claimed(folder, held=held), _resumable(folder):
-        job = job_of(recipe, before, listener, known=known)
-        zeros = _written(job, folder, listener, dict(known["finished"]) if known else {})
+        zeros = _written(job, folder, listener, finished)
         listener.done()
         return Streamed(job, folder, _finished(job, folder, zeros))
 

@@ -262,6 +262,17 @@ def _create(folder: Path) -> list[Path]:
     return [*missing, folder]
 
 
+def require_free(folder: Path) -> None:
+    """Refuse a folder that is taken, before the work that fills it; whether it still is free is asked again when it is claimed.
+
+    Raises:
+        BadRequest: something is there already.
+        Busy: another process holds it.
+    """
+    if folder.exists():
+        _refuse_if_taken(folder)
+
+
 def _refuse_if_taken(folder: Path) -> None:
     if folder.is_dir() and _is_locked(folder):
         raise _busy(folder)

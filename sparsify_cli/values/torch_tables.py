@@ -16,13 +16,30 @@ from sparsify_cli.values.pickle_tree import Call, Name, Persistent, Tree
 from sparsify_cli.values.torch_names import module_state
 from sparsify_cli.values.torch_tensors import (
     Contradiction,
+    Extent,
     Resolve,
+    Storage,
+    is_count,
     key_text,
+    place_of,
+    storage_of,
+    tensor_reader,
 )
 
 __all__ = [
-    *("Contradiction", "Extent", "Found", "Resolve", "Storage", "entries_of", "find", "is_count", "key_text", "place_of"),
-    *("storage_of", "summary", "tensor_reader"),
+    "Contradiction",
+    "Extent",
+    "Found",
+    "Resolve",
+    "Storage",
+    "entries_of",
+    "find",
+    "is_count",
+    "key_text",
+    "place_of",
+    "storage_of",
+    "summary",
+    "tensor_reader",
 ]
 
 DEPTH_LIMIT = 32

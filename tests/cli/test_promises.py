@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.utils.prune
-from safetensors.torch import load_file
 
+from sparsify_cli import load
 from sparsify_cli.maths.choose_masks import holds
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.values.artifact import MASKS, Artifact
@@ -21,7 +21,7 @@ DENSE, PRUNED = (f"runs/{NAMES[key]}" for key in ("dense", "pruned"))
 
 def zeros(folder: str) -> int:
     """Zeros in the matrices of an artifact."""
-    return sum(int((t == 0).sum()) for t in load_file(Path(folder) / "model.safetensors").values() if t.ndim == 2)
+    return sum(int((t == 0).sum()) for t in load(folder).values() if t.ndim == 2)
 
 
 def test_pruning_again_never_revives(run: Run, here: Path):
@@ -66,7 +66,7 @@ def test_a_misspelt_skip_is_refused(run: Run, here: Path):
 def test_include_takes_no_biases_or_statistics(run: Run, here: Path):
     """`--include *` is every matrix and nothing else."""
     assert run("prune model.pt --sparsity 0.5 --include * --out all").code == 0
-    state = load_file(Path("all") / "model.safetensors")
+    state = load("all")
     assert all(bool((tensor != 0).any()) for name, tensor in state.items() if name.endswith(("running_var", "1.weight", "4.weight")))
     assert {name for name in read_masks(Path("all") / MASKS)} == {name for name, tensor in state.items() if tensor.ndim >= 2}
 
@@ -92,7 +92,7 @@ def test_a_nest_is_one_file(run: Run, here: Path):
     Path("shipped.safetensors").write_bytes((Path(nest) / "nest.safetensors").read_bytes())
     assert run("extract shipped.safetensors --level 0.9 --out alone").code == 0
     assert run(f"extract {nest} --level 0.9 --out together").code == 0
-    alone, together = (load_file(Path(folder) / "model.safetensors") for folder in ("alone", "together"))
+    alone, together = (load(folder) for folder in ("alone", "together"))
     assert alone.keys() == together.keys()
     assert all(torch.equal(alone[name], together[name]) for name in alone)
 
@@ -110,7 +110,7 @@ def test_tied_weights_are_one_tensor(run: Run, here: Path):
     shared = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     torch.save({"first.weight": shared, "second.weight": shared}, "tied.pt")
     assert run("prune tied.pt --sparsity 0.5 --out tied").code == 0
-    state = load_file(Path("tied") / "model.safetensors")
+    state = load("tied")
     assert torch.equal(state["first.weight"], state["second.weight"])
     assert int((state["first.weight"] == 0).sum()) == 32
     assert list(read_masks(Path("tied") / MASKS)) == ["first.weight"]
@@ -120,9 +120,9 @@ def test_half_precision_stays_half(run: Run, here: Path):
     """Batch norm is measured anew and the file's number types stay as they were."""
     arch = "--arch cnn --data digits"
     assert run(f"train {arch} --epochs 1 --out cnn").code == 0
-    torch.save({n: t.half() if t.is_floating_point() else t for n, t in load_file("cnn/model.safetensors").items()}, "half.pt")
+    torch.save({n: t.half() if t.is_floating_point() else t for n, t in load("cnn").items()}, "half.pt")
     assert run(f"prune half.pt --sparsity 0.5 {arch} --out pruned").code == 0
-    kinds = {tensor.dtype for tensor in load_file("pruned/model.safetensors").values()}
+    kinds = {tensor.dtype for tensor in load("pruned").values()}
     assert kinds == {torch.float16, torch.int64}
 
 
@@ -137,7 +137,7 @@ def test_what_is_skipped_keeps_its_masks(run: Run, here: Path):
         after = read_masks(Path(folder) / MASKS)
         assert torch.equal(after[skipped], before[skipped])
         assert after <= before
-        weight = load_file(Path(folder) / "model.safetensors")[skipped]
+        weight = load(folder)[skipped]
         assert bool((weight[~before[skipped]] == 0).all())
 
 
@@ -178,7 +178,7 @@ def test_tied_networks_go_the_whole_way(run: Run, here: Path, names: str):
         said = run(line)
         assert said.code == 0, said.err
     for folder in ("pruned", "tuned", "gmp", "level", "forgotten"):
-        state = load_file(Path(folder) / "model.safetensors")
+        state = load(folder)
         assert torch.equal(state["a.weight"], state["z.weight"]), folder
         assert int((state["a.weight"] == 0).sum()) > 2000, folder
 
@@ -215,7 +215,7 @@ def test_masks_that_a_file_brings_are_kept(run: Run, here: Path):
         "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))\n"
     )
     assert run("finetune pairs.pt --arch net.py:net --data digits --epochs 1 --out trained").code == 0
-    weight = load_file("trained/model.safetensors")["1.weight"]
+    weight = load("trained")["1.weight"]
     assert torch.equal(weight == 0, ~mask)
 
 

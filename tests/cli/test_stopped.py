@@ -206,7 +206,7 @@ def test_ctrl_c_outside_training(here: Path, run: Run, monkeypatch: pytest.Monke
     def press(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sparsify_cli.stages.prune.write_product", press)
+    monkeypatch.setattr("sparsify_cli.stages.streamed.write_copy", press)
     said = run("prune model.pt --sparsity 0.5")
     assert said.code == 130
     assert "Interrupted" in said.sentence

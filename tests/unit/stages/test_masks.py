@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from sparsify_cli import load
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import BadRequest, KeyMismatch, MissingFile, UnreadableFile
 from sparsify_cli.recipes.masks import MasksRecipe
@@ -147,7 +148,7 @@ def test_apply_makes_zeros(prefix):
     """Weights outside the mask become +0.0, all else is bit for bit what it was, also across a prefix."""
     write_masks(Path("masks.safetensors"), MaskSet({f"{prefix}fc.weight": ONE != 0}))
     outcome = run("apply", saved("dense.pt", fc=-DENSE), masks="masks.safetensors")
-    found, before = load_file(outcome.artifact / "model.safetensors"), torch.load("dense.pt", weights_only=True)
+    found, before = load(outcome.artifact), torch.load("dense.pt", weights_only=True)
     assert found["fc.weight"].tolist() == [[-1, 0, -3, 0], [0, -6, 0, -8]]
     assert not found["fc.weight"][ONE == 0].signbit().any()
     assert all(torch.equal(found[name], before[name]) for name in before if name != "fc.weight")
@@ -160,7 +161,7 @@ def test_a_pruned_artifact_gives_its_masks_to_a_copy():
     pruned = prune(PruneRecipe(model=saved("dense.pt", fc=DENSE), sparsity=Fraction(1, 2)), Listener()).artifact
     outcome = run("apply", saved("copy.pt", fc=DENSE + 10), masks=str(pruned))
     assert outcome.report.facts["masks_sha256"] == Artifact.open(pruned).manifest["masks_sha256"]
-    assert load_file(outcome.artifact / "model.safetensors")["fc.weight"].tolist() == [[0, 0, 0, 0], [15, 16, 17, 18]]
+    assert load(outcome.artifact)["fc.weight"].tolist() == [[0, 0, 0, 0], [15, 16, 17, 18]]
 
 
 def test_names_that_do_not_fit_are_refused_by_name():
@@ -179,7 +180,7 @@ def test_globs_cover_what_does_not_fit(globs):
     """Left out by --skip or not named by --include, neither side is missed."""
     write_masks(Path("masks.safetensors"), MaskSet({"fc.weight": ONE != 0, "gone.weight": ONE != 0}))
     outcome = run("apply", saved("dense.pt", fc=DENSE, head=DENSE), masks="masks.safetensors", **globs)
-    found = load_file(outcome.artifact / "model.safetensors")
+    found = load(outcome.artifact)
     assert torch.equal(found["head.weight"], DENSE)
     assert torch.equal(found["fc.weight"] != 0, ONE != 0)
 
