@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.kinds import TORCH, Kind, Table, named, seeded
 from tests.kinds_safetensors import SAFETENSORS
 
-IMAGES = torch.linspace(-1, 1, 2 * 3 * 6 * 6).reshape(2, 3, 6, 6)
+IMAGES = torch.linspace(-1, 1, 2 * 4 * 6 * 6).reshape(2, 4, 6, 6)
 
 
 def scripted(folder: Path) -> Path:
@@ -65,7 +65,7 @@ def onnx_model(*, external: bool = False, typed: bool = False) -> Callable[[Path
 
     def make(folder: Path) -> Path:
         table = {name: tensor.numpy() for name, tensor in seeded().state_dict().items() if name in ONNX_NAMES}
-        table["fc2"] = np.asarray(torch.randn(10, 4))
+        table["fc2"] = np.asarray(torch.randn(12, 4))
         nodes = [
             helper.make_node("Conv", ["x", "conv.weight", "conv.bias"], ["a"]),
             helper.make_node("GlobalAveragePool", ["a"], ["b"]),
@@ -75,7 +75,7 @@ def onnx_model(*, external: bool = False, typed: bool = False) -> Callable[[Path
             helper.make_node("ReduceSum", ["pos_embed"], ["f"], keepdims=0),
             helper.make_node("Add", ["e", "f"], ["y"]),
         ]
-        images = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 3, 6, 6])
+        images = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4, 6, 6])
         output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 4])
         graph = helper.make_graph(nodes, "net", [images], [output], [_initializer(name, array, typed) for name, array in table.items()])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9, producer_name="tests")

@@ -25,7 +25,7 @@ FormatFlag = Annotated[
 Resume = Annotated[Path | None, typer.Option("--resume", help="Continue this interrupted run.", metavar="ARTIFACT")]
 
 COMMON = {"recipe_file": (RecipeFile, None), "settings": (Settings, None), "dry_run": (DryRun, False), "how": (FormatFlag, Format.HUMAN)}
-RESUMABLE = {"train", "finetune", "embed"}
+RESUMABLE = {"train", "finetune", "embed", "prune"}
 OURS = "common_"
 """Put before parameters that every verb has, so that a recipe's field may be called `how` too."""
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from sparsify_cli.recipes.option import Option, Texts
-from sparsify_cli.recipes.shared import OutputFields
+from sparsify_cli.recipes.shared import WeightsFields
 
 Action = Literal["extract", "apply", "diff", "merge", "stats"]
 How = Literal["and", "or", "vote"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MasksRecipe(OutputFields):
+class MasksRecipe(WeightsFields):
     """Take masks out of a sparse network, put them onto another, compare and merge them."""
 
     verb: ClassVar[str] = "masks"

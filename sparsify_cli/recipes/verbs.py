@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from sparsify_cli.recipes.masks import MasksRecipe
 from sparsify_cli.recipes.option import Choice, Levels, Option, Strategy, Texts
 from sparsify_cli.recipes.recipe import Recipe
 from sparsify_cli.recipes.shared import DataFields, MachineFields, ModelFields, OutputFields, SparsityFields, TrainFields, WeightsFields
@@ -134,6 +135,7 @@ RECIPES: tuple[type[Recipe], ...] = (
     ValidateRecipe,
     ExportRecipe,
     ReportRecipe,
+    MasksRecipe,
     InspectRecipe,
     DemoRecipe,
 )

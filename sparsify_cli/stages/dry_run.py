@@ -5,8 +5,8 @@ from __future__ import annotations
 from sparsify_cli.errors import MissingContext
 from sparsify_cli.recipes.recipe import Recipe
 from sparsify_cli.recipes.verbs import PruneRecipe
-from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.prune import dry_run as plan_of
+from sparsify_cli.stages.outcome import Outcome
+from sparsify_cli.stages.planned import Planned, cost_table, facts, plan_table, planned
 from sparsify_cli.stages.strategy import strategy
 
 SHELF_FIELDS = {
@@ -24,17 +24,17 @@ def dry_run(recipe: Recipe) -> Outcome:
     for name, package in SHELF_FIELDS.items():
         if getattr(recipe, name, None) is not None:
             strategy(package, getattr(recipe, name))
-    tables = _plan(recipe) if isinstance(recipe, PruneRecipe) else ()
-    return Outcome(
-        recipe.verb, recipe.to_yaml().rstrip(), tables=tables, facts={"recipe": recipe.to_plain(), "recipe_sha256": recipe.digest()}
-    )
+    found = _plan(recipe) if isinstance(recipe, PruneRecipe) else None
+    known = {"recipe": recipe.to_plain(), "recipe_sha256": recipe.digest(), **(facts(found) if found else {})}
+    tables = (plan_table(found), cost_table(found)) if found else ()
+    return Outcome(recipe.verb, recipe.to_yaml().rstrip(), tables=tables, facts=known)
 
 
-def _plan(recipe: PruneRecipe) -> tuple[Table, ...]:
+def _plan(recipe: PruneRecipe) -> Planned | None:
     """What would go; nothing when no network is named and there is no newest one either."""
     try:
-        return (plan_of(recipe),)
+        return planned(recipe)
     except MissingContext:
         if recipe.model:
             raise
-        return ()
+        return None

@@ -19,6 +19,9 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "params
 PREFIXES = ("module.", "_orig_mod.", "nncf_module.")
 """Prefixes that data-parallel wrappers, torch.compile and NNCF leave on every key."""
 
+ALONE = {"_rebuild_tensor_v2": "a single Tensor without a name", "_rebuild_parameter": "a single Parameter without a name"}
+"""What a file without entries may be."""
+
 KNOWN = "Known kinds: torch .pt .pth .th .tar .bin .ckpt, TorchScript, .pt2, safetensors, Hugging Face folders and ONNX."
 
 
@@ -138,9 +141,10 @@ def _merged(layout: Layout, wrapper: Key) -> dict[str, Place]:
 
 
 def _nothing(layout: Layout) -> UnreadableFile:
-    held = ", ".join(f"{name} ({what})" for name, what in list((dict(layout.others) | dict(layout.odd)).items())[:6])
+    entries = [(name, what) for name, what in (dict(layout.others) | dict(layout.odd)).items() if what != "mapping of 0"]
+    listed = ", ".join(f"{name} ({what})" if name else ALONE.get(what, what) for name, what in entries[:6])
     return UnreadableFile(
-        f"{layout.path} holds no named tensors.", f"It holds: {held or 'nothing'}.", "Save the network's state_dict() and pass that file."
+        f"{layout.path} holds no named tensors.", f"It holds: {listed or 'nothing'}.", "Save the network's state_dict() and pass that file."
     )
 
 

@@ -24,7 +24,7 @@ from sparsify_cli.stages.calibrate import require_context, statistics
 from sparsify_cli.stages.compare import compared
 from sparsify_cli.stages.fit_keys import fitted
 from sparsify_cli.stages.opening import tables_left
-from sparsify_cli.stages.outcome import Outcome, Table
+from sparsify_cli.stages.outcome import Outcome
 from sparsify_cli.stages.plan import Row, plan, tied_names, untied
 from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.stages.sizes import compared_sizes
@@ -151,23 +151,6 @@ def batchnorm_notes(result: Reestimate | None) -> tuple[str, ...]:
     return (f"batch-norm statistics measured anew: {HELD_OUT} {result.before:.4g} -> {result.after:.4g} nats; {verdict}.",)
 
 
-def dry_run(recipe: PruneRecipe) -> Table:
-    """Every tensor, matched or not and why, and what each layer would keep."""
-    before = open_subject(recipe, verbs=("train",))
-    rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
-    masks = chosen_masks(recipe, before, rows)
-    cells = tuple((row.name, "x".join(map(str, row.shape)), *_kept_cells(row, masks)) for row in rows)
-    total = ("all prunable", "", f"{masks.kept:,}", f"{float(masks.sparsity):.2%}", f"{masks.total:,} weights")
-    return Table("plan", ("tensor", "shape", "kept", "sparsity", "why"), (*cells, total))
-
-
-def _kept_cells(row: Row, masks: MaskSet) -> tuple[str, str, str]:
-    if not row.matched:
-        return f"{row.weights:,}", "", row.why
-    kept = int(masks[row.name].sum())
-    return f"{kept:,}", f"{1 - kept / row.weights:.1%}", row.why
-
-
 def _context_hint(subject: Subject) -> str:
     """The flags that a training verb would still need."""
     return ("" if subject.architecture else " --arch ...") + ("" if subject.data else " --data ...")
@@ -206,11 +189,11 @@ def stored_notes(before: Subject, rows: Sequence[Row], pattern: Pattern) -> tupl
     """What was assumed or left alone because nothing says otherwise."""
     notes = []
     home = before.checkpoint.home
+    told = before.architecture is not None or (home is not None and home.layout.hints)
     matrices = [row.name for row in rows if row.matched and not row.transposed]
-    if pattern != Pattern() and before.architecture is None and not (home and home.layout.hints) and matrices:
-        notes.append(
-            f"no architecture says how weights are stored: {len(matrices)} tensors are taken as [outputs, inputs], {pattern} runs along inputs."
-        )
+    if pattern != Pattern() and matrices and not told:
+        assumed = f"{len(matrices)} tensors are taken as [outputs, inputs], and {pattern} runs along inputs"
+        notes.append(f"no architecture says how weights are stored: {assumed}.")
     left = tables_left(home.layout, home.wrapper) if home else {}
     notes += [f"{name!r} holds {count} tensors too and stays as it is; --entry {name} takes it instead." for name, count in left.items()]
     if home and home.layout.foreign:

@@ -15,7 +15,7 @@ from sparsify_cli.values.layout import Place
 
 
 def mapped(root: Path, places: Mapping[str, Place]) -> dict[str, Tensor]:
-    """name -> tensor, without reading a number; tensors at one place are one object. What is written to them stays in memory."""
+    """Tensors by name, without reading a number; tensors at one place are one object. What is written to them stays in memory."""
     files: dict[str, npt.NDArray[Any]] = {}
     made: dict[Place, Tensor] = {}
     for place in places.values():

@@ -80,7 +80,7 @@ STRANGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "list": (lambda path: torch.save([1, 2], path), ["no named tensors", "list"]),
     "tensor": (lambda path: torch.save(torch.zeros(3), path), ["no named tensors", "Tensor"]),
     "no entries": (lambda path: torch.save({}, path), ["no named tensors", "nothing"]),
-    "no weights": (lambda path: torch.save({"epoch": 3, "lr": 0.1}, path), ["no named tensors", "epoch, lr"]),
+    "no weights": (lambda path: torch.save({"epoch": 3, "lr": 0.1}, path), ["no named tensors", "epoch (int 3), lr"]),
     "a whole module": (lambda path: torch.save(nn.Linear(3, 3), path), ["needs code", "Linear"]),
     "only biases": (lambda path: torch.save({"bias": torch.ones(5)}, path), ["No tensor", "1 tensors", "bias"]),
     "float8": (lambda path: torch.save({"w.weight": torch.ones(8, 8).to(torch.float8_e4m3fn)}, path), ["w.weight", "float8"]),

@@ -1,0 +1,122 @@
+"""What a pruning would do, before it is done: every tensor, why it goes or stays, counts, bytes and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.pages.wording import size as bytes_said
+from sparsify_cli.recipes.duration import decimal
+from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.stages.outcome import Table
+from sparsify_cli.stages.plan import Row, plan
+from sparsify_cli.stages.prune import chosen_masks
+from sparsify_cli.stages.slices import AHEAD, WORKERS, Target, slices_of
+from sparsify_cli.stages.streamed import Job, can_stream, job_of
+from sparsify_cli.stages.subject import Subject, open_subject
+from sparsify_cli.values.layout import WIDTHS
+
+COPIES = 8
+"""Arrays of the size of a slice that a worker holds at a time, about: numbers, keys, masks and what is compared."""
+
+IN_MEMORY = 4
+"""Times the weights that pruning in memory holds, about: themselves, scores, masks and the result."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan.
+
+    Args:
+        rows: every tensor.
+        kept: weights that would stay in each pruned one.
+        target: the sparsity that is meant, as text.
+        memory: bytes held at a time beyond the program itself, about.
+        streams: it goes slice by slice.
+    """
+
+    rows: Sequence[Row]
+    kept: Mapping[str, int]
+    target: str
+    memory: int
+    streams: bool
+
+
+def planned(recipe: PruneRecipe) -> Planned:
+    """Count and choose as `prune` would; nothing is written."""
+    before = open_subject(recipe, verbs=("train",), survey=False)
+    if can_stream(recipe, before):
+        job = job_of(recipe, before, Listener())
+        return Planned(job.rows, job.cuts.kept, decimal(job.cuts.target), _slices(job), True)
+    return _in_memory(recipe, before.surveyed())
+
+
+def _in_memory(recipe: PruneRecipe, before: Subject) -> Planned:
+    rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
+    masks = chosen_masks(recipe, before, rows)
+    kept = {row.name: int(masks[row.name].sum()) for row in rows if row.matched}
+    total = sum(row.weights for row in rows if row.matched)
+    asked = decimal(recipe.sparsity) if recipe.sparsity is not None else f"{1 - sum(kept.values()) / max(1, total):.6g}"
+    return Planned(rows, kept, asked, IN_MEMORY * sum(_bytes(row) for row in rows), False)
+
+
+def _slices(job: Job) -> int:
+    """Bytes of the slices that are under way, and of the counts of the largest digit."""
+    largest = max((_slice_bytes(target) for target in job.targets), default=0)
+    return WORKERS * COPIES * largest + AHEAD * WORKERS * (8 << 16)
+
+
+def _slice_bytes(target: Target) -> int:
+    return max((count * target.place.width for _, count in slices_of(target)), default=0)
+
+
+def plan_table(found: Planned) -> Table:
+    """One row a tensor, and one for all that is prunable."""
+    matched = [row for row in found.rows if row.matched]
+    weights, kept = sum(row.weights for row in matched), sum(found.kept.values())
+    total = ("all prunable", "", f"{weights:,}", f"{kept:,}", f"{1 - kept / max(1, weights):.2%}", f"target {found.target}")
+    return Table("plan", ("tensor", "shape", "weights", "kept", "sparsity", "why"), (*(_cells(row, found) for row in found.rows), total))
+
+
+def cost_table(found: Planned) -> Table:
+    """Bytes before and after, and memory."""
+    dense, packed = sum(map(_bytes, found.rows)), sum(_packed(row, found.kept) for row in found.rows)
+    rows = (
+        ("weights as they are", bytes_said(dense)),
+        ("the result, zeros included", bytes_said(dense)),
+        ("the result packed, at most", bytes_said(packed)),
+        ("memory, about", f"{bytes_said(found.memory)} ({'in slices' if found.streams else 'in memory'})"),
+    )
+    return Table("expected", ("what", "bytes"), rows)
+
+
+def facts(found: Planned) -> dict[str, object]:
+    """The plan as plain JSON values."""
+    dense, packed = sum(map(_bytes, found.rows)), sum(_packed(row, found.kept) for row in found.rows)
+    costs = {"bytes": dense, "bytes_packed": packed, "memory": found.memory, "streams": found.streams}
+    return {"plan": {row.name: _fact(row, found) for row in found.rows}, "target": found.target, **costs}
+
+
+def _fact(row: Row, found: Planned) -> dict[str, object]:
+    shape = list(row.shape)
+    return {"shape": shape, "prunable": row.matched, "why": row.why, "weights": row.weights, "kept": found.kept.get(row.name)}
+
+
+def _cells(row: Row, found: Planned) -> tuple[str, ...]:
+    shape = "x".join(map(str, row.shape)) or "scalar"
+    if row.name not in found.kept:
+        return row.name, shape, f"{row.weights:,}", "", "", row.why
+    kept = found.kept[row.name]
+    return row.name, shape, f"{row.weights:,}", f"{kept:,}", f"{1 - kept / max(1, row.weights):.1%}", row.why
+
+
+def _bytes(row: Row) -> int:
+    return row.weights * WIDTHS[row.dtype]
+
+
+def _packed(row: Row, kept: Mapping[str, int]) -> int:
+    """Bytes as a bitmask with values, or as it is where that is less."""
+    if row.name not in kept:
+        return _bytes(row)
+    return min(_bytes(row), -(-row.weights // 8) + kept[row.name] * WIDTHS[row.dtype])
