@@ -14,9 +14,16 @@ from safetensors.torch import save_file
 from torch.nn.utils import prune
 
 from sparsify_cli.errors import MissingFile, NonFinite, UnreadableFile, UnsafePickle
+from sparsify_cli.stages.opening import common_prefix
+from sparsify_cli.stages.subject import open_path
 from sparsify_cli.values.checkpoint import Checkpoint, Source, Spec
-from sparsify_cli.values.checkpoint_file import read_checkpoint, without_prefix
 from sparsify_cli.values.mask_set import MaskSet
+
+
+def read_checkpoint(path):
+    """The checkpoint that a path holds."""
+    return open_path(path).checkpoint
+
 
 PLAIN = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.tensor([1.0, -1.0])}
 
@@ -61,8 +68,9 @@ def test_a_prefix_is_taken_off(prefix):
 
 def test_a_prefix_of_some_keys_stays():
     """Only a prefix that all keys share is one."""
-    assert without_prefix({"module.a": PLAIN["conv.bias"], "b": PLAIN["conv.bias"]})[1] == ""
-    assert without_prefix({}) == ({}, "")
+    assert common_prefix(["module.a", "b"]) == ""
+    assert common_prefix([]) == ""
+    assert common_prefix(["module._orig_mod.a", "module._orig_mod.b"]) == "module._orig_mod."
 
 
 def test_safetensors_and_old_torch_files():
@@ -106,7 +114,7 @@ def test_something_else_is_a_sentence(content):
         read_checkpoint(Path("model.pt"))
 
 
-@pytest.mark.parametrize("content", [{"epoch": 3}, {}, [1, 2], torch.ones(3), {"state_dict": [{"a": torch.ones(2)}]}, 7], ids=range(6))
+@pytest.mark.parametrize("content", [{"epoch": 3}, {}, [1, 2], torch.ones(3), {"state_dict": [3, 4]}, 7], ids=range(6))
 def test_a_file_without_named_tensors(content):
     """It says what is there instead."""
     with pytest.raises(UnreadableFile, match=r"no named tensors.*It holds"):
@@ -213,7 +221,7 @@ def test_what_only_looks_like_a_pair_stays():
 @pytest.mark.parametrize(
     ("name", "head", "kind"),
     [
-        ("model.onnx", b"\x08\x07", "an ONNX model"),
+        ("model.onnx", b"\x08\x07", "no sound ONNX model"),
         ("model.bin", b"\x08\x07\x12\x07pytorch", "an ONNX model"),
         ("model.h5", b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
         ("model.gguf", b"GGUF\x03", "a GGUF file"),
@@ -232,7 +240,7 @@ def test_a_file_of_another_kind_is_called_what_it_is(name, head, kind):
 
 @pytest.mark.parametrize(
     ("entry", "kind"),
-    [("net/code/__torch__.py", "a TorchScript archive"), ("w.npy", "a NumPy archive"), ("a/archive_format", "torch.export")],
+    [("net/code/__torch__.py", "a TorchScript archive"), ("w.npy", "a NumPy archive"), ("a/archive_format", "cannot be located")],
 )
 def test_an_archive_of_another_kind_is_called_what_it_is(entry, kind):
     """A zip file is told by the names inside."""
@@ -242,19 +250,18 @@ def test_an_archive_of_another_kind_is_called_what_it_is(entry, kind):
         read_checkpoint(Path("model.pt"))
 
 
-def test_a_hugging_face_folder():
-    """Its one file of weights is suggested; of several, that they have to be joined."""
+def test_a_folder_of_weights():
+    """A Hugging Face folder is its one file of weights; an empty file in it is a sentence."""
     Path("hub").mkdir()
-    for name in ("config.json", "model.safetensors"):
-        Path("hub", name).touch()
-    with pytest.raises(MissingFile, match=r"hub is a Hugging Face folder\..* Name it: hub/model\.safetensors"):
-        read_checkpoint(Path("hub"))
-    Path("hub/model-2.safetensors").touch()
-    with pytest.raises(MissingFile, match="Join the parts"):
+    Path("hub/config.json").write_text("{}")
+    save_file(PLAIN, "hub/model.safetensors")
+    assert set(read_checkpoint(Path("hub")).tensors) == set(PLAIN)
+    Path("hub/model.safetensors").write_bytes(b"")
+    with pytest.raises(UnreadableFile, match="damaged"):
         read_checkpoint(Path("hub"))
 
 
 def test_a_list_under_state_dict():
-    """Cascades save one state dict a stage: said as such."""
-    with pytest.raises(UnreadableFile, match="'state_dict' is a list of 2"):
-        read_checkpoint(saved({"state_dict": [PLAIN, PLAIN], "epoch": 3}))
+    """Cascades save one state dict a stage: each stage's tensors begin with its number."""
+    found = read_checkpoint(saved({"state_dict": [PLAIN, PLAIN], "epoch": 3})).tensors
+    assert list(found) == [f"{stage}.{name}" for stage in (0, 1) for name in PLAIN]
