@@ -8,6 +8,7 @@ of the group `sparsify.<package>`. A broken file is listed and fails loudly when
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -82,7 +83,7 @@ class Shelf:
         return {path.stem.replace("_", "-"): path for path in files}
 
     def _entry_points(self) -> Mapping[str, importlib.metadata.EntryPoint]:
-        points = importlib.metadata.entry_points(group=f"sparsify.{self.package}")
+        points = _installed(importlib.metadata.entry_points, tuple(sys.path)).select(group=f"sparsify.{self.package}")
         return {point.name: point for point in points}
 
     def _base(self) -> type[Any]:
@@ -108,6 +109,13 @@ class Shelf:
         if inspect.isclass(value) and issubclass(value, self._base()):
             return value
         raise BrokenPlugin(f"The {self.noun} {name!r} is not a subclass of {self._base().__name__}.")
+
+
+@functools.cache
+def _installed(find: Callable[[], importlib.metadata.EntryPoints], path: tuple[str, ...]) -> importlib.metadata.EntryPoints:
+    """Every entry point of every installed package: read once, since a start asks for them many times."""
+    del path  # what is installed depends on it
+    return find()
 
 
 def _docstring(path: Path) -> str | None:

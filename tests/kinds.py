@@ -119,7 +119,7 @@ def named(prefix: str = "", names: tuple[str, ...] = WEIGHTS, *, shown: str = ""
 def opened(path: Path) -> Any:
     """What torch reads from a file without running code; people allow argparse's Namespace, which holds options."""
     with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def torch_kind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
@@ -52,12 +53,18 @@ def command(kind: type[Recipe], run: Callable[..., None]) -> Callable[..., None]
     return verb
 
 
+@functools.cache
+def _hints(kind: type[Recipe]) -> dict[str, Any]:
+    """The annotations of a recipe; asked for once a field, and slow."""
+    return get_type_hints(kind, include_extras=True)
+
+
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _field_parameter(kind: type[Recipe], f: Field[Any]) -> inspect.Parameter:
-    hint = get_type_hints(kind, include_extras=True)[f.name]
+    hint = _hints(kind)[f.name]
     option, base = next(part for part in get_args(hint) if isinstance(part, Option)), _flag_type(hint)
     if option.positional:
         declared: Any = typer.Argument(help=option.help, show_default=False, metavar=option.metavar or f.name.upper())

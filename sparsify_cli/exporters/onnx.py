@@ -2,7 +2,8 @@
 
 The file is `model.onnx`: input `input`, output `logits`, float32, masks folded in (a pruned weight is a zero of the
 file's initializers), batch norm folded into the convolution before it (a zero times a scale stays zero). Nothing of
-the machine that wrote it remains inside; a checksum over the graph does, so that later damage is noticed.
+the machine that wrote it remains inside; a checksum over everything else is its last field, so that later damage is
+noticed; pruning the file itself renews it.
 
 `verify` runs onnxruntime on one input and on all of them: that proves the free batch size. The largest difference of
 a logit may be 1e-4 of the largest logit (of 1, when all are smaller).
@@ -13,7 +14,6 @@ Source: torch.onnx (exporter over torch.export), ONNX opset 20. The bound is our
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import logging
 import warnings
@@ -29,13 +29,13 @@ from sparsify_cli.contracts.exporter import Exportable, Exporter
 from sparsify_cli.errors import MissingContext, MissingFile, Regression, SparsifyError, UnreadableFile
 from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.onnx_seal import holds, sealed
 from sparsify_cli.values.report import Finding
 
 FILE = "model.onnx"
 OPSET = 20
 LIMIT = 2**31 - 1
 """Bytes a protobuf message can hold."""
-CHECKSUM = "sparsify.sha256"
 DAMAGED = "Do not use the file; export again."
 
 
@@ -128,9 +128,7 @@ def _signed(model: Any) -> bytes:
     """The message without traces of the machine, with its checksum, as bytes that are the same each time."""
     _forget_origin(model)
     _require_small(model)
-    model.metadata_props.add(key=CHECKSUM, value=_digest(model))
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    return sealed(model.SerializeToString(deterministic=True))
 
 
 def _require_small(model: Any) -> None:
@@ -155,10 +153,6 @@ def _parts(graph: Any) -> Iterator[Any]:
                 yield from _parts(inner)
 
 
-def _digest(model: Any) -> str:
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-
-
 def _read(path: Path) -> Any:
     """The message; its checksum first, then its form."""
     import onnx
@@ -166,8 +160,9 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise MissingFile(f"There is no file {path}.", do="Export first.")
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
-        _require_signed(model, path)
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
+        _require_sealed(content, path)
         onnx.checker.check_model(model, full_check=True)
     except UnreadableFile:
         raise
@@ -177,10 +172,8 @@ def _read(path: Path) -> Any:
     return model
 
 
-def _require_signed(model: Any, path: Path) -> None:
-    signed = {entry.key: entry.value for entry in model.metadata_props}.get(CHECKSUM)
-    del model.metadata_props[:]
-    if signed != _digest(model):
+def _require_sealed(content: bytes, path: Path) -> None:
+    if not holds(content):
         raise UnreadableFile(f"{path} is damaged.", "Its content does not have the checksum it was written with.", DAMAGED)
 
 

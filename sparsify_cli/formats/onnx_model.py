@@ -21,6 +21,7 @@ from sparsify_cli.contracts.format import Format
 from sparsify_cli.errors import UnreadableFile
 from sparsify_cli.values.layout import WIDTHS, Layout, Place
 from sparsify_cli.values.onnx_graph import Node, hints, message, read_node
+from sparsify_cli.values.onnx_seal import seal_check
 from sparsify_cli.values.protobuf_wire import EIGHT, FOUR, LENGTH, LONGEST_TEXT, VARINT, Field, Malformed, Reader, mapped
 from sparsify_cli.values.strict_json import shown
 
@@ -246,7 +247,8 @@ def _layout(path: Path, found: _Found) -> Layout:
     _require_apart(table)
     files = dict.fromkeys([path.name, *(place.file for place in table.values())])
     said = hints(found.nodes, table)
-    return Layout(KIND, path, path.parent, tuple(files), {(): table}, odd=odd, hints=said, metadata=found.metadata)
+    checks = seal_check(path)
+    return Layout(KIND, path, path.parent, tuple(files), {(): table}, odd=odd, checks=checks, hints=said, metadata=found.metadata)
 
 
 def _require_apart(table: Mapping[str, Place]) -> None:

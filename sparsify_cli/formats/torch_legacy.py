@@ -1,148 +1,35 @@
-"""Torch checkpoints as torch 0.1.10 to 1.5 saved them: five pickles one after the other, then the numbers of each storage.
-
-The pickles are a magic number, the version of the protocol, facts on the machine, the content, and the keys of the storages
-in the order in which their numbers follow: 8 bytes that say how many there are, then the numbers. Also what looks like it
-and is not: a bare pickle, which is refused for what it is.
-
-Source: torch 2.13, `torch/serialization.py` (`_legacy_save`, `_legacy_load`).
-"""
+"""Torch checkpoints as torch 0.1.10 to 1.5 saved them: five pickles one after the other, then the numbers of each storage."""
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from sparsify_cli.contracts.format import Format
-from sparsify_cli.errors import UnreadableFile
 from sparsify_cli.values.layout import Key, Layout
-from sparsify_cli.values.pickle_tree import Persistent, Reading, Tree, read_pickle
-from sparsify_cli.values.torch_layout import layout_of, mapped, told
-from sparsify_cli.values.torch_names import require_harmless
-from sparsify_cli.values.torch_tensors import Contradiction, Extent, Storage, key_text, storage_of, tensor_reader
+from sparsify_cli.values.torch_legacy_file import is_pickle, legacy_layout, legacy_tree
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAGIC = 0x1950A86A20F9469CFC6C
-"""The number that the first pickle of such a file holds."""
-
-PROTOCOL = 1001
-"""The number that the second one holds."""
-
-BINARY = re.compile(rb"\x80[\x01-\x05]", re.DOTALL)
-TEXTUAL = re.compile(rb"c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n|\([dlcti](p\d|[A-Za-z_])|L\d+L\n")
-"""First bytes of a pickle of protocol 2 and later, and of protocol 0."""
-
 
 @dataclass(frozen=True)
 class TorchLegacy(Format):
-    """A torch checkpoint of pickles and numbers."""
+    """A torch checkpoint of pickles and numbers; of bare pickles it says what they are."""
 
     def recognises(self, path: Path) -> bool:
         """True for a file that begins like a pickle, of torch or not."""
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            head = file.read(128)
-        return bool(BINARY.match(head) or TEXTUAL.match(head))
+        return is_pickle(path)
 
     def layout(self, path: Path, *, trust: bool = False) -> Layout:
         """Where every tensor lies, from the pickles and the length of each storage; no storage is read."""
-        with told(path):
-            reading, keys, end = _pickles(path, trust=trust)
-            extents = _extents(path, keys, end, _storages(reading.persistent))
-            return layout_of(
-                "torch-legacy", path, reading, tensor_reader(path.name, lambda storage: _extent(storage, extents)), trust=trust
-            )
+        return legacy_layout(path, trust=trust)
 
     def rebuild(self, layout: Layout, table: Key, tensors: Mapping[str, Tensor], folder: Path, *, others: bool) -> None:
         """Load everything else, put the table in its place, and save it as pickles and numbers."""
         from sparsify_cli.values import torch_rebuild
 
-        with told(layout.path):
-            reading, _, _ = _pickles(layout.path, trust=True)
-        whole = torch_rebuild.rebuilt(layout, reading.tree, table, tensors, others=others)
+        whole = torch_rebuild.rebuilt(layout, legacy_tree(layout.path), table, tensors, others=others)
         torch_rebuild.save(folder / layout.files[0], whole, zipped=False)
-
-
-def _pickles(path: Path, *, trust: bool) -> tuple[Reading, Tree, int]:
-    """The content, the keys of its storages, and where their numbers begin."""
-    with mapped(path) as data:
-        first = read_pickle(data)
-        if not isinstance(first.tree, int) or first.tree != MAGIC:
-            raise _bare(path, first, trust=trust)
-        version = read_pickle(data, first.end)
-        if version.tree != PROTOCOL:
-            raise Contradiction("its protocol is not the one of torch")
-        machine = read_pickle(data, version.end)
-        if isinstance(machine.tree, dict) and machine.tree.get("little_endian") is False:
-            raise UnreadableFile(f"{path} was saved on a big-endian machine.", "Its numbers have their bytes in the other order.")
-        reading = read_pickle(data, machine.end)
-        require_harmless(path, (*first.names, *version.names, *machine.names), None, trust=trust)
-        require_harmless(path, reading.names, reading.tree, trust=trust)
-        keys = read_pickle(data, reading.end)
-        require_harmless(path, keys.names, None, trust=trust)
-        return reading, keys.tree, keys.end
-
-
-def _bare(path: Path, reading: Reading, *, trust: bool) -> Exception:
-    """What is wrong with a pickle that torch.save did not write."""
-    require_harmless(path, reading.names, reading.tree, trust=trust)
-    return UnreadableFile(
-        f"{path} is a plain pickle, not a checkpoint of torch.",
-        "It was not written by torch.save, so its tensors do not lie in it as plain numbers.",
-        "Load it in the program that made it, and write it with torch.save(model.state_dict(), ...).",
-    )
-
-
-def _storages(asked: tuple[Persistent, ...]) -> dict[str, Storage]:
-    """Key -> what the pickle says about the storage the first time, which is what counts."""
-    found: dict[str, Storage] = {}
-    for one in asked:
-        is_class = isinstance(one.id, tuple) and one.id[:1] in (("module",), (b"module",))
-        if not is_class:
-            storage = storage_of(one)
-            found.setdefault(storage.key, storage)
-    return found
-
-
-def _extents(path: Path, keys: Tree, start: int, storages: Mapping[str, Storage]) -> dict[str, Extent]:
-    """Key -> where its numbers lie, one storage after the other."""
-    if not isinstance(keys, list) or len(keys) > len(storages):
-        raise Contradiction("the list of its storages is none")
-    found: dict[str, Extent] = {}
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        for key in map(key_text, keys):
-            if key not in storages or key in found:
-                raise Contradiction(f"its list of storages names {key!r} twice, or nothing else does")
-            found[key] = _next(file, start, size, storages[key])
-            start = found[key].offset + found[key].length
-    return found
-
-
-def _next(file: BinaryIO, start: int, size: int, storage: Storage) -> Extent:
-    file.seek(start)
-    numel = int.from_bytes(file.read(8), "little", signed=True)
-    extent = Extent(start + 8, numel * storage.width)
-    if numel < 0 or extent.offset + extent.length > size:
-        raise Contradiction(f"the storage {storage.key!r} at byte {start} reaches past its end at byte {size}")
-    if numel != storage.numel:
-        raise Contradiction(f"the storage {storage.key!r} has {storage.numel} numbers in the pickle and {numel} behind it")
-    return extent
-
-
-def _extent(storage: Storage, extents: Mapping[str, Extent]) -> Extent:
-    whole = extents.get(storage.key)
-    if whole is None:
-        raise Contradiction(f"the storage {storage.key!r} is not in the file")
-    if storage.view is None:
-        return whole
-    start, length = (number * storage.width for number in storage.view)
-    if start + length > whole.length:
-        raise Contradiction(f"a view reaches past the {whole.length} bytes of the storage {storage.key!r}")
-    return Extent(whole.offset + start, length)

@@ -1,22 +1,15 @@
-"""Torch checkpoints as torch 1.6 and later save them: a zip archive of one pickle and one member a storage, none compressed.
-
-Source: torch 2.13, `torch/serialization.py` (`_save`, `_load`).
-"""
+"""Torch checkpoints as torch 1.6 and later save them: a zip archive of one pickle and one member a storage, none compressed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsify_cli.contracts.format import Format
-from sparsify_cli.errors import UnreadableFile
 from sparsify_cli.values.layout import Key, Layout
-from sparsify_cli.values.pickle_tree import read_pickle
-from sparsify_cli.values.torch_layout import layout_of, told, touched, unreadable
-from sparsify_cli.values.torch_tensors import Contradiction, Extent, Storage, tensor_reader
-from sparsify_cli.values.zip_places import LOCAL, Member, check_of, content, members
+from sparsify_cli.values.torch_zip_file import is_torch_zip, zip_layout, zip_tree
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,81 +21,15 @@ class TorchZip(Format):
 
     def recognises(self, path: Path) -> bool:
         """True for a zip archive with a torch pickle that is neither TorchScript nor a program of torch.export; also when cut off."""
-        if not path.is_file() or _head(path) != LOCAL:
-            return False
-        try:
-            return _is_checkpoint(members(path))
-        except UnreadableFile:
-            return _may_be_cut(path)
+        return is_torch_zip(path)
 
     def layout(self, path: Path, *, trust: bool = False) -> Layout:
         """Where every tensor lies, from the directory of the archive and its pickle."""
-        with told(path):
-            inside = members(path)
-            root = _root(inside)
-            _require_little(path, inside.get(f"{root}/byteorder"))
-            if f"{root}/data.pkl" not in inside:
-                raise Contradiction(f"the archive holds no {root}/data.pkl")
-            reading = read_pickle(content(path, inside[f"{root}/data.pkl"]))
-            resolve = tensor_reader(path.name, lambda storage: _extent(storage, inside, root))
-            found = layout_of("torch-zip", path, reading, resolve, trust=trust)
-            checks = [check_of(path.name, member) for name, member in inside.items() if name.startswith(f"{root}/data/") and member.stored]
-            return replace(found, checks=touched(found, checks))
+        return zip_layout(path, trust=trust)
 
     def rebuild(self, layout: Layout, table: Key, tensors: Mapping[str, Tensor], folder: Path, *, others: bool) -> None:
         """Load everything else, put the table in its place, and save it as a zip archive."""
         from sparsify_cli.values import torch_rebuild
 
-        with told(layout.path):
-            inside = members(layout.path)
-            tree = read_pickle(content(layout.path, inside[f"{_root(inside)}/data.pkl"])).tree
-        whole = torch_rebuild.rebuilt(layout, tree, table, tensors, others=others)
+        whole = torch_rebuild.rebuilt(layout, zip_tree(layout.path), table, tensors, others=others)
         torch_rebuild.save(folder / layout.files[0], whole, zipped=True)
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4)
-
-
-def _root(inside: Mapping[str, Member]) -> str:
-    """The folder in the archive that torch reads: that of the first member."""
-    return next(iter(inside), "").partition("/")[0]
-
-
-def _is_checkpoint(inside: Mapping[str, Member]) -> bool:
-    root = _root(inside)
-    script = f"{root}/constants.pkl" in inside or any(name.startswith(f"{root}/code/") for name in inside)
-    program = any(name.rpartition("/")[2] == "archive_format" or ("models/" in name and name.endswith(".json")) for name in inside)
-    return f"{root}/data.pkl" in inside and not script and not program
-
-
-def _may_be_cut(path: Path) -> bool:
-    """True for a damaged archive whose first member is such a pickle (no directory says what else it held)."""
-    with path.open("rb") as file:
-        header = file.read(4096)
-    name = header[30 : 30 + int.from_bytes(header[26:28], "little")]
-    return name.endswith(b"/data.pkl") and b"/constants.pkl" not in header
-
-
-def _require_little(path: Path, member: Member | None) -> None:
-    order = content(path, member, 64).strip() if member is not None else b"little"
-    if order == b"big":
-        raise UnreadableFile(
-            f"{path} was saved on a big-endian machine.",
-            "Its numbers have their bytes in the other order.",
-            "Load it and save it again on a little-endian machine (x86, ARM).",
-        )
-    if order != b"little":
-        raise unreadable(path, f"its byte order is {order[:16]!r}")
-
-
-def _extent(storage: Storage, inside: Mapping[str, Member], root: str) -> Extent:
-    member = inside.get(f"{root}/data/{storage.key}")
-    if member is None:
-        raise Contradiction(f"the storage {storage.key!r} is not in the archive")
-    if not member.stored:
-        return Extent(0, 0, "compressed in the archive")
-    if storage.numel * storage.width > member.length:
-        raise Contradiction(f"the storage {storage.key!r} of {storage.numel} numbers has {member.length} bytes")
-    return Extent(member.offset, member.length)

@@ -45,31 +45,31 @@ def storage_type(word: str) -> np.dtype[Any]:
     return found
 
 
-def magnitude_keys(raw: Array, word: str, common: str) -> Array:
+def magnitude_keys(raw: Array, word: str, common: str, *, out: Array | None = None) -> Array:
     """Keys of |w|, same shape as `raw`.
 
     Args:
         raw: numbers of type `word` as unsigned integers.
         word: torch's word for their type.
         common: the type through whose bits they are compared (see `common_type`).
+        out: where keys may be put that are as wide as the numbers; `raw` itself too.
 
     Returns:
         Unsigned integers of the width of `common`; infinite and NaN ones are at least `INFINITE[common]`.
     """
     if word == common:
-        return _own_keys(raw, word)
+        return _own_keys(raw, word, out)
     if word == "bfloat16" and common == "float32":
         return (raw & np.uint16(0x7FFF)).astype(np.uint32) << np.uint32(16)
     numbers = torch.from_numpy(np.ascontiguousarray(raw)).view(getattr(torch, word)).to(getattr(torch, common))
     return _own_keys(numbers.numpy().view(UNSIGNED[BITS[common] + 1]), common)
 
 
-def _own_keys(raw: Array, word: str) -> Array:
+def _own_keys(raw: Array, word: str, out: Array | None = None) -> Array:
     sign = raw.dtype.type(1 << BITS[word])
-    keys: Array = raw & raw.dtype.type(sign - 1)
-    if word.endswith("fnuz"):
-        keys[raw == sign] = INFINITE[word]
-    return keys
+    if not word.endswith("fnuz"):
+        return np.bitwise_and(raw, raw.dtype.type(sign - 1), out=out)
+    return np.where(raw == sign, sign, raw & raw.dtype.type(sign - 1))
 
 
 def zero_nonfinite(keys: Array, common: str) -> Array:

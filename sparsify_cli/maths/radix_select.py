@@ -152,6 +152,11 @@ class Cut:
         """True when some of the equal keys stay and others go, so that their order counts."""
         return 0 < self.ties < self.equal
 
+    @property
+    def keeps_no_zero(self) -> bool:
+        """True when every key that stays is above zero."""
+        return self.key > 0 or self.ties == 0
+
     def keep(self, keys: Array, seen: int = 0) -> Array:
         """Which keys of the next slice stay, bool, same shape.
 

@@ -5,7 +5,7 @@ The same counts, the same ties and the same refusals as when everything is held 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -22,12 +22,15 @@ from sparsify_cli.maths.keep import zeros_count
 from sparsify_cli.maths.magnitude_keys import BITS, INFINITE, common_type, magnitude_keys
 from sparsify_cli.maths.radix_select import Cut, Race, Trimmed, counts_of_digit, digits
 from sparsify_cli.recipes.allocation import parse_allocation
+from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.shared import SparsityFields
 from sparsify_cli.stages.slices import Meter, Target, over_slices, summed
 from sparsify_cli.stages.sparsifier import below_pruned, no_target
 from sparsify_cli.stages.support import SHARE
 
 Array = npt.NDArray[Any]
+JOINED = 4
+"""Slices that are counted at once."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,12 @@ class Census:
     Args:
         zeros: name -> exact zeros.
         nonfinite: name -> NaN and infinite numbers.
+        tops: name -> how often each value of the highest digit of its keys occurs, where that was counted on the way.
     """
 
     zeros: Mapping[str, int]
     nonfinite: Mapping[str, int]
+    tops: Mapping[str, Trimmed] = field(default_factory=dict)
 
     def require_finite(self, path: Path) -> None:
         """Refuse NaN and infinite weights by name.
@@ -58,18 +63,49 @@ class Census:
             )
 
 
-def census(root: Path, targets: Sequence[Target], listener: Listener) -> Census:
-    """Zeros and non-finite numbers of every tensor."""
+def census(root: Path, targets: Sequence[Target], listener: Listener, *, ranked: frozenset[str] = frozenset()) -> Census:
+    """Zeros and non-finite numbers of every tensor.
+
+    Args:
+        root: folder of the files.
+        targets: the tensors.
+        listener: hears progress.
+        ranked: names of those whose highest digits are counted in the same pass (see `ranked_alone`).
+    """
     meter = Meter(listener, "counting", sum(target.place.nbytes for target in targets))
-    found = summed(over_slices(root, targets, _counted, meter))
-    empty = {"zeros": 0, "nonfinite": 0}
-    return Census(*({t.name: found.get(t.name, empty)[key] for t in targets} for key in ("zeros", "nonfinite")))
+    zeros = dict.fromkeys((target.name for target in targets), 0)
+    nonfinite = dict(zeros)
+
+    def job(target: Target, raw: Array) -> tuple[int, int, Array | None]:
+        return _counted(target.place.dtype, raw, tops=target.name in ranked)
+
+    def tops() -> Iterator[tuple[Target, Array]]:
+        for target, (none, bad, counts) in over_slices(root, targets, job, meter, joined=JOINED):
+            zeros[target.name] += none
+            nonfinite[target.name] += bad
+            if counts is not None:
+                yield target, counts
+
+    return Census(zeros, nonfinite, dict(_trimmed(tops())))
 
 
-def _counted(target: Target, raw: Array) -> dict[str, int]:
-    word = target.place.dtype
-    keys = magnitude_keys(raw, word, word)
-    return {"zeros": keys.size - int(np.count_nonzero(keys)), "nonfinite": int(np.count_nonzero(keys >= keys.dtype.type(INFINITE[word])))}
+def _counted(word: str, raw: Array, *, tops: bool) -> tuple[int, int, Array | None]:
+    """Zeros and non-finite numbers of a slice, and how often each value of the highest digit occurs; `raw` is overwritten."""
+    keys = magnitude_keys(raw, word, word, out=raw)
+    zeros = keys.size - int(np.count_nonzero(keys))
+    if not tops:
+        return zeros, int(np.count_nonzero(keys >= keys.dtype.type(INFINITE[word]))), None
+    shift, width = digits(BITS[word])[0]
+    counts = counts_of_digit(keys, shift, width)
+    return zeros, int(counts[INFINITE[word] >> shift :].sum()), counts
+
+
+def ranked_alone(targets: Sequence[Target], recipe: SparsityFields) -> frozenset[str]:
+    """Names of the tensors whose weights compete one by one through the bits of their own type: the census can begin to rank them."""
+    words = {target.place.dtype for target in targets}
+    plain = recipe.pattern == Pattern() and recipe.sparsity is not None
+    whole = all(INFINITE[word] < 1 << BITS[word] for word in words)  # the formats without a sign of zero need a bit more for NaN
+    return frozenset(target.name for target in targets) if plain and whole and len(words) == 1 else frozenset()
 
 
 @dataclass(frozen=True)
@@ -146,7 +182,8 @@ def cuts_of(
     check_forced(shapes, recipe.pattern, sparsity)
     total = units_to_keep(shapes, recipe.pattern, sparsity, sum(dense.values()))
     check_room(layers, total)
-    cuts = _selected(root, [t for t in targets if t.name in able], layers, total, recipe, free, listener)
+    tops = {name: _tops_that_may_stay(name, counted, free) for name in counted.tops}
+    cuts = _selected(root, [t for t in targets if t.name in able], layers, total, recipe, free, tops, listener)
     kept = {layer.name: cuts[layer.name].kept if layer.name in cuts else layer.cap for layer in layers}
     size = recipe.pattern.block_size
     return Cuts(cuts, common, free.zeros_go, free.lenient, sparsity, {**dense, **{name: count * size for name, count in kept.items()}})
@@ -192,8 +229,28 @@ def _cap(target: Target, zeros: int) -> int:
     return target.weights // pattern.block_size - zeros if pattern.block_size == 1 else target.weights // pattern.block_size
 
 
+def _tops_that_may_stay(name: str, counted: Census, free: Cuts) -> Trimmed:
+    """The census of highest digits without weights that were pruned before, and with those that rank like zeros among the zeros."""
+    if not free.lenient and name not in free.zeros_go:
+        return counted.tops[name]
+    counts = counted.tops[name].whole()
+    if free.lenient:
+        least = INFINITE[free.common] >> digits(BITS[free.common])[0][0]
+        counts[0] += counts[least:].sum()
+        counts[least:] = 0
+    counts[0] -= counted.zeros[name] if name in free.zeros_go else 0
+    return Trimmed.of(counts)
+
+
 def _selected(
-    root: Path, targets: Sequence[Target], layers: Sequence[Counted], total: int, recipe: SparsityFields, free: Cuts, listener: Listener
+    root: Path,
+    targets: Sequence[Target],
+    layers: Sequence[Counted],
+    total: int,
+    recipe: SparsityFields,
+    free: Cuts,
+    tops: Mapping[str, Trimmed],
+    listener: Listener,
 ) -> dict[str, Cut]:
     """The cut of each target; nothing when all that may stay does."""
     if total == sum(layer.cap for layer in layers):
@@ -204,17 +261,21 @@ def _selected(
         races = [Race.of((layer.name,), count) for layer, count in zip(layers, shares, strict=True)]
     else:
         races = [Race.of(tuple(layer.name for layer in layers), total)]
-    return _run(root, targets, races, free, listener)
+    return _run(root, targets, races, free, tops, listener)
 
 
-def _run(root: Path, targets: Sequence[Target], races: list[Race], free: Cuts, listener: Listener) -> dict[str, Cut]:
-    """All races at once, digit by digit: each digit is one pass over the files."""
+def _run(
+    root: Path, targets: Sequence[Target], races: list[Race], free: Cuts, tops: Mapping[str, Trimmed], listener: Listener
+) -> dict[str, Cut]:
+    """All races at once, digit by digit: each digit is one pass over the files, but the first, where the census counted it."""
     steps = digits(BITS[free.common])
-    counts: dict[str, Trimmed] = {}
+    counts = tops
     for number, (shift, width) in enumerate(steps):
-        prefixes = {name: race.prefix for race in races for name in race.names} if number else {}
-        label = "ranking" if len(steps) == 1 else f"ranking {number + 1}/{len(steps)}"
-        counts = _digit_counts(root, targets, (shift, width), prefixes, free, Meter(listener, label, sum(t.place.nbytes for t in targets)))
+        if number or not tops:
+            prefixes = {name: race.prefix for race in races for name in race.names} if number else {}
+            label = "ranking" if len(steps) == 1 else f"ranking {number + 1}/{len(steps)}"
+            meter = Meter(listener, label, sum(t.place.nbytes for t in targets))
+            counts = _digit_counts(root, targets, (shift, width), prefixes, free, meter)
         races = [race.narrowed(counts, width) for race in races]
     return {name: cut for race in races for name, cut in race.cuts(counts, steps[-1][1]).items()}
 
@@ -239,7 +300,7 @@ def _trimmed(found: Iterable[tuple[Target, Array]]) -> Iterable[tuple[str, Trimm
     for target, counts in found:
         if target.name != name and name:
             yield name, Trimmed.of(total)
-        total = counts if target.name != name else total + counts
+        total = counts if target.name != name else np.add(total, counts, out=total)
         name = target.name
     if name:
         yield name, Trimmed.of(total)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.maths.prunable import Verdict, verdicts
 from sparsify_cli.recipes.verbs import InspectRecipe
-from sparsify_cli.stages.opening import Opened, open_headers, renamed
+from sparsify_cli.stages.opening import Opened, open_headers
 from sparsify_cli.values.artifact import Artifact, is_artifact
 from sparsify_cli.values.file_hash import joint_fingerprint
 from sparsify_cli.values.fold_names import Fold
@@ -107,13 +107,22 @@ def look_at(path: Path, recipe: InspectRecipe, listener: Listener) -> Look:
     opened = open_headers(file, entry=entry, trust=recipe.trust_pickle or bool(artifact and artifact.trusts_pickle))
     if is_ours(opened.layout):
         return _read_whole(path, recipe, listener)
-    opened = renamed(opened, names) if names else opened
+    opened = _renamed(opened, names) if names else opened
     look = Look(path, items_of(opened), joint_fingerprint(opened.layout.root, opened.layout.files), opened, artifact)
     if (recipe.values is None and look.nbytes > VALUES_UP_TO) or recipe.values is False:
         return look
     from sparsify_cli.stages.inspect_values import with_context, with_values
 
     return with_values(with_context(look), listener)
+
+
+def _renamed(opened: Opened, names: Mapping[str, str]) -> Opened:
+    """The same checkpoint with other canonical names, old -> new."""
+    new = {name: names.get(name, name) for name in opened.places}
+    folds = (replace(f, name=names.get(f.name, f.name), parts=tuple(new[part] for part in f.parts)) for f in opened.folds)
+    said = {opened.prefix + new[name]: hint for name in new if (hint := opened.layout.hints.get(opened.prefix + name))}
+    places = {new[name]: place for name, place in opened.places.items()}
+    return replace(opened, places=places, folds=tuple(folds), layout=replace(opened.layout, hints=said))
 
 
 def _read_whole(path: Path, recipe: InspectRecipe, listener: Listener) -> Look:

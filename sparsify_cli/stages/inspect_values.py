@@ -87,8 +87,9 @@ FORMS = ("dense", "bitmask", "gaps8", "gaps16")
 class _Rows(WeightView):
     """A weight in slices of whole outputs, so that no block lies across two."""
 
-    def slices(self) -> list[tuple[int, int]]:
-        """First element and number of elements of each slice."""
+    def slices(self, most: int | None = None) -> list[tuple[int, int]]:
+        """First element and number of elements of each slice; their size is fixed."""
+        del most
         return _steps(self.shape)
 
 
@@ -134,18 +135,21 @@ def tensors_of(look: Look) -> _Tensors:
 
 
 class _Tensors:
-    """name -> tensor; see `tensors_of`."""
+    """Tensors by name; each is mapped when it is asked for, so that what was read of it is let go with it."""
 
     def __init__(self, look: Look) -> None:
-        opened = look.opened
-        self._folds = {fold.name: fold for fold in opened.folds} if opened else {}
-        self._held: Mapping[str, Tensor] = (
-            mapped(opened.layout.root, opened.places) if opened else look.subject.checkpoint.tensors if look.subject else {}
-        )
+        self._opened = look.opened
+        self._folds = {fold.name: fold for fold in look.opened.folds} if look.opened else {}
+        self._held: Mapping[str, Tensor] = look.subject.checkpoint.tensors if look.subject else {}
 
     def __call__(self, name: str) -> Tensor:
         """One tensor."""
-        return fold_value(self._held, self._folds[name]) if name in self._folds else self._held[name]
+        if self._opened is None:
+            return self._held[name]
+        fold = self._folds.get(name)
+        parts = fold.parts if fold else (name,)
+        tensors = mapped(self._opened.layout.root, {part: self._opened.places[part] for part in parts})
+        return fold_value(tensors, fold) if fold else tensors[name]
 
 
 def _masked(subject: Subject | None) -> frozenset[str]:

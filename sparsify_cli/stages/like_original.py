@@ -99,6 +99,7 @@ def copy_companions(layout: Layout, base: Path, *, plain: bool = False) -> None:
     for name in layout.companions:
         if (base / name).exists():  # an index that was written anew
             continue
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
         if plain and name == "config.json":
             from sparsify_cli.values.shard_index import plain_config
 

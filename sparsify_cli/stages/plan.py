@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.maths.magnitude_keys import BITS
+from sparsify_cli.maths.prunable import NOT_WEIGHTS, Verdict, no_matrix, verdict
 from sparsify_cli.stages.fit_keys import fitting_names
 from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.values.checkpoint import Checkpoint, Spec
@@ -25,13 +25,6 @@ from sparsify_cli.values.tensor_file import tied
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear)
 TURNED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Layers that store their weights [in, out]; so does what transformers calls Conv1D."""
-
-OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Conv1D"})
-"""Operators of a file's own graph whose weights are prunable."""
-
-NOT_WEIGHTS = re.compile(
-    r"(^|[._])(emb|embed\w*|shared|wte|wpe|pos\w*|\w*norm\w*|bn\d*|ln\d*\w*|running_\w+|token\w*|cls\w*|bias\w*)([._]|$)", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -170,29 +163,13 @@ def _row(name: str, tensor: Tensor, types: set[str] | None, skip: Sequence[str],
     return Row(name, tuple(tensor.shape), matched, why, dtype=str(tensor.dtype).removeprefix("torch."))
 
 
-def _verdict(name: str, tensor: Tensor, types: set[str] | None, hint: Hint | None) -> tuple[bool, str]:
-    if why := _no_matrix(tensor):
-        return False, why
-    if types is not None:
-        return (True, "layer weight") if name in types else (False, "not a layer's weight")
-    if hint is not None:
-        return (True, f"{hint.operator} weight") if hint.operator in OPERATORS else (False, f"used by {hint.operator}")
-    if NOT_WEIGHTS.search(name):
-        return False, "named like no weight"
-    return True, "looks like a weight"
-
-
-def _no_matrix(tensor: Tensor) -> str:
-    """Why a tensor is no matrix of weights, whatever it is called; nothing when it is one."""
-    if not tensor.is_floating_point():
-        return "not of a floating type"
-    if not 2 <= tensor.ndim <= 5:
-        return "not a matrix"
-    if not tensor.numel():
-        return "empty"
-    if tensor.ndim > 2 and tensor.numel() == max(tensor.shape):
-        return "a vector"
-    return "" if str(tensor.dtype).removeprefix("torch.") in BITS else "of a type without order"
+def _verdict(name: str, tensor: Tensor, types: set[str] | None, hint: Hint | None) -> Verdict:
+    dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+    if types is None:
+        return verdict(name, dtype, shape, hint)
+    if why := no_matrix(dtype, shape):
+        return Verdict(False, why)
+    return Verdict(True, "layer weight") if name in types else Verdict(False, "not a layer's weight")
 
 
 def _check_globs(checkpoint: Checkpoint, skip: Sequence[str], include: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sparsify_cli.maths.radix_select import Cut
 from sparsify_cli.stages.cutting import Cuts
-from sparsify_cli.stages.slices import Meter, Target, in_order, slice_of, slices_of
+from sparsify_cli.stages.slices import Desk, Meter, Target, in_order, slice_of, slices_of
 from sparsify_cli.values.layout import Layout
 from sparsify_cli.values.mask_writer import MaskWriter
 from sparsify_cli.values.patch_file import put, renew
@@ -33,6 +33,7 @@ class Copy:
         cuts: what stays.
         masks: where bits go.
         meter: hears how many bytes are done.
+        desk: where slices are read to.
     """
 
     source: int
@@ -41,6 +42,10 @@ class Copy:
     cuts: Cuts
     masks: MaskWriter
     meter: Meter
+    desk: Desk
+
+    def hurry(self) -> None:
+        pass
 
     def gap(self, start: int, end: int) -> dict[str, int]:
         """Copy what lies between weights."""
@@ -62,21 +67,21 @@ class Copy:
 
     def scattered(self, target: Target) -> dict[str, int]:
         """Prune a tensor whose numbers lie apart, or among those of another one, in the copy itself."""
-        raw = np.ascontiguousarray(slice_of(self.output, target, 0, target.weights))
+        raw = np.ascontiguousarray(slice_of(self.output, target, 0, target.weights, self.desk))
         keep, _ = self._keep(target, raw, 0)
         put(self.output, target.place, np.multiply(raw, keep, out=raw))
         self.masks.put(self.bits, target.name, 0, keep)
-        return {target.name: _zeros(raw)}
+        return {target.name: self._zeros(target, raw, keep)}
 
     def _slice(self, target: Target, start: int, count: int, seen: int) -> tuple[int, int]:
         """Zeros of a slice from now on, and units in it that equal the threshold."""
-        raw = slice_of(self.source, target, start, count)
+        raw = slice_of(self.source, target, start, count, self.desk)
         keep, equal = self._keep(target, raw, seen)
         np.multiply(raw, keep, out=raw)
         write_at(self.output, target.place.offset + start * target.place.width, raw)
         self.masks.put(self.bits, target.name, start, keep)
         self.meter.moved(raw.nbytes)
-        return _zeros(raw), equal
+        return self._zeros(target, raw, keep), equal
 
     def _keep(self, target: Target, raw: Array, seen: int) -> tuple[Array, int]:
         """Which elements stay, in memory order, and how many units equal the threshold."""
@@ -87,10 +92,11 @@ class Copy:
         stay, equal = _stay(keys, present, self.cuts.cuts.get(target.name), seen)
         return target.view.in_memory_order(stay, raw.size), equal
 
-
-def _zeros(raw: Array) -> int:
-    """How many numbers are zero, whatever their sign."""
-    return int(raw.size - np.count_nonzero(raw << raw.dtype.type(1)))
+    def _zeros(self, target: Target, raw: Array, keep: Array) -> int:
+        """How many numbers of a pruned slice are zero, whatever their sign; those above a threshold need not be looked at again."""
+        cut = self.cuts.cuts.get(target.name)
+        above = cut is not None and cut.keeps_no_zero and target.view.pattern.block_size == 1
+        return int(raw.size - np.count_nonzero(keep if above else raw << raw.dtype.type(1)))
 
 
 def _stay(keys: Array, present: Array | None, cut: Cut | None, seen: int) -> tuple[Array, int]:
@@ -129,9 +135,10 @@ def write_copy(
     size = (layout.root / name).stat().st_size
     zeros = {target.name: 0 for target in targets}
     with opened(layout.root / name) as source, opened(output, write=True) as target_file, opened(masks.path, write=True) as bits:
-        copy = Copy(source, target_file, bits, cuts, masks, meter)
+        copy = Copy(source, target_file, bits, cuts, masks, meter, Desk())
         for found in in_order(_jobs(copy, plain, size)):
             _add(zeros, found)
+            copy.hurry()
         for target in odd:
             _add(zeros, copy.scattered(target))
         renew(target_file, [check for check in layout.checks if check.file == name], (target.place for target in targets))

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from sparsify_cli.contracts.listener import Listener, Progress
@@ -53,27 +54,61 @@ class Target:
         return self.place.size
 
 
-def slice_of(descriptor: int, target: Target, start: int, count: int) -> Array:
-    """Numbers of a slice in row-major order, as unsigned integers; a tensor whose numbers are not in that order is one slice."""
+class Desk(threading.local):
+    """Memory for one slice, for each worker: it is read into the same pages again and again, as new ones cost more than the reading."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._room = np.empty(0, dtype=np.uint8)
+
+    def room(self, size: int) -> Array:
+        """So many bytes at least; what lies there may be overwritten."""
+        if self._room.size < size:
+            self._room = np.empty(size, dtype=np.uint8)
+        return self._room
+
+
+def slice_of(descriptor: int, target: Target, start: int, count: int, desk: Desk) -> Array:
+    """Numbers of a slice in row-major order, as unsigned integers; a tensor whose numbers are not in that order is one slice.
+
+    Args:
+        descriptor: of the file.
+        target: the tensor.
+        start, count: first element and number of elements.
+        desk: where they are put; they are gone when the next slice is.
+    """
     kind, place = storage_type(target.place.dtype), target.place
     if place.is_contiguous:
-        return read_at(descriptor, place.offset + start * place.width, count, kind)
+        return read_at(descriptor, place.offset + start * place.width, count, kind, desk.room(count * place.width))
     span = read_at(descriptor, place.offset, (place.end - place.offset) // place.width, kind)
     return strided(span, place).reshape(-1)
 
 
-def slices_of(target: Target) -> list[tuple[int, int]]:
-    """First element and number of elements of each slice."""
-    return target.view.slices() if target.place.is_contiguous else [(0, target.weights)]
+def slices_of(target: Target, joined: int = 1) -> list[tuple[int, int]]:
+    """First element and number of elements of each slice, or of each run of so many slices."""
+    slices = target.view.slices() if target.place.is_contiguous else [(0, target.weights)]
+    runs = [slices[first : first + joined] for first in range(0, len(slices), joined)]
+    return [(run[0][0], sum(count for _, count in run)) for run in runs]
 
 
-def over_slices(root: Path, targets: Iterable[Target], job: Callable[[Target, Array], T], meter: Meter) -> Iterator[tuple[Target, T]]:
-    """The result of a job for every slice of every target, in order; slices are read and judged in parallel."""
+def over_slices(
+    root: Path, targets: Iterable[Target], job: Callable[[Target, Array], T], meter: Meter, *, joined: int = 1
+) -> Iterator[tuple[Target, T]]:
+    """The result of a job for every slice of every target, in order; slices are read and judged in parallel.
+
+    Args:
+        root: folder of the files.
+        targets: what is read.
+        job: what is done with a slice; it may overwrite it, and must not hold on to it.
+        meter: hears how many bytes are done.
+        joined: slices that are judged as one; for jobs that need little memory beside them, as fewer results have to be added up.
+    """
     with ExitStack() as files:
         held: dict[str, int] = {}
+        desk = Desk()
 
         def work(target: Target, start: int, count: int) -> tuple[Target, T]:
-            found = job(target, slice_of(held[target.place.file], target, start, count))
+            found = job(target, slice_of(held[target.place.file], target, start, count, desk))
             meter.moved(count * target.place.width)
             return target, found
 
@@ -81,7 +116,7 @@ def over_slices(root: Path, targets: Iterable[Target], job: Callable[[Target, Ar
             for target in targets:
                 if target.place.file not in held:
                     held[target.place.file] = files.enter_context(opened(root / target.place.file))
-                yield from (partial(work, target, start, count) for start, count in slices_of(target))
+                yield from (partial(work, target, start, count) for start, count in slices_of(target, joined))
 
         yield from in_order(jobs())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from sparsify_cli.maths.matrix_view import obstacle
 from sparsify_cli.maths.radix_select import Cut
 from sparsify_cli.maths.weight_view import WeightView
 from sparsify_cli.recipes.verbs import PruneRecipe
-from sparsify_cli.stages.cutting import Census, Cuts, census, cuts_of
+from sparsify_cli.stages.cutting import Census, Cuts, census, cuts_of, ranked_alone
 from sparsify_cli.stages.like_original import base_of, copy_companions, written
 from sparsify_cli.stages.plan import Row, plan
 from sparsify_cli.stages.rewriting import write_copy
@@ -120,7 +120,7 @@ def job_of(recipe: PruneRecipe, before: Subject, listener: Listener, *, known: M
     if known is not None:
         return Job(recipe, before, rows, targets, _cuts_from(known["cuts"]), Census(**known["census"]))
     floats = [Target(row.name, places[row.name], _plain_view(row)) for row in rows if places[row.name].is_float and row.dtype in BITS]
-    counted = census(root, floats, listener)
+    counted = census(root, floats, listener, ranked=ranked_alone(targets, recipe))
     if not recipe.allow_nonfinite:
         counted.require_finite(before.path)
     pruned = bool(before.masks) if before.artifact is not None else None
@@ -220,7 +220,7 @@ def _unfinished(job: Job, folder: Path, finished: Mapping[str, Mapping[str, int]
     known = {
         "finished": {name: dict(counts) for name, counts in finished.items()},
         "files": {name: fingerprint(base / name) for name in finished},
-        "census": asdict(job.counted),
+        "census": {"zeros": dict(job.counted.zeros), "nonfinite": dict(job.counted.nonfinite)},
         "cuts": _cuts_to_json(job.cuts),
     }
     product = replace(_product(job, Report(())), facts={"streamed": known, "started_in": relative_to(Path.cwd(), folder)})

@@ -152,8 +152,15 @@ def _holds(entry: Any, parts: tuple[str, ...]) -> bool:
 
 
 def is_artifact(path: Path) -> bool:
-    """True for a folder with a manifest."""
-    return (path / MANIFEST).is_file()
+    """True for a folder with a manifest, also a damaged one; other programs' manifests, which name no schema, do not count."""
+    manifest = path / MANIFEST
+    if not manifest.is_file():
+        return False
+    try:
+        found = json.loads(manifest.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError):
+        return True
+    return not isinstance(found, dict) or "schema" in found
 
 
 def newest(verbs: tuple[str, ...], *, runs: Path = RUNS) -> Artifact:

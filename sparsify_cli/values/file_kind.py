@@ -6,6 +6,9 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
+POINTER = b"version https://git-lfs"
+"""First bytes of a Git LFS pointer, which bears the name of the file that it stands for."""
+
 MAGIC = {
     b"\x89HDF\r\n\x1a\n": "an HDF5 file (Keras)",
     b"GGUF": "a GGUF file (llama.cpp)",
@@ -13,7 +16,7 @@ MAGIC = {
     b"\x1f\x8b": "a gzip archive",
     b"\x28\xb5\x2f\xfd": "a zstandard archive",
     b"\x89PNG": "a picture",
-    b"version https://git-lfs": "a Git LFS pointer; the file itself was never fetched",
+    POINTER: "a Git LFS pointer; the file itself was never fetched",
 }
 """First bytes of a file -> what it is."""
 
@@ -32,6 +35,8 @@ def foreign_kind(path: Path) -> str:
     """What a file is that holds no torch pickle and no safetensors, with its article; nothing when it is not known."""
     with path.open("rb") as file:
         head = file.read(64)
+    if head.startswith(POINTER):
+        return MAGIC[POINTER]
     if path.suffix == ".onnx" or (head[:1] == b"\x08" and (b"pytorch" in head or b"onnx" in head)):
         return "an ONNX model"
     if head[4:8] == b"TFL3":
@@ -52,7 +57,7 @@ def _names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except Exception:  # zipfile raises many kinds of exception for a damaged archive (NotImplementedError, struct.error, ...)
         return []
 
 

@@ -90,13 +90,15 @@ class Check:
     Args:
         file: name of the file, relative to the layout's root.
         start, length: the range, in bytes.
-        stored: offsets in the file where the CRC-32 of the range is written, 4 bytes little-endian each.
+        stored: offsets in the file where the checksum of the range is written.
+        digest: `crc32`, 4 bytes little-endian, or `sha256`, 64 hexadecimal digits.
     """
 
     file: str
     start: int
     length: int
     stored: tuple[int, ...]
+    digest: str = "crc32"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import zlib
@@ -46,16 +47,24 @@ def renew(descriptor: int, checks: Sequence[Check], changed: Iterable[Place]) ->
     for check in checks:
         end = check.start + check.length
         if any(place.offset < end and place.end > check.start for place in places):
-            crc = _crc(descriptor, check.start, end).to_bytes(4, "little")
+            parts = (os.pread(descriptor, min(CHUNK, end - first), first) for first in range(check.start, end, CHUNK))
+            checksum = _sha256(parts) if check.digest == "sha256" else _crc(parts)
             for offset in check.stored:
-                os.pwrite(descriptor, crc, offset)
+                os.pwrite(descriptor, checksum, offset)
 
 
-def _crc(descriptor: int, start: int, end: int) -> int:
+def _crc(parts: Iterable[bytes]) -> bytes:
     crc = 0
-    for first in range(start, end, CHUNK):
-        crc = zlib.crc32(os.pread(descriptor, min(CHUNK, end - first), first), crc)
-    return crc
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    return crc.to_bytes(4, "little")
+
+
+def _sha256(parts: Iterable[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest().encode()
 
 
 def write_patched(layout: Layout, folder: Path, changes: Mapping[str, tuple[Place, Array]]) -> None:

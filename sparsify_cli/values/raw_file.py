@@ -28,17 +28,22 @@ def opened(path: Path, *, write: bool = False) -> Iterator[int]:
         os.close(descriptor)
 
 
-def read_at(descriptor: int, offset: int, count: int, kind: np.dtype[Any]) -> Array:
+def read_at(descriptor: int, offset: int, count: int, kind: np.dtype[Any], into: Array | None = None) -> Array:
     """`count` numbers from byte `offset` on.
+
+    Args:
+        descriptor: of the file.
+        offset, count, kind: where they lie, how many they are, and how they are stored.
+        into: bytes of memory that hold them; None = new memory.
 
     Raises:
         UnreadableFile: the file ends before; it was cut while it was read.
     """
-    numbers = np.empty(count, dtype=kind)
-    into = numbers.view(np.uint8).data
+    numbers = np.empty(count, dtype=kind) if into is None else into[: count * kind.itemsize].view(kind)
+    rest = numbers.view(np.uint8).data
     done = 0
-    while done < len(into):
-        got = os.preadv(descriptor, [into[done:]], offset + done)
+    while done < len(rest):
+        got = os.preadv(descriptor, [rest[done:]], offset + done)
         if not got:
             raise UnreadableFile("The file ended while it was read.", "Something else is writing to it.", "Run the command again.")
         done += got
@@ -51,6 +56,12 @@ def write_at(descriptor: int, offset: int, numbers: Array) -> None:
     while len(rest):
         written = os.pwrite(descriptor, rest, offset)
         rest, offset = rest[written:], offset + written
+
+
+def begin_write_back(descriptor: int, start: int, end: int) -> None:
+    """Let the system begin to bring bytes [start, end) to the disk, so that waiting for it at the end takes less time."""
+    with contextlib.suppress(OSError, AttributeError):  # not on every system; nothing depends on it
+        os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
 
 
 def copy_range(source: int, target: int, start: int, end: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def write_anew(layout: Layout, tensors: Mapping[str, Any], folder: Path, *, othe
     """
     _require_plain(layout)
     places = layout.tables[()]
-    origins = _origins(places)
+    origins = origins_of(places)
     old = {name: place.file for name, place in places.items()}
     new = [name for name in tensors if origins.get(name, name) not in places]
     dropped = twins(tensors, new)
@@ -75,8 +75,20 @@ def write_anew(layout: Layout, tensors: Mapping[str, Any], folder: Path, *, othe
         names = [name for name, home in homes.items() if home == file]
         stream_tensors(folder / file, tensors, names, _metadata(layout.root / file, names, others=others))
     if index:
-        text = written_index(layout.root / index, homes, _sizes(tensors, homes), others=others)
+        text = written_index(layout.root / index, homes, sizes_of(tensors, homes), others=others)
         replace_file(folder / index, lambda temporary: temporary.write_bytes(text))
+
+
+def origins_of(places: Mapping[str, Place]) -> dict[str, str]:
+    """New names of folded tensors -> the first of the entries that they are folded from."""
+    folds = find_folds({name: (place.dtype, place.shape) for name, place in places.items()})
+    return {fold.name: fold.parts[0] for fold in folds}
+
+
+def sizes_of(tensors: Mapping[str, Any], names: Iterable[str]) -> tuple[int, int]:
+    """Bytes and numbers of some of the tensors."""
+    counts = [(tensor.element_size(), math.prod(tensor.shape)) for tensor in (tensors[name] for name in names)]
+    return sum(width * count for width, count in counts), sum(count for _, count in counts)
 
 
 def _require_plain(layout: Layout) -> None:
@@ -85,21 +97,9 @@ def _require_plain(layout: Layout) -> None:
         raise Infeasible(f"{layout.path} cannot be written anew.", f"{shown(name)} is {why}.", "Leave names and shapes as they are.")
 
 
-def _origins(places: Mapping[str, Place]) -> dict[str, str]:
-    """New names of folded tensors -> the first of the entries that they are folded from."""
-    folds = find_folds({name: (place.dtype, place.shape) for name, place in places.items()})
-    return {fold.name: fold.parts[0] for fold in folds}
-
-
 def _metadata(path: Path, names: list[str], *, others: bool) -> dict[str, str]:
     """Text entries that stay; what this tool wrote there names tensors, and stays only when they are the same."""
     header = read_header(path)
     same = header.names == frozenset(names)
     kept = {key: text for key, text in header.metadata.items() if key == "format" or (others and (same or key != "sparsify"))}
     return dict(sorted(kept.items()))
-
-
-def _sizes(tensors: Mapping[str, Any], names: Mapping[str, str]) -> tuple[int, int]:
-    """Bytes and numbers of some of the tensors."""
-    counts = [(tensor.element_size(), math.prod(tensor.shape)) for tensor in (tensors[name] for name in names)]
-    return sum(width * count for width, count in counts), sum(count for _, count in counts)

@@ -3,6 +3,7 @@
     {"metadata": {"total_size": 24}, "weight_map": {"fc.weight": "model-00001-of-00002.safetensors", ...}}
 
 An index is believed when it and the headers of its shards say the same, and when every shard lies in its own folder.
+The index of torch files (`pytorch_model.bin.index.json`) is the same but for its name.
 
 Source: Hugging Face, huggingface_hub, serialization; we refuse what contradicts itself, which it does not look for.
 """
@@ -21,7 +22,7 @@ from sparsify_cli.values.model_config import plain_config
 from sparsify_cli.values.safetensors_header import AGAIN, Header, read_header
 from sparsify_cli.values.strict_json import NotJson, shown, strict_json
 
-__all__ = ["Index", "leaves", "plain_config", "read_index", "shards_of", "written_index"]
+__all__ = ["Index", "leaves", "plain_config", "read_index", "read_map", "require_agreement", "shards_of", "written_index"]
 
 LIMIT = 100_000_000
 """Bytes of an index that are read."""
@@ -54,18 +55,51 @@ def read_index(path: Path) -> Index:
         MissingFile: there is no such file.
         UnreadableFile: it is damaged, a shard is missing, damaged or elsewhere, or index and shards contradict each other.
     """
+    weight_map, size = read_map(path)
+    headers = {shard: read_header(path.parent / shard) for shard in dict.fromkeys(weight_map.values())}
+    require_agreement(path, weight_map, {shard: header.names for shard, header in headers.items()})
+    return Index(tuple(headers), weight_map, size, headers)
+
+
+def read_map(path: Path) -> tuple[dict[str, str], int | None]:
+    """What an index says: name of a tensor -> its shard, in its order, and bytes of all tensors; no shard is opened.
+
+    Raises:
+        MissingFile: there is no such file.
+        UnreadableFile: it is damaged, or a shard is missing or elsewhere.
+    """
     table = _table(path)
-    weight_map = table["weight_map"]
-    shards = tuple(dict.fromkeys(weight_map.values()))
+    weight_map: dict[str, str] = table["weight_map"]
+    shards = dict.fromkeys(weight_map.values())
     for shard in shards:
         _require_inside(path, shard)
     if missing := [shard for shard in shards if not (path.parent / shard).is_file()]:
         do = "Fetch them again into the same folder."
         raise UnreadableFile(f"{path.parent} is incomplete.", f"{path.name} names {_listed(missing)}, not there as a file.", do)
-    headers = {shard: read_header(path.parent / shard) for shard in shards}
-    _require_agreement(path, weight_map, headers)
     size = table.get("metadata", {}).get("total_size")
-    return Index(shards, weight_map, size if type(size) is int else None, headers)
+    return weight_map, size if type(size) is int else None
+
+
+def require_agreement(path: Path, weight_map: Mapping[str, str], held: Mapping[str, frozenset[str]]) -> None:
+    """Refuse an index that contradicts its shards.
+
+    Args:
+        path: of the index.
+        weight_map: name -> shard, as the index says.
+        held: shard -> names that it holds.
+
+    Raises:
+        UnreadableFile: a shard lacks a tensor, holds one that belongs elsewhere, or one that the index does not name.
+    """
+    for shard, names in held.items():
+        mapped = {name for name, file in weight_map.items() if file == shard}
+        if missing := sorted(mapped - names):
+            raise UnreadableFile(f"{path} is damaged.", f"It says that {shard} holds {_listed(missing)}, which that file does not.", AGAIN)
+        if strays := sorted(names - mapped):
+            where = f"puts it into {weight_map[strays[0]]}" if strays[0] in weight_map else "does not name it"
+            raise UnreadableFile(
+                f"{path} is damaged.", f"The shard {shard} holds {_listed(strays)}; the index {where}.", f"{AGAIN} All files together."
+            )
 
 
 def leaves(folder: Path, name: str) -> bool:
@@ -151,18 +185,6 @@ def _require_inside(path: Path, shard: str) -> None:
     if leaves(path.parent, shard):
         why = f"The shard {shown(shard)} is a link that leads out of the folder."
         raise UnreadableFile(f"{path} is not to be trusted.", why, "Put the file itself there.")
-
-
-def _require_agreement(path: Path, weight_map: Mapping[str, str], headers: Mapping[str, Header]) -> None:
-    for shard, header in headers.items():
-        mapped = {name for name, file in weight_map.items() if file == shard}
-        if missing := sorted(mapped - header.names):
-            raise UnreadableFile(f"{path} is damaged.", f"It says that {shard} holds {_listed(missing)}, which that file does not.", AGAIN)
-        if strays := sorted(header.names - mapped):
-            where = f"puts it into {weight_map[strays[0]]}" if strays[0] in weight_map else "does not name it"
-            raise UnreadableFile(
-                f"{path} is damaged.", f"The shard {shard} holds {_listed(strays)}; the index {where}.", f"{AGAIN} All files together."
-            )
 
 
 def _listed(names: list[str]) -> str:

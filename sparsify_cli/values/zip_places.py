@@ -140,6 +140,8 @@ def _members(file: BinaryIO, size: int) -> dict[str, Member]:
         raise _Contradiction("It does not begin with a member.")
     start, length, count = _directory(file, size)
     entries = list(_entries(_read(file, start, length), start, count))
+    if not entries:
+        raise _Contradiction("Its directory names no member.")
     _require_apart(entries, start)
     found: dict[str, Member] = {}
     for entry in entries:

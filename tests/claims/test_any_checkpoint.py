@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -25,9 +27,25 @@ from sparsify_cli.maths.choose_masks import choose_masks
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.values.mask_file import read_masks
 from sparsify_cli.values.mask_set import MaskSet
-from tests.kinds import Kind, Table, same, stored
-from tests.kinds_graphs import KINDS
+from tests.kinds import Kind, Table, multiplied, opened, same, stored
+from tests.kinds_graphs import KINDS, load_onnx, load_script
+from tests.kinds_safetensors import load_shards
+from tests.torch_files import flat
 
+SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
+REAL = sorted(path for folder in (*SHARED.glob("ckpt_*"), SHARED / "loader_zoo") for path in (*folder.glob("*"), *folder.glob("*/port.pt")))
+REAL = [path for path in REAL if path.is_dir() or path.suffix not in {".md", ""}]
+REFUSED = {
+    "gender_mini_XCEPTION.21-0.95.hdf5": "is an HDF5 file",
+    "stories260K.bin": "of an unknown kind",
+    "tok512.bin": "of an unknown kind",
+    "compressed_SqueezeNet.net": "of an unknown kind",
+    "charrnn_shakespeare": "manifest.json is of another kind",
+    "checkpoint_trained_channel_regularized_resnet20_finetuned.pth.tar": "distiller.thinning.ThinningRecipe",
+}
+"""Files of other people that are refused, and a part of why: Keras, plain numbers of C programs, a folder of TensorFlow.js, code."""
+
+WRAPPERS = ("state_dict.module.", "state_dict.", "model.", "_orig_mod.", "")
 OUT = Path("pruned")
 COPIED = [name for name, kind in KINDS.items() if kind.folded is None]
 FOLDED = [name for name, kind in KINDS.items() if kind.folded is not None]
@@ -200,3 +218,69 @@ def test_results_go_further(name, made):
     assert second.total - second.kept == round(total * Fraction(9, 10))
     assert main(["export", "again", "--to", "packed", "--out", "small"]) == 0
     assert list(Path("small").iterdir())
+
+
+def load_real(path: Path) -> Table:
+    """Every tensor of somebody's file, by the loader its users would use."""
+    if path.is_dir():
+        return load_language_model(path) if (path / "config.json").is_file() else load_shards(path)
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    if path.suffix in {".ts", ".jit"}:
+        return load_script(path)
+    return load_onnx(path) if path.suffix == ".onnx" else flat(opened(path))
+
+
+def load_language_model(path: Path) -> Table:
+    """By transformers, from the folder alone."""
+    transformers = pytest.importorskip("transformers")
+    return dict(transformers.AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype="auto").state_dict())
+
+
+def real(names: set[str], table: Table) -> Kind:
+    """What is expected of somebody's file whose prunable tensors have these names, under one of the usual wrappers."""
+    prefix = next(prefix for prefix in WRAPPERS if all(prefix + name in table for name in names))
+    return Kind(Path, load_real, lambda table: {name: prefix + name for name in names})
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in REAL if path.name not in REFUSED] or [None], ids=lambda path: path.name if path else "none"
+)
+def test_checkpoints_of_other_people(path):
+    """Each file that is here goes through inspect and prune and loads again; all but its weights is what it was."""
+    if path is None:
+        pytest.skip("the published checkpoints are not here")
+    before = load_real(path)
+    result = pruned(path)
+    if masked := any(name.endswith("weight_mask") for name in before):
+        before = multiplied("weight_orig", "weight_mask")(before)
+    after, names = load_real(result), set(read_masks(OUT / "masks.safetensors"))
+    kind = real(names, before)
+    check(kind, before, after)
+    if path.is_file() and not masked:
+        weights = list(kind.weights(before).values())
+        gone = sum(np.count_nonzero(removed(before[name], after[name])) for name in weights)
+        one, other = (np.fromfile(file, dtype=np.uint8) for file in (path, result))
+        sums = 12 * len(weights) if path.read_bytes()[:2] == b"PK" else 0  # up to three copies of four bytes
+        assert one.shape == other.shape
+        assert 0 <= np.count_nonzero(one != other) - gone <= sums
+
+
+def removed(before: Tensor, after: Tensor) -> Tensor:
+    """The bytes of the numbers that are zero only now."""
+    return torch.where(after == 0, before, 0).contiguous().reshape(-1).view(torch.uint8)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_checkpoint_is_refused(name, capsys):
+    """One sentence that says what it is, exit code 2, nothing written; the pickle that names code is read once it is trusted."""
+    path = next((path for path in REAL if path.name == name), None)
+    if path is None:
+        pytest.skip("the published checkpoints are not here")
+    for verb in (["inspect", str(path)], ["prune", str(path), "--sparsity", "0.8", "--out", str(OUT)]):
+        assert main(verb) == 2
+        said = capsys.readouterr().err.strip().splitlines()
+        assert len(said) == 1 and said[0].startswith("error: ") and REFUSED[name] in said[0]
+    assert list(Path.cwd().iterdir()) == []
+    trusted = main(["prune", str(path), "--sparsity", "0.8", "--out", str(OUT), "--trust-pickle"])
+    assert trusted == (0 if "distiller" in REFUSED[name] else 2)

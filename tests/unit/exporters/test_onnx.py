@@ -1,6 +1,7 @@
 """ONNX: what other engines find in the file, and what the export refuses."""
 
 import errno
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from sparsify_cli.cli.app import main
 from sparsify_cli.contracts.exporter import Exportable
-from sparsify_cli.errors import DiskFailure, MissingContext, Regression, SparsifyError
+from sparsify_cli.errors import DiskFailure, MissingContext, Regression, SparsifyError, UnreadableFile
 from sparsify_cli.exporters.onnx import Onnx
 from sparsify_cli.values.checkpoint import Checkpoint, Source
 from sparsify_cli.values.mask_set import MaskSet
@@ -144,3 +146,27 @@ def test_disk_and_size_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(SparsifyError, match="holds at most 2 GB"):
         Onnx().export(subject(pruned()), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exported_file_is_pruned(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`prune` on an export renews its checksum: it is sound, of the same length, runs, and has as many zeros as asked for."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["prune", str(exported / "model.onnx"), "--sparsity", "0.75", "--out", "out"]) == 0
+    assert main(["inspect", "out"]) == main(["inspect", "out/model.onnx"]) == 0
+    before, after = (exported / "model.onnx").read_bytes(), (tmp_path / "out/model.onnx").read_bytes()
+    assert len(before) == len(after)
+    assert before[-64:] != after[-64:] == hashlib.sha256(after[:-85]).hexdigest().encode()
+    network = pruned()
+    made = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in onnx.load_from_string(after).graph.initializer}
+    network.load_state_dict({"head.weight": made["head.weight"]}, strict=False)
+    (finding,) = [finding for finding in Onnx(bound=1e9).verify(subject(network), tmp_path / "out") if finding.name == "onnx_zeros"]
+    assert finding.value == 261  # of 36 + 288 + 24
+
+
+def test_damage_to_the_checksum_itself(exported: Path, tmp_path: Path) -> None:
+    """A file whose checksum was cut off or changed is no sound one."""
+    content = (exported / "model.onnx").read_bytes()
+    for damaged in (content[:-85], content[:-1] + b"x"):
+        (tmp_path / "model.onnx").write_bytes(damaged)
+        with pytest.raises(UnreadableFile, match="does not have the checksum it was written with"):
+            Onnx().verify(subject(pruned()), tmp_path)

@@ -54,10 +54,11 @@ def test_the_layout_of_an_index(index):
 
 
 def test_known_by_the_name_of_the_index(index):
-    """Only a file of that name is an index of shards."""
-    (index.parent / "pytorch_model.bin.index.json").write_text("{}")
+    """Only files of such names are indices of shards."""
+    for name in ("pytorch_model.bin.index.json", "tf_model.h5.index.json", "index.json"):
+        (index.parent / name).write_text("{}")
     (index.parent / "folder.safetensors.index.json").mkdir()
-    assert [path.name for path in index.parent.iterdir() if FORMAT.recognises(path)] == [INDEX]
+    assert sorted(path.name for path in index.parent.iterdir() if FORMAT.recognises(path)) == [INDEX, "pytorch_model.bin.index.json"]
 
 
 def test_folded_tensors_go_to_the_shard_of_their_parts(index, tmp_path):
@@ -90,3 +91,20 @@ def test_a_damaged_shard_is_named(index):
     (index.parent / "m-2.safetensors").write_bytes(whole[:-1])
     with pytest.raises(UnreadableFile, match=r"m-2\.safetensors is damaged"):
         FORMAT.layout(index)
+
+
+def test_shards_of_torch(tmp_path):
+    """The index of torch files: one table, checksums of each archive, written anew into the same files; an entry beside stays."""
+    (tmp_path / "out").mkdir()
+    for name in ("a", "b"):
+        torch.save({name: torch.ones(2), "made": "by me"}, tmp_path / f"{name}.bin")
+    path = tmp_path / "pytorch_model.bin.index.json"
+    path.write_text(json.dumps({"weight_map": {"a": "a.bin", "b": "b.bin"}}))
+    (tmp_path / "config.json").write_text("{}")
+    found = FORMAT.layout(path)
+    assert (found.kind, found.root, found.files, found.companions) == ("sharded", tmp_path, ("a.bin", "b.bin"), (path.name,))
+    assert [check.file for check in found.checks] == ["a.bin", "b.bin"]
+    FORMAT.rebuild(found, (), {"a": torch.ones(1), "b": torch.ones(3)}, tmp_path / "out", others=True)
+    second = torch.load(tmp_path / "out/b.bin", weights_only=True)
+    assert (second["b"].tolist(), second["made"]) == ([1, 1, 1], "by me")
+    assert json.loads((tmp_path / "out" / path.name).read_text())["metadata"] == {"total_size": 16}

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from sparsify_cli.errors import UnreadableFile, UnsafePickle
-from sparsify_cli.formats.torch_legacy import MAGIC, TorchLegacy
+from sparsify_cli.formats.torch_legacy import TorchLegacy
+from sparsify_cli.values.torch_legacy_file import MAGIC
 from tests.torch_files import SHARED, Hostile, flat, mutated, same_bits, survives, tensor_at, tensors_of
 
 OLD = TorchLegacy()
