@@ -54,7 +54,7 @@ def command(kind: type[Recipe], run: Callable[..., None]) -> Callable[..., None]
 
 
 @functools.cache
-def _hints(kind: type[Recipe]) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     """The annotations of a recipe; asked for once a field, and slow."""
     return get_type_hints(kind, include_extras=True)
 

@@ -17,11 +17,17 @@ from sparsify_cli.stages.slices import Desk, Meter, Target, in_order, slice_of, 
 from sparsify_cli.values.layout import Layout
 from sparsify_cli.values.mask_writer import MaskWriter
 from sparsify_cli.values.patch_file import put, renew
-from sparsify_cli.values.raw_file import CHUNK, copy_range, opened, write_at
+from sparsify_cli.values.raw_file import CHUNK, begin_write_back, copy_range, opened, write_at
 
 Array = npt.NDArray[Any]
 GAP = 8 * CHUNK
 """Bytes between weights that are copied at a time."""
+
+BEHIND = 16 * CHUNK
+"""Bytes after which the disk is asked to begin."""
+
+
+Step = Callable[[], dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,10 @@ class Copy:
     meter: Meter
     desk: Desk
 
-    def hurry(self) -> None:
-        pass
+    def written(self, start: int, end: int) -> dict[str, int]:
+        """What lies before a byte is written, but for slices that are under way; the disk may begin with it."""
+        begin_write_back(self.output, start, end)
+        return {}
 
     def gap(self, start: int, end: int) -> dict[str, int]:
         """Copy what lies between weights."""
@@ -138,7 +146,6 @@ def write_copy(
         copy = Copy(source, target_file, bits, cuts, masks, meter, Desk())
         for found in in_order(_jobs(copy, plain, size)):
             _add(zeros, found)
-            copy.hurry()
         for target in odd:
             _add(zeros, copy.scattered(target))
         renew(target_file, [check for check in layout.checks if check.file == name], (target.place for target in targets))
@@ -160,20 +167,31 @@ def _apart(targets: Sequence[Target]) -> tuple[list[Target], list[Target]]:
     return plain, odd
 
 
-def _jobs(copy: Copy, targets: Sequence[Target], size: int) -> Iterator[Callable[[], dict[str, int]]]:
-    """What there is to do for a file, in the order of its bytes."""
+def _jobs(copy: Copy, targets: Sequence[Target], size: int) -> Iterator[Step]:
+    """What there is to do for a file, in the order of its bytes; in between, what was written is sent on its way to the disk."""
+    begun = 0
+    for start, step in _steps(copy, targets, size):
+        if start - begun >= BEHIND:
+            yield partial(copy.written, begun, start)
+            begun = start
+        yield step
+
+
+def _steps(copy: Copy, targets: Sequence[Target], size: int) -> Iterator[tuple[int, Step]]:
+    """The first byte of each piece of a file, and what is done with it."""
     done = 0
     for target in targets:
         yield from _gaps(copy, done, target.place.offset)
         cut = copy.cuts.cuts.get(target.name)
         if cut is not None and cut.splits_ties:
-            yield partial(copy.whole, target)
+            yield target.place.offset, partial(copy.whole, target)
         else:
-            yield from (partial(copy.part, target, start, count) for start, count in slices_of(target))
+            for start, count in slices_of(target):
+                yield target.place.offset + start * target.place.width, partial(copy.part, target, start, count)
         done = target.place.end
     yield from _gaps(copy, done, size)
 
 
-def _gaps(copy: Copy, start: int, end: int) -> Iterator[Callable[[], dict[str, int]]]:
+def _gaps(copy: Copy, start: int, end: int) -> Iterator[tuple[int, Step]]:
     for first in range(start, end, GAP):
-        yield partial(copy.gap, first, min(first + GAP, end))
+        yield first, partial(copy.gap, first, min(first + GAP, end))

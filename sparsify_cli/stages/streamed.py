@@ -183,6 +183,7 @@ def _written(job: Job, folder: Path, listener: Listener, finished: dict[str, dic
             here = [target for target in job.targets if target.place.file == name]
             finished[name] = _one_file(job, name, base, here, masks, meter)
             if len(layout.files) > 1:
+                masks.flush()
                 write_manifest(folder, _unfinished(job, folder, finished))
     copy_companions(layout, base)
     replace_file(folder / MASKS, lambda path: masks.path.replace(path))

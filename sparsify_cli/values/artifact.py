@@ -251,8 +251,8 @@ def _undo(folder: Path, made: list[Path]) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove the temporary files of a writer that was killed; the lock says that nobody writes here now."""
-    for path in folder.glob(".*"):
-        if TEMPORARY.match(path.name):
+    for path in [*folder.glob(".*"), *folder.glob("*/.*")]:
+        if TEMPORARY.match(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,11 @@ class MaskWriter:
             write_at(descriptor, 0, np.frombuffer(self.header, dtype=np.uint8))
         with self.path.open("r+b") as file:
             file.truncate(self.size)
+
+    def flush(self) -> None:
+        """Have the system bring everything to the disk, so that what is resumed after a crash is there."""
+        with opened(self.path, write=True) as descriptor:
+            os.fsync(descriptor)
 
     def put(self, descriptor: int, name: str, start: int, keep: npt.NDArray[Any]) -> None:
         """Write the bits of a slice that begins at element `start`, a multiple of 8."""

@@ -29,7 +29,7 @@ import typer.main
 from sparsify_cli.cli.app import main
 from tests.kinds_graphs import KINDS
 
-TIMES = 170 * (20 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 1)
+TIMES = 130 * (20 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 1)
 """Mutations of each kind."""
 
 FUZZED = (

@@ -157,7 +157,9 @@ def test_an_exported_file_is_pruned(exported: Path, tmp_path: Path, monkeypatch:
     assert len(before) == len(after)
     assert before[-64:] != after[-64:] == hashlib.sha256(after[:-85]).hexdigest().encode()
     network = pruned()
-    made = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in onnx.load_from_string(after).graph.initializer}
+    made = {
+        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in onnx.load_from_string(after).graph.initializer
+    }
     network.load_state_dict({"head.weight": made["head.weight"]}, strict=False)
     (finding,) = [finding for finding in Onnx(bound=1e9).verify(subject(network), tmp_path / "out") if finding.name == "onnx_zeros"]
     assert finding.value == 261  # of 36 + 288 + 24
