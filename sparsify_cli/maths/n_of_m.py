@@ -44,9 +44,8 @@ def _by_words(keys: Array, keep: int, word: np.dtype[Any]) -> Array:
     for step in range(1, group):
         np.greater_equal(keys[:-step], keys[step:], out=beats[:-step])
         packed &= word.type(_bytes(*[1] * (group - step)))  # not across two groups
+        packed *= word.type((1 - (1 << 8 * step)) % (1 << 8 * group))  # a win here is one less there, a few bytes further
         wins += packed
-        packed <<= word.type(8 * step)
-        wins -= packed  # no byte goes below zero: each takes back at most the wins it was given
     best: Array = wins.view(np.uint8) >= group - keep
     return best
 

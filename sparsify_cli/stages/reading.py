@@ -37,13 +37,13 @@ def checkpoint_of(opened: Opened, path: Path) -> Checkpoint:
     )
 
 
-def require_plain(checkpoint: Checkpoint, opened: Opened, path: Path) -> None:
+def require_plain(checkpoint: Checkpoint, path: Path) -> None:
     """Refuse tensors that cannot be computed with like any other, before a network is made of them.
 
     Raises:
         UnreadableFile: with the first of them.
     """
-    odd = dict(opened.layout.odd)
+    odd = dict(checkpoint.home.layout.odd) if checkpoint.home else {}
     odd |= {name: kind for name, tensor in checkpoint.tensors.items() if (kind := str(tensor.dtype).removeprefix("torch.")) not in PLAIN}
     if odd:
         listed = ", ".join(f"{name} is {kind}" for name, kind in list(odd.items())[:3])

@@ -101,10 +101,10 @@ class Copy:
         return target.view.in_memory_order(stay, raw.size), equal
 
     def _zeros(self, target: Target, raw: Array, keep: Array) -> int:
-        """How many numbers of a pruned slice are zero, whatever their sign; those above a threshold need not be looked at again."""
+        """How many numbers of a pruned slice are zero, whatever their sign; above a threshold there are none. `raw` is overwritten."""
         cut = self.cuts.cuts.get(target.name)
         above = cut is not None and cut.keeps_no_zero and target.view.pattern.block_size == 1
-        return int(raw.size - np.count_nonzero(keep if above else raw << raw.dtype.type(1)))
+        return int(raw.size - np.count_nonzero(keep if above else np.left_shift(raw, raw.dtype.type(1), out=raw)))
 
 
 def _stay(keys: Array, present: Array | None, cut: Cut | None, seen: int) -> tuple[Array, int]:

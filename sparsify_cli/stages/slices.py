@@ -28,6 +28,9 @@ T = TypeVar("T")
 WORKERS = min(4, os.cpu_count() or 1)
 """Threads that judge slices; what they find are integers, so their number changes nothing but the time."""
 
+NEWS = 500
+"""How often a listener hears of a pass, at most."""
+
 AHEAD = 3
 """Slices in work or waiting, for each worker."""
 
@@ -148,13 +151,16 @@ class Meter:
 
     def __init__(self, listener: Listener, label: str, total: int) -> None:
         """Nothing is done yet."""
-        self._listener, self._label, self._total, self._done = listener, label, total, 0
+        self._listener, self._label, self._total, self._done, self._told = listener, label, total, 0, 0
         self._lock = threading.Lock()
 
     def moved(self, count: int) -> None:
         """So many more bytes are done; any thread may tell."""
         with self._lock:
             self._done += count
+            if self._done < min(self._told + self._total // NEWS, self._total):
+                return
+            self._told = self._done
             self._listener.progress(Progress(self._label, min(self._done, self._total), self._total, unit="B"))
 
 

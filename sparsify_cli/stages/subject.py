@@ -127,7 +127,12 @@ class Subject:
         return self
 
     def surveyed(self) -> Subject:
-        """Itself, with the masks that a plain file's zeros show; every number is read for it."""
+        """Itself, with the masks that a plain file's zeros show; every number is read for it.
+
+        Raises:
+            UnreadableFile: some tensors are not plain numbers.
+        """
+        require_plain(self.checkpoint, self.path)
         return _seen_as_pruned(self)
 
     def single(self) -> Subject:
@@ -171,7 +176,7 @@ def open_subject(recipe: ModelFields, *, verbs: tuple[str, ...] = (), listener: 
     path = Path(recipe.model) if recipe.model else _newest(recipe, verbs)
     if not recipe.model and listener is not None:
         listener.note(f"taking {path}, the newest")
-    subject = open_path(path, entry=recipe.entry, trust=recipe.trust_pickle)
+    subject = open_path(path, entry=recipe.entry, trust=recipe.trust_pickle, plain=survey)
     data = (recipe.data, recipe.data_arg) if isinstance(recipe, DataFields) else ("", ())
     found = with_context(subject, (recipe.arch, recipe.arch_arg), data)
     return found.surveyed() if survey else found
@@ -235,23 +240,29 @@ def _renamed(subject: Subject) -> Subject:
     return replace(subject, checkpoint=with_names(subject.checkpoint, new), masks=masks)
 
 
-def open_path(path: Path, *, entry: str = "", trust: bool = False) -> Subject:
+def open_path(path: Path, *, entry: str = "", trust: bool = False, plain: bool = True) -> Subject:
     """Open a checkpoint file or folder, or an artifact.
 
     Args:
         path: where it is.
         entry: dotted keys that lead to the weights inside a file; empty = the usual ones.
         trust: read pickles that name code (nothing is run).
+        plain: refuse tensors that cannot be computed with.
 
     Raises:
         MissingFile: nothing is there.
+        UnreadableFile: damaged, of an unknown kind, or not plain.
     """
     if not path.exists():
         raise MissingFile(f"There is no file or artifact {path}.", "", "Check the path; artifacts are in runs/.")
     if is_artifact(path):
-        return _from_artifact(Artifact.open(path), trust=trust)
-    checkpoint, masks, nest = _contents(path, path, entry=entry, trust=trust)
-    return Subject(checkpoint, masks, nest=nest)
+        subject = _from_artifact(Artifact.open(path), trust=trust)
+    else:
+        checkpoint, masks, nest = _contents(path, entry=entry, trust=trust)
+        subject = Subject(checkpoint, masks, nest=nest)
+    if plain:
+        require_plain(subject.checkpoint, path)
+    return subject
 
 
 def _from_artifact(artifact: Artifact, *, trust: bool = False) -> Subject:
@@ -262,7 +273,7 @@ def _from_artifact(artifact: Artifact, *, trust: bool = False) -> Subject:
     if not artifact.manifest.get("weights"):
         raise MissingContext(f"{artifact.folder} holds no network.", f"It was made by `{artifact.verb}`.")
     weights, entry, names = artifact.weights()
-    checkpoint, found, nest = _contents(weights, artifact.folder, entry=entry, trust=trust or artifact.trusts_pickle)
+    checkpoint, found, nest = _contents(weights, entry=entry, trust=trust or artifact.trusts_pickle)
     masks, trusted = artifact.verified(MASKS), _trusted(artifact)
     checkpoint = with_names(checkpoint, {name: names.get(name, name) for name in checkpoint.tensors}) if names else checkpoint
     return Subject(
@@ -276,7 +287,7 @@ def _from_artifact(artifact: Artifact, *, trust: bool = False) -> Subject:
     )
 
 
-def _contents(path: Path, named: Path, *, entry: str, trust: bool) -> tuple[Checkpoint, MaskSet, Nest | None]:
+def _contents(path: Path, *, entry: str, trust: bool) -> tuple[Checkpoint, MaskSet, Nest | None]:
     """What a file holds: its tensors, and, when networks are embedded in it, the last one's masks and the nest."""
     if path.is_file() and is_nest_file(path):
         nest, tensors = read_nest(path)
@@ -286,7 +297,6 @@ def _contents(path: Path, named: Path, *, entry: str, trust: bool) -> tuple[Chec
         return Checkpoint(read(path), Source(str(path), fingerprint(path))), MaskSet(), None
     opened: Opened = open_headers(path, entry=entry, trust=trust)
     checkpoint = checkpoint_of(opened, path)
-    require_plain(checkpoint, opened, named)
     matrices = {name: mask for name, mask in checkpoint.masks.items() if mask.ndim >= 2}  # biases are not prunable weights
     return checkpoint, MaskSet(matrices), None
 

@@ -83,7 +83,6 @@ STRANGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no weights": (lambda path: torch.save({"epoch": 3, "lr": 0.1}, path), ["no named tensors", "epoch (int 3), lr"]),
     "a whole module": (lambda path: torch.save(nn.Linear(3, 3), path), ["needs code", "Linear"]),
     "only biases": (lambda path: torch.save({"bias": torch.ones(5)}, path), ["No tensor", "1 tensors", "bias"]),
-    "float8": (lambda path: torch.save({"w.weight": torch.ones(8, 8).to(torch.float8_e4m3fn)}, path), ["w.weight", "float8"]),
     "sparse": (lambda path: torch.save({"w.weight": torch.eye(8).to_sparse()}, path), ["w.weight", "sparse"]),
     "meta": (lambda path: torch.save({"w.weight": torch.empty(8, 8, device="meta")}, path), ["w.weight", "meta"]),
     "quantized": (lambda path: torch.save({"w.weight": quantized()}, path), ["w.weight", "quantized"]),

@@ -1,0 +1,346 @@
+"""Damaged and hostile files: one sentence, nothing run, nothing left behind, no memory that a header claims, inputs as they were."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import resource
+import struct
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from tests.cli.conftest import content
+from tests.kinds import state
+from tests.kinds_graphs import KINDS
+
+PRUNE = "prune {} --sparsity 0.8 --out out"
+CUT = ("bare", "legacy", "tar", "lightning", "safetensors", "scripted", "exported", "ONNX", "ONNX typed")
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+    """A function: inspect and prune refuse a path in one sentence that names it; the sentence of prune. Nothing changes or is left."""
+
+    def check(
+        path: Path | str, *flags: str, word: str = "", verbs: tuple[str, ...] = ("inspect {}", PRUNE), codes: tuple[int, ...] = (1, 2)
+    ) -> str:
+        before, said = content(tmp_path), None
+        for verb in verbs:
+            said = run(verb.format(path), *flags)
+            assert said.code in codes and said.out == "", said
+            assert said.err.strip().splitlines() == [said.sentence]
+            assert "unexpected happened" not in said.err and (word or Path(path).name) in said.sentence
+            assert content(tmp_path) == before
+        assert said is not None
+        return said.sentence
+
+    return check
+
+
+# ------------------------------------------------------------------------------------------------------------- cut off
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_cut_at_every_tenth(name, refused, tmp_path):
+    """Nine tenths of a file are not taken for the file."""
+    path = KINDS[name].make(tmp_path)
+    whole = path.read_bytes()
+    end = len(whole.rstrip(b"\0")) if name == "tar" else len(whole)  # such archives end with padding
+    for tenth in range(10):
+        path.write_bytes(whole[: end * tenth // 10])
+        refused(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [("shards", "model-00002-of-00002.safetensors"), ("shards", "model.safetensors.index.json"), ("ONNX external", "model.data")],
+)
+def test_a_part_cut_at_every_tenth(name, cut, refused, tmp_path):
+    """One file of several is cut off; the sentence names the part or the whole."""
+    path = KINDS[name].make(tmp_path)
+    whole = (tmp_path / cut).read_bytes()
+    for tenth in range(10):
+        (tmp_path / cut).write_bytes(whole[: len(whole) * tenth // 10])
+        refused(path, word=".")
+
+
+# --------------------------------------------------------------------------------------------- headers that do not hold
+
+
+def write_safetensors(path: Path, header: str | Mapping[str, Any], data: bytes = bytes(64), length: int | None = None) -> Path:
+    """A safetensors file with whatever header."""
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+def entry(start: int, end: int, shape: tuple[int, ...] = (4, 4), dtype: str = "F32") -> dict[str, Any]:
+    """What a header says of one tensor."""
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+
+
+LIES: dict[str, Any] = {
+    "behind the end": {"w": entry(0, 6400, (40, 40))},
+    "overlap": {"v": entry(0, 64), "w": entry(32, 96)},
+    "the same bytes": {"v": entry(0, 64), "w": entry(0, 64)},
+    "backwards": {"w": entry(64, 0)},
+    "negative": {"w": entry(-64, 0)},
+    "huge shape": {"w": entry(0, 64, (2**40, 2**40))},
+    "shape that wraps round": {"w": entry(0, 64, (2**62, 4))},
+    "another shape": {"w": entry(0, 64, (4, 5))},
+    "negative size": {"w": entry(0, 64, (-4, -4))},
+    "size that is no number": {"w": entry(0, 64, (4.0, True))},  # type: ignore[arg-type]
+    "many axes": {"w": entry(0, 64, (1,) * 5000 + (16,))},
+    "unknown type": {"w": entry(0, 64, dtype="F7")},
+    "no offsets": {"w": {"dtype": "F32", "shape": [4, 4]}},
+    "a list": "[]",
+    "a number": "17",
+    "not JSON": '{"w": ',
+    "deep": "[" * 200_000,
+    "long number": '{"w": ' + "9" * 200_000 + "}",
+    "duplicate key": f'{{"w": {json.dumps(entry(0, 64))}, "w": {json.dumps(entry(0, 64))}}}',
+    "not a number": '{"w": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 64]}}',
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_header_that_lies(lie, refused, tmp_path):
+    """Offsets, shapes, types and keys that contradict each other or the file."""
+    refused(write_safetensors(tmp_path / "model.safetensors", LIES[lie]))
+
+
+@pytest.mark.parametrize("length", [0, 1, 10**6, 2**31, 2**40, 2**63 - 1, 2**64 - 1])
+def test_a_header_of_any_length(length, refused, tmp_path):
+    """A length that the file does not have is refused before anything is read."""
+    refused(write_safetensors(tmp_path / "model.safetensors", {"w": entry(0, 64)}, length=length))
+
+
+INDICES: dict[str, Any] = {
+    "missing shard": {"w": "model-00009-of-00009.safetensors"},
+    "outside": {"w": "../../etc/passwd"},
+    "far outside": {"w": "../" * 12 + "etc/passwd"},
+    "absolute": {"w": "/etc/passwd"},
+    "a folder": {"w": "."},
+    "nothing": {"w": ""},
+    "zero byte": {"w": "a\0b"},
+    "not a name": {"w": 7},
+    "not there": {"other": "model-00001-of-00002.safetensors"},
+    "a list": [],
+    "itself": {"w": "model.safetensors.index.json"},
+}
+
+
+@pytest.mark.parametrize("what", INDICES)
+def test_an_index_that_lies(what, refused, tmp_path):
+    """Shards that are missing, elsewhere, or do not hold what they are said to hold; by the folder and by the index."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path = KINDS["index"].make(folder)
+    index = json.loads(path.read_text())
+    listed = INDICES[what] if isinstance(INDICES[what], list) else index["weight_map"] | INDICES[what]
+    path.write_text(json.dumps(index | {"weight_map": listed}))
+    assert "root:" not in refused(path, word="index.json" if what != "itself" else "model") + refused(folder, word="model")
+
+
+def test_an_index_with_a_key_twice(refused, tmp_path):
+    """The later of two entries would win silently."""
+    path = KINDS["index"].make(tmp_path)
+    path.write_text(path.read_text().replace('"weight_map": {', '"weight_map": {"fc.bias": "model-00001-of-00002.safetensors",'))
+    refused(path, word="fc.bias")
+
+
+def test_a_shard_that_is_a_link_out_of_the_folder(refused, tmp_path):
+    """A link to somebody else's file is not followed."""
+    (tmp_path / "model").mkdir()
+    path = KINDS["index"].make(tmp_path / "model")
+    shard = tmp_path / "model/model-00001-of-00002.safetensors"
+    shard.rename(tmp_path / "elsewhere.safetensors")
+    shard.symlink_to("../elsewhere.safetensors")
+    refused(path, word="model-00001-of-00002.safetensors")
+
+
+# -------------------------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_numbers_without_order(bad, dtype, refused, run, tmp_path):
+    """Refused by the tensor's name; allowed, they are the first to go, and 80 % of 96 + 288 weights are zero all the same."""
+    table = state(dtype=dtype)
+    table["fc.weight"][2, 3:6] = bad
+    torch.save({"state_dict": table}, "model.pt")
+    sentence = refused("model.pt", verbs=(PRUNE,))
+    assert "fc.weight (3)" in sentence and "--allow-nonfinite" in sentence
+    assert run(PRUNE.format("model.pt"), "--allow-nonfinite").code == 0
+    found = torch.load("out/model.pt", weights_only=True)["state_dict"]
+    assert found["fc.weight"][2, 3:6].tolist() == [0, 0, 0]
+    assert sum(int((found[name] == 0).sum()) for name in ("conv.weight", "fc.weight")) == 307  # 0.8 * 384 = 307.2
+
+
+def test_numbers_without_order_that_are_no_weights(refused, run):
+    """A statistic that is not finite is refused by name too, and kept as it is when allowed."""
+    table = state()
+    table["bn.running_var"][1] = float("nan")
+    torch.save(table, "model.pt")
+    assert "bn.running_var (1)" in refused("model.pt", verbs=(PRUNE,))
+    assert run(PRUNE.format("model.pt"), "--allow-nonfinite").code == 0
+    assert bool(torch.load("out/model.pt", weights_only=True)["bn.running_var"][1].isnan())
+
+
+# -------------------------------------------------------------------------------------------------------------- pickles
+
+CALL = b"(S'touch exploded'\ntR."
+BOMBS: dict[str, bytes] = {
+    "os.system": b"cos\nsystem\n" + CALL,
+    "posix.system": b"cposix\nsystem\n" + CALL,
+    "eval": b'cbuiltins\neval\n(S\'open("exploded", "w")\'\ntR.',
+    "instance": b"(S'touch exploded'\nios\nsystem\n.",
+    "object": b"(cos\nsystem\nS'touch exploded'\no.",
+    "stacked name": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x0etouch exploded\x85R.",
+    "new object": b"\x80\x02csubprocess\nPopen\nX\x0e\x00\x00\x00touch exploded\x85\x81.",
+    "restored state": b"\x80\x02cpathlib\nPath\n)R}X\x01\x00\x00\x00ac__main__\nx\nsb.",
+    "attribute": b"\x80\x04\x8c\x08builtins\x8c\x07getattr\x93\x8c\x02os\x8c\x06system\x93\x8c\x08__call__\x86R\x8c\x0etouch exploded\x85R.",
+    "hidden behind": b"\x80\x02}0cos\nsystem\n(S'touch exploded'\ntR0}.",
+}
+HEAVY: dict[str, bytes] = {
+    "memo": b"\x80\x02]r" + struct.pack("<I", 2**31 - 2) + b".",
+    "memo as text": b"\x80\x02]p2147483646\n.",
+    "nested tuples": b"\x80\x02N" + b"\x85" * 1_000_000 + b".",
+    "nested lists": b"\x80\x02" + b"]" * 500_000 + b"a" * 499_999 + b".",
+    "nested marks": b"\x80\x02" + b"(" * 1_000_000 + b".",
+    "long integer": b"\x80\x02\x8b" + struct.pack("<i", 100 << 20) + b"\x01.",
+    "negative length": b"\x80\x02\x8b" + struct.pack("<i", -1) + b"\x01.",
+    "long text": b"\x80\x02X" + struct.pack("<I", 2**32 - 1) + b"a.",
+    "long bytes": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"a.",
+    "long decimal": b"\x80\x02L" + b"9" * 500_000 + b"L\n.",
+    "doubled lists": b"\x80\x02]q\x00" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(90)) + b".",
+    "contains itself": b"\x80\x02]q\x00h\x00a.",
+    "dictionary of itself": b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.",
+    "unhashable key": b"\x80\x02}]Ns.",
+    "empty stack": b"\x80\x02RRR.",
+    "frame": b"\x80\x04\x95" + struct.pack("<Q", 2**63) + b"N.",
+    "persistent": b"\x80\x02N" + b"Q" * 100_000 + b".",
+}
+
+
+def as_zip(pickled: bytes) -> bytes:
+    """A torch archive with this pickle."""
+    with zipfile.ZipFile("made.zip", "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", b"3\n")
+    data = Path("made.zip").read_bytes()
+    Path("made.zip").unlink()
+    return data
+
+
+def as_legacy(pickled: bytes) -> bytes:
+    """A file of torch before 1.6 with this pickle."""
+    magic, protocol = 0x1950A86A20F9469CFC6C, 1001
+    return b"".join(pickle.dumps(part, 2) for part in (magic, protocol, {"little_endian": True})) + pickled + pickle.dumps([], 2)
+
+
+WRAPPINGS: dict[str, Callable[[bytes], bytes]] = {"zip": as_zip, "legacy": as_legacy, "bare pickle": bytes}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_pickle_that_runs_something(bomb, wrapping, refused, run):
+    """It is named or called unknown; nothing runs, also when the user trusts it, since nothing ever does."""
+    Path("model.pt").write_bytes(WRAPPINGS[wrapping](BOMBS[bomb]))
+    refused("model.pt")
+    for verb in ("inspect model.pt", PRUNE.format("model.pt")):
+        said = run(verb, "--trust-pickle")
+        assert said.code in {1, 2} and said.sentence
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+@pytest.mark.parametrize("bomb", HEAVY)
+def test_a_pickle_that_is_heavy(bomb, wrapping, refused):
+    """Memory and time that a few bytes claim are not given."""
+    Path("model.pt").write_bytes(WRAPPINGS[wrapping](HEAVY[bomb]))
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    refused("model.pt")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
+    assert time.process_time() - started < 10
+
+
+def test_an_archive_that_unpacks_to_gigabytes(refused):
+    """A megabyte of zeros that were a gigabyte, as the pickle and as a storage."""
+    for member in ("archive/data.pkl", "archive/data/0"):
+        with zipfile.ZipFile("model.pt", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            if member != "archive/data.pkl":
+                archive.writestr("archive/data.pkl", b"\x80\x02}.")
+            with archive.open(member, "w", force_zip64=True) as file:
+                for _ in range(1 << 6):
+                    file.write(bytes(1 << 24))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        refused("model.pt")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600 << 10
+
+
+# -------------------------------------------------------------------------------------------------------------- targets
+
+
+@pytest.mark.parametrize("out", ["/proc/sparsify-test/out", "/sys/sparsify-test", "/dev/null/out"])
+def test_a_target_that_takes_nothing(out, run):
+    """Places that refuse even root: one sentence."""
+    torch.save(state(), "model.pt")
+    said = run(f"prune model.pt --sparsity 0.8 --out {out}")
+    assert said.code in {1, 2} and out.split("/")[1] in said.sentence
+    assert [path.name for path in Path.cwd().iterdir()] == ["model.pt"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into read-only folders")
+def test_a_read_only_target(run):
+    """Exit code 1 and one sentence."""
+    torch.save(state(), "model.pt")
+    Path("there").mkdir(mode=0o555)
+    said = run("prune model.pt --sparsity 0.8 --out there/out")
+    assert said.code == 1 and "there" in said.sentence and list(Path("there").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["bare", "legacy", "shards", "ONNX external", "exported", "torch-prune", "sparse-bitmask"])
+def test_a_full_disk(name, refused, tmp_path, monkeypatch):
+    """Every way of writing says that the disk is full: one sentence, exit code 1, nothing left."""
+    (tmp_path / "given").mkdir()
+    path = KINDS[name].make(tmp_path / "given")
+
+    def full(*args: Any, **kwargs: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if KINDS[name].folded is None:
+        monkeypatch.setattr(os, "pwrite", full)
+        monkeypatch.setattr(os, "copy_file_range", full)
+        assert "disk is full" in refused(path, word="out", verbs=(PRUNE,), codes=(1,))
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))  # what is written by torch and safetensors meets a real limit
+    try:
+        sentence = refused(path, word="out", verbs=(PRUNE,), codes=(1,))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "Nothing was changed" in sentence
+
+
+@pytest.mark.parametrize("limit", [0, 100, 900, 2500])
+def test_a_disk_that_fills_up(limit, refused, tmp_path):
+    """Whatever was the last byte that fitted, the run leaves nothing."""
+    safetensors.torch.save_file(state(), tmp_path / "model.safetensors")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        refused(tmp_path / "model.safetensors", word="out", verbs=(PRUNE,), codes=(1,))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert np.fromfile("model.safetensors", dtype=np.uint8).size > limit
