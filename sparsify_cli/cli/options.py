@@ -63,7 +63,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _field_parameter(kind: type[Recipe], f: Field[Any]) -> inspect.Parameter:
+def _field_parameter(kind: Any, f: Field[Any]) -> inspect.Parameter:
     hint = _hints(kind)[f.name]
     option, base = next(part for part in get_args(hint) if isinstance(part, Option)), _flag_type(hint)
     if option.positional:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from sparsify_cli.contracts.format import Format
 from sparsify_cli.errors import UnreadableFile
+from sparsify_cli.values.artifact import is_artifact
 from sparsify_cli.values.companions import beside, is_weights
+from sparsify_cli.values.file_kind import require_fetched
 from sparsify_cli.values.layout import Key, Layout
 from sparsify_cli.values.safetensors_header import read_header
 from sparsify_cli.values.shard_files import joined, write_anew
@@ -21,7 +23,7 @@ from sparsify_cli.values.torch_shards import joined_torch, read_shards, write_sh
 if TYPE_CHECKING:
     from torch import Tensor
 
-OURS, CONFIG = "manifest.json", "config.json"
+CONFIG = "config.json"
 INDEX = ".index.json"
 SAFETENSORS, BIN = ".safetensors", ".bin"
 USUAL = {SAFETENSORS: "model", BIN: "pytorch_model"}
@@ -41,7 +43,7 @@ class Folder(Format):
     def recognises(self, path: Path) -> bool:
         """True for a folder with such weights that no verb of this tool wrote; also when there is no telling which are meant."""
         try:
-            return path.is_dir() and not (path / OURS).is_file() and bool(_weights(path))
+            return path.is_dir() and not is_artifact(path) and bool(_weights(path))
         except OSError:
             return False
 
@@ -74,6 +76,7 @@ class Folder(Format):
 
 def _layout(path: Path, weights: str, *, trust: bool) -> Layout:
     """The layout of a folder whose weights are read from one file or index."""
+    require_fetched(path / weights)
     if weights.removesuffix(INDEX).endswith(SAFETENSORS):
         headers = read_index(path / weights).headers if weights.endswith(INDEX) else {weights: read_header(path / weights)}
         rest = beside(path, {*headers, weights})

@@ -120,7 +120,7 @@ class OnnxModel(Format):
             if not path.is_file():
                 return False
             with path.open("rb") as file:
-                head = file.read(16)
+                head = file.read(32)
             if head.startswith(OTHERS_MAGIC) or head[8:9] == b"{":
                 return False
             return path.suffix.lower() == ".onnx" or _is_model(path)

@@ -148,7 +148,7 @@ def write_copy(
             _add(zeros, found)
         for target in odd:
             _add(zeros, copy.scattered(target))
-        renew(target_file, [check for check in layout.checks if check.file == name], (target.place for target in targets))
+        renew(source, target_file, [check for check in layout.checks if check.file == name], (target.place for target in targets))
     return zeros
 
 

@@ -160,7 +160,7 @@ def is_artifact(path: Path) -> bool:
         found = json.loads(manifest.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError):
         return True
-    return not isinstance(found, dict) or bool({"schema", "verb", "recipe"} & found.keys())
+    return not isinstance(found, dict) or not found or bool({"schema", "verb", "recipe"} & found.keys())
 
 
 def newest(verbs: tuple[str, ...], *, runs: Path = RUNS) -> Artifact:

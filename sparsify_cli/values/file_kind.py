@@ -6,6 +6,8 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from sparsify_cli.errors import UnreadableFile
+
 POINTER = b"version https://git-lfs"
 """First bytes of a Git LFS pointer, which bears the name of the file that it stands for."""
 
@@ -29,6 +31,18 @@ INSIDE = {
 """Part of a name inside a zip archive -> what the archive is; the first that is found counts."""
 
 ADVICE = "Save the network's state_dict() in the program that made it, and pass that file."
+
+
+def require_fetched(path: Path) -> None:
+    """Refuse a file that stands for another one.
+
+    Raises:
+        UnreadableFile: it is a Git LFS pointer.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise UnreadableFile(f"{path} is {MAGIC[POINTER]}.", "It holds no weights.", "Fetch it: git lfs pull.")
 
 
 def foreign_kind(path: Path) -> str:

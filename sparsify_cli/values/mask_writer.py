@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sparsify_cli.values.atomic import disk_failures
 from sparsify_cli.values.raw_file import opened, write_at
 from sparsify_cli.values.safetensors_header import write_header
 
@@ -36,11 +37,16 @@ class MaskWriter:
         self.size = len(self.header) + ends[-1]
 
     def begin(self) -> None:
-        """Write the header and make room for the bits."""
-        with opened(self.path, write=True) as descriptor:
-            write_at(descriptor, 0, np.frombuffer(self.header, dtype=np.uint8))
-        with self.path.open("r+b") as file:
-            file.truncate(self.size)
+        """Write the header and make room for the bits.
+
+        Raises:
+            DiskFailure: the file system refused.
+        """
+        with disk_failures(self.path):
+            with opened(self.path, write=True) as descriptor:
+                write_at(descriptor, 0, np.frombuffer(self.header, dtype=np.uint8))
+            with self.path.open("r+b") as file:
+                file.truncate(self.size)
 
     def flush(self) -> None:
         """Have the system bring everything to the disk, so that what is resumed after a crash is there."""

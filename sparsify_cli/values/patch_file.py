@@ -41,16 +41,30 @@ def strided(span: Array, place: Place) -> Array:
     return np.lib.stride_tricks.as_strided(span, place.shape, tuple(step * place.width for step in place.strides))
 
 
-def renew(descriptor: int, checks: Sequence[Check], changed: Iterable[Place]) -> None:
-    """Compute anew the checksums over ranges in which numbers changed."""
+def renew(source: int, copy: int, checks: Sequence[Check], changed: Iterable[Place]) -> None:
+    """Compute anew the checksums over ranges in which numbers changed.
+
+    One that was not that of its range before (the original is damaged, or was saved without) is left as it was: nobody
+    vouched for what is there, and nobody does now.
+
+    Args:
+        source, copy: descriptors of the original, and of the copy in which numbers changed.
+        checks: of this file.
+        changed: where.
+    """
     places = list(changed)
     for check in checks:
-        end = check.start + check.length
-        if any(place.offset < end and place.end > check.start for place in places):
-            parts = (os.pread(descriptor, min(CHUNK, end - first), first) for first in range(check.start, end, CHUNK))
-            checksum = _sha256(parts) if check.digest == "sha256" else _crc(parts)
-            for offset in check.stored:
-                os.pwrite(descriptor, checksum, offset)
+        if any(place.offset < check.start + check.length and place.end > check.start for place in places):
+            before = _checksum(source, check)
+            if os.pread(source, len(before), check.stored[0]) == before:
+                for offset in check.stored:
+                    os.pwrite(copy, _checksum(copy, check), offset)
+
+
+def _checksum(descriptor: int, check: Check) -> bytes:
+    end = check.start + check.length
+    parts = (os.pread(descriptor, min(CHUNK, end - first), first) for first in range(check.start, end, CHUNK))
+    return _sha256(parts) if check.digest == "sha256" else _crc(parts)
 
 
 def _crc(parts: Iterable[bytes]) -> bytes:
@@ -84,7 +98,7 @@ def write_patched(layout: Layout, folder: Path, changes: Mapping[str, tuple[Plac
 
 def _patch(source: Path, path: Path, changes: Sequence[tuple[Place, Array]], checks: Sequence[Check]) -> None:
     shutil.copyfile(source, path)
-    with opened(path, write=True) as descriptor:
+    with opened(source) as original, opened(path, write=True) as descriptor:
         for place, numbers in changes:
             put(descriptor, place, numbers)
-        renew(descriptor, checks, (place for place, _ in changes))
+        renew(original, descriptor, checks, (place for place, _ in changes))

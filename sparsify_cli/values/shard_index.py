@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsify_cli.errors import MissingFile, UnreadableFile
+from sparsify_cli.values.file_kind import require_fetched
 from sparsify_cli.values.model_config import plain_config
 from sparsify_cli.values.safetensors_header import AGAIN, Header, read_header
 from sparsify_cli.values.strict_json import NotJson, shown, strict_json
@@ -66,7 +67,7 @@ def read_map(path: Path) -> tuple[dict[str, str], int | None]:
 
     Raises:
         MissingFile: there is no such file.
-        UnreadableFile: it is damaged, or a shard is missing or elsewhere.
+        UnreadableFile: it is damaged, or a shard is missing, never fetched, or elsewhere.
     """
     table = _table(path)
     weight_map: dict[str, str] = table["weight_map"]
@@ -76,6 +77,8 @@ def read_map(path: Path) -> tuple[dict[str, str], int | None]:
     if missing := [shard for shard in shards if not (path.parent / shard).is_file()]:
         do = "Fetch them again into the same folder."
         raise UnreadableFile(f"{path.parent} is incomplete.", f"{path.name} names {_listed(missing)}, not there as a file.", do)
+    for shard in shards:
+        require_fetched(path.parent / shard)
     size = table.get("metadata", {}).get("total_size")
     return weight_map, size if type(size) is int else None
 

@@ -101,7 +101,9 @@ def test_what_is_no_such_folder(folder):
     """A folder that a verb wrote, one without weights, an empty one, and a file are none."""
     assert not FORMAT.recognises(folder / SINGLE)
     assert FORMAT.recognises(folder)
-    (folder / "manifest.json").write_text("{}")
+    (folder / "manifest.json").write_text('{"start_url": "/"}')  # of somebody else's
+    assert FORMAT.recognises(folder)
+    (folder / "manifest.json").write_text('{"schema": 1, "verb": "prune"}')
     assert not FORMAT.recognises(folder)
     (folder / "empty").mkdir()
     assert not FORMAT.recognises(folder / "empty")
@@ -301,12 +303,15 @@ def test_several_torch_files(tmp_path):
     assert (found.files, found.others) == ((BIN,), {"a.pt": COPY, "b.ckpt": COPY})
 
 
-def test_a_pointer_instead_of_weights(tmp_path):
-    """A file that Git LFS never fetched is said to be one."""
-    (tmp_path / BIN).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    assert FORMAT.recognises(tmp_path)
+@pytest.mark.parametrize("name", [BIN, SINGLE, HALVES["b"], BIN_INDEX])
+def test_a_pointer_instead_of_weights(halves, name):
+    """A file that Git LFS never fetched is said to be one, also when it is a shard or an index."""
+    if name == BIN:
+        (halves / BIN_INDEX).unlink()
+    (halves / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert FORMAT.recognises(halves)
     with pytest.raises(UnreadableFile, match="is a Git LFS pointer; the file itself was never fetched"):
-        FORMAT.layout(tmp_path)
+        FORMAT.layout(halves)
 
 
 def test_transposed_weights_in_torch_files(tmp_path):

@@ -334,3 +334,9 @@ def test_a_published_model_reads_as_onnx_reads_it() -> None:
     assert all(content(path, places[name]) == value.tobytes() and places[name].shape == value.shape for name, value in expected.items())
     said = [hint.operator for hint in layout.hints.values()]
     assert (said.count("MatMul"), said.count("Gemm"), said.count("Conv")) == (12, 1, 1)
+
+
+def test_a_pointer_with_the_name_of_a_model(tmp_path: Path) -> None:
+    """A pointer of Git LFS is no damaged model."""
+    (tmp_path / "m.onnx").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert not FORMAT.recognises(tmp_path / "m.onnx")
