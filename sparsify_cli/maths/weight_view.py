@@ -20,7 +20,7 @@ from sparsify_cli.maths.n_of_m import best_of_groups
 from sparsify_cli.recipes.pattern import Pattern
 
 Array = npt.NDArray[Any]
-SLICE = 1 << 18
+SLICE = 1 << 19
 """Elements of a slice: it and what is derived from it stay in the processor's cache, and in memory that is used again and again."""
 
 

@@ -29,7 +29,7 @@ from sparsify_cli.stages.sparsifier import below_pruned, no_target
 from sparsify_cli.stages.support import SHARE
 
 Array = npt.NDArray[Any]
-JOINED = 4
+JOINED = 2
 """Slices that are counted at once."""
 
 

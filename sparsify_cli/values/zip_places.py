@@ -33,6 +33,9 @@ DIRECTORY_LIMIT = 1 << 26
 CONTENT_LIMIT = 1 << 28
 """Bytes of a member that is read as a whole, unless the caller says another number."""
 
+RATIO, SPARE = 32, 1 << 20
+"""A member may have so many times the bytes of its archive when it is decompressed, and so many more; bombs have a thousand."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -104,7 +107,7 @@ def content(path: Path, member: Member, limit: int = CONTENT_LIMIT) -> bytes:
         data = file.read(member.length)
     if len(data) < member.length:
         raise damaged(path, f"Its member {member.name!r} is cut off after {len(data)} of {member.length} bytes.")
-    return data if member.stored else _inflated(path, member, data, limit)
+    return data if member.stored else _inflated(path, member, data, min(limit, RATIO * path.stat().st_size + SPARE))
 
 
 def check_of(file: str, member: Member) -> Check:

@@ -40,10 +40,9 @@ REFUSED = {
     "stories260K.bin": "of an unknown kind",
     "tok512.bin": "of an unknown kind",
     "compressed_SqueezeNet.net": "of an unknown kind",
-    "charrnn_shakespeare": "manifest.json is of another kind",
     "checkpoint_trained_channel_regularized_resnet20_finetuned.pth.tar": "distiller.thinning.ThinningRecipe",
 }
-"""Files of other people that are refused, and a part of why: Keras, plain numbers of C programs, a folder of TensorFlow.js, code."""
+"""Files of other people that are refused, and a part of why: Keras, plain numbers of C programs, code."""
 
 WRAPPERS = ("state_dict.module.", "state_dict.", "model.", "_orig_mod.", "")
 OUT = Path("pruned")
@@ -223,7 +222,8 @@ def test_results_go_further(name, made):
 def load_real(path: Path) -> Table:
     """Every tensor of somebody's file, by the loader its users would use."""
     if path.is_dir():
-        return load_language_model(path) if (path / "config.json").is_file() else load_shards(path)
+        found = next(path.glob("port.pt"), None)
+        return load_real(found) if found else load_language_model(path) if (path / "config.json").is_file() else load_shards(path)
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
     if path.suffix in {".ts", ".jit"}:
