@@ -69,7 +69,8 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 def error(text: str) -> None:
     """One sentence to stderr, on one line whatever libraries put into it."""
-    _console(stderr=True).print(f"[red]error:[/red] {escape(' '.join(text.split()))}")
+    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    _console(stderr=True).print(f"[red]error:[/red] {escape(plain)}")
 
 
 def say(text: str) -> None:

@@ -17,7 +17,8 @@ OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU",
 """Operators of a file's own graph whose weights are prunable."""
 
 NOT_WEIGHTS = re.compile(
-    r"(^|[._])(emb|embed\w*|shared|wte|wpe|pos\w*|\w*norm\w*|bn\d*|ln\d*\w*|running_\w+|token\w*|cls\w*|bias\w*)([._]|$)", re.IGNORECASE
+    r"(^|[._])(emb|embed\w*|shared|wte|wpe|pos\w*|\w*norm\w*|bn\d*|ln\d*\w*|running_\w+|token\w*|cls\w*|bias\w*|\w*basis\w*|\w*buffer)([._]|$)",
+    re.IGNORECASE,
 )
 """Names of tensors that are no weights whatever their shape."""
 

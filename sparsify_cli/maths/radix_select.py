@@ -164,14 +164,20 @@ class Cut:
             keys: the slice, in the list's order.
             seen: keys equal to the threshold in the slices before; it only matters where ties are split.
         """
-        if self.ties == 0:
-            return np.greater(keys, self.key)
         if not self.splits_ties:
-            return np.greater_equal(keys, self.key)
+            return np.greater(keys, self.key) if self.ties == 0 else np.greater_equal(keys, self.key)
+        return self.keep_some(keys, seen)[0]
+
+    def keep_some(self, keys: Array, seen: int) -> tuple[Array, int]:
+        """The same where ties are split, and how many keys of the slice equal the threshold."""
+        equal = keys == self.key
+        found, left = int(np.count_nonzero(equal)), max(0, self.ties - seen)
+        if found <= left:
+            return np.greater_equal(keys, self.key), found
         stay = np.greater(keys, self.key)
-        equal = np.flatnonzero(keys == self.key)
-        stay.reshape(-1)[equal[: max(0, self.ties - seen)]] = True
-        return stay
+        if left:
+            stay.reshape(-1)[np.flatnonzero(equal)[:left]] = True
+        return stay, found
 
 
 def _cut(total: Array, missing: int) -> int:

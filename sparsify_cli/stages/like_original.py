@@ -18,6 +18,7 @@ from sparsify_cli.values.atomic import disk_failures, replace_file
 from sparsify_cli.values.checkpoint import Checkpoint, Home
 from sparsify_cli.values.layout import Key, Layout
 from sparsify_cli.values.mapped import mapped
+from sparsify_cli.values.model_config import plain_config
 from sparsify_cli.values.packed import bits, differing
 from sparsify_cli.values.patch_file import write_patched
 
@@ -101,10 +102,8 @@ def copy_companions(layout: Layout, base: Path, *, plain: bool = False) -> None:
             continue
         (base / name).parent.mkdir(parents=True, exist_ok=True)
         if plain and name == "config.json":
-            from sparsify_cli.values.shard_index import plain_config
-
-            text = plain_config((layout.root / name).read_text(encoding="utf-8"))
-            replace_file(base / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+            text = plain_config((layout.root / name).read_text(encoding="utf-8", errors="surrogateescape"))
+            replace_file(base / name, lambda path, text=text: path.write_text(text, encoding="utf-8", errors="surrogateescape"))  # type: ignore[misc]
         else:
             replace_file(base / name, lambda path, name=name: shutil.copyfile(layout.root / name, path))  # type: ignore[misc]
 

@@ -136,7 +136,14 @@ def _merged(layout: Layout, wrapper: Key) -> dict[str, Place]:
     found: dict[str, Place] = {}
     for key, table in layout.tables.items():
         if key[: len(wrapper)] == wrapper:
-            found |= {".".join((*key[len(wrapper) :], name)): place for name, place in table.items()}
+            named = {".".join((*key[len(wrapper) :], name)): place for name, place in table.items()}
+            if twice := sorted(named.keys() & found.keys()):
+                raise UnreadableFile(
+                    f"{layout.path} holds {twice[0]!r} twice, in nested tables and as one name.",
+                    "Nothing says which is meant.",
+                    "Name one table with --entry.",
+                )
+            found |= named
     return found
 
 

@@ -114,7 +114,7 @@ def _stay(keys: Array, present: Array | None, cut: Cut | None, seen: int) -> tup
         stay = cut.keep(keys)
         return (stay if present is None else stay & present), 0
     able = keys if present is None else keys[present]
-    chosen, equal = cut.keep(able, seen), int(np.count_nonzero(able == cut.key))
+    chosen, equal = cut.keep_some(able, seen)
     if present is None:
         return chosen, equal
     stay = np.zeros(keys.size, dtype=np.bool_)

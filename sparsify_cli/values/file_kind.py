@@ -47,6 +47,8 @@ def require_fetched(path: Path) -> None:
 
 def foreign_kind(path: Path) -> str:
     """What a file is that holds no torch pickle and no safetensors, with its article; nothing when it is not known."""
+    if not path.is_file():
+        return "a pipe, a device or a socket"  # to open it could take for ever
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(POINTER):

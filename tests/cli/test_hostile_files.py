@@ -319,6 +319,27 @@ def test_external_data_that_lie(key, value, refused, tmp_path):
     refused(path)
 
 
+@pytest.mark.parametrize("value", [0, 0x40, 0xFFFF])
+@pytest.mark.parametrize("name", [b"data.pkl", b"else.pkl"])
+def test_a_directory_that_lies(value, name, refused):
+    """Each field of the directory of an archive, one after the other; such an archive has no tensors to begin with."""
+    whole = as_zip(b"\x80\x02}.").replace(b"data.pkl", name)
+    for begin, length in ((b"PK\x01\x02", 46), (b"PK\x05\x06", 22)):
+        for at in range(whole.rfind(begin) + 4, whole.rfind(begin) + length, 2):
+            Path("model.pt").write_bytes(whole[:at] + struct.pack("<H", value) + whole[at + 2 :])
+            refused("model.pt", verbs=("inspect {}",))
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_that_nobody_writes_to(run):
+    """It is refused without being opened, which would take for ever; so are devices."""
+    os.mkfifo("model.pt")
+    for path in ("model.pt", "/dev/zero"):
+        for verb in ("inspect {}", PRUNE):
+            said = run(verb.format(path))
+            assert said.code == 2 and path in said.sentence and "pipe" in said.sentence
+
+
 # -------------------------------------------------------------------------------------------------------------- targets
 
 
