@@ -61,6 +61,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "verb": outcome.verb,
         "headline": outcome.headline,
         "artifact": str(outcome.artifact) if outcome.artifact else None,
+        "weights": str(outcome.weights) if outcome.weights else None,
         "files": [str(path) for path in outcome.files],
         "notes": list(outcome.notes),
         "facts": {**outcome.report.facts, **outcome.facts},
@@ -133,6 +134,8 @@ def _human(outcome: Outcome) -> None:
         say("")
     if outcome.artifact:
         say(f"written: {outcome.artifact}")
+    if outcome.weights:
+        say(f"weights: {outcome.weights}")
     for path in outcome.files:
         say(f"file: {path}")
     for hint in outcome.hints:

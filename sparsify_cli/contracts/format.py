@@ -58,6 +58,6 @@ class Format(ABC):
         del table, tensors, folder, others
         raise Infeasible(
             f"{layout.path} cannot be written anew as {layout.kind}.",
-            "Names or shapes of its tensors changed.",
-            "Choose --save-as safetensors.",
+            "Entries are dropped or folded, and files of this kind are only ever copied with changes.",
+            "Leave --extras drop out, or choose --save-as safetensors.",
         )

@@ -30,5 +30,7 @@ class MasksRecipe(WeightsFields):
     how: Annotated[How, Option("merge: keep what all keep (and), any (or), or more than half, ties dropped (vote).", metavar="NAME")] = (
         "and"
     )
+    entry: Annotated[str, Option("Keys that lead to the weights inside a file, e.g. ema.", metavar="A.B")] = ""
+    trust_pickle: Annotated[bool, Option("Read a pickle that names code: its tensors are read, nothing is run.")] = False
     skip: Annotated[Texts, Option("Leave out tensors matching this glob.", metavar="GLOB")] = ()
     include: Annotated[Texts, Option("Only tensors matching this glob.", metavar="GLOB")] = ()

@@ -72,9 +72,10 @@ def _exportable(subject: Subject) -> Exportable:
 
 
 def _bytes(subject: Subject, files: list[Path], exported: str) -> list[Finding]:
-    tensors, source = subject.checkpoint.tensors.values(), Path(subject.checkpoint.source.path)
+    tensors, home = subject.checkpoint.tensors.values(), subject.checkpoint.home
+    read = home.layout.bytes if home else Path(subject.checkpoint.source.path).stat().st_size
     sizes = (
-        ("bytes_file", source.stat().st_size, "Size of the file that was read; it may hold more than the network, e.g. an optimizer."),
+        ("bytes_file", read, "Size of the file that was read; it may hold more than the network, e.g. an optimizer."),
         ("bytes_dense", sum(tensor.nbytes for tensor in tensors), "Bytes of all exported tensors when every number is stored."),
         (exported, sum(file.stat().st_size for file in files), "Size of the exported files."),
     )

@@ -62,7 +62,8 @@ def write_like(folder: Path, checkpoint: Checkpoint, home: Home, *, entry: str =
         Infeasible: the kind cannot be written anew, and has to be because entries are folded or dropped.
     """
     base = base_of(folder, home.layout)
-    if home.folds or not others:
+    alone = not home.layout.others and len(home.layout.tables) == 1
+    if home.folds or not (others or alone):
         _rebuild(base, checkpoint.tensors, home, others=others)
     else:
         write_patched(home.layout, base, _changes(checkpoint.tensors, home))

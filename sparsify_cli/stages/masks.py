@@ -107,7 +107,7 @@ def _diff(recipe: MasksRecipe) -> Outcome:
 
 
 def _apply(recipe: MasksRecipe) -> Outcome:
-    before = open_path(Path(recipe.paths[0])).single().checked()
+    before = open_path(Path(recipe.paths[0]), entry=recipe.entry, trust=recipe.trust_pickle).single().checked()
     fitting = _fitting(recipe, before, open_masks(Path(recipe.masks)))
     folder, held = output_folder(recipe, before.name)
     with claimed(folder, held=held):
@@ -115,7 +115,7 @@ def _apply(recipe: MasksRecipe) -> Outcome:
         kept = {name: mask for name, mask in before.masks.items() if name not in fitting}  # layers that were left out keep theirs
         after = before.changed(before.checkpoint.with_tensors(tensors), MaskSet({**kept, **fitting}))
         report = Report(tuple(compared_sizes(before, after)), {"masks": recipe.masks, "masks_sha256": fitting.digest()})
-        write_product(folder, Product(recipe, after, report, before, after.checkpoint, after.masks))
+        report = write_product(folder, Product(recipe, after, report, before, after.checkpoint, after.masks))
     headline = f"Masks of {recipe.masks} applied to {before.path}: {_counted(fitting)}."
     tables = (before_after("what it did", report, SHOWN),)
     return Outcome("masks", headline, report, folder, tables=tables, hints=(f"sparsify export {folder} --to packed",))
@@ -123,7 +123,7 @@ def _apply(recipe: MasksRecipe) -> Outcome:
 
 def _opened(recipe: MasksRecipe, path: str) -> Subject:
     """What a path says of kept weights, of those tensors that the globs leave."""
-    subject = open_masks(Path(path))
+    subject = open_masks(Path(path), entry=recipe.entry, trust=recipe.trust_pickle)
     require_used(subject.masks, recipe.skip, recipe.include)
     names = chosen(subject.masks, recipe.skip, recipe.include)
     return replace(subject, masks=MaskSet({name: subject.masks[name] for name in names}))

@@ -26,7 +26,7 @@ SHAPES = "shapes"
 """The text of a masks file's header that says the shape of each mask."""
 
 
-def open_masks(path: Path) -> Subject:
+def open_masks(path: Path, *, entry: str = "", trust: bool = False) -> Subject:
     """What a path says of kept weights, as the masks of a subject, under names without wrappers' prefixes.
 
     A masks file and an artifact without a network give a subject without tensors.
@@ -45,7 +45,7 @@ def open_masks(path: Path) -> Subject:
         stored = artifact.verified(MASKS)
         if stored is not None and artifact.manifest.get("weights") is None:
             return _only_masks(stored, path, artifact)
-    subject = open_path(path).single()
+    subject = open_path(path, entry=entry, trust=trust).single()
     return replace(subject, masks=canonical(_found(subject)))
 
 

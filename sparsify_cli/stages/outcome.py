@@ -39,6 +39,7 @@ class Outcome:
         hints: commands a person may want to type next.
         files: files written, the main one first.
         facts: further plain values for JSON.
+        weights: the file or folder that the original's loader takes, when a network was written.
         failure: a gate that did not hold, raised after everything was shown and written.
     """
 
@@ -51,4 +52,5 @@ class Outcome:
     hints: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
     failure: SparsifyError | None = None

@@ -77,10 +77,26 @@ def plan(checkpoint: Checkpoint, architecture: Spec | None, *, skip: Sequence[st
     types, aliases, hints = _layer_weights(checkpoint.tensors, architecture), tied_names(checkpoint, architecture), _hints(checkpoint)
     rows = [_row(name, tensor, types, skip, include, hints.get(name)) for name, tensor in checkpoint.tensors.items()]
     rows = [replace(row, matched=False, why=f"tied to {aliases[row.name]}") if row.name in aliases else row for row in rows]
+    rows = _without_parts(rows, checkpoint)
     rows = _turned(_without_shared_embeddings(rows, aliases, include), checkpoint, architecture)
     if not any(row.matched for row in rows):
         raise _nothing_matched(checkpoint, skip, include)
     return rows
+
+
+def _without_parts(rows: list[Row], checkpoint: Checkpoint) -> list[Row]:
+    """A matrix that lies in the memory of a larger one goes with it: it is not counted and ranked a second time."""
+    home = checkpoint.home
+    plain = {} if home is None else {r.name: home.places[r.name] for r in rows if r.matched and r.name in home.places}
+    places = sorted((p.file, p.offset, -p.end, name) for name, p in plain.items() if p.is_contiguous)
+    inside: dict[str, str] = {}
+    whole = ("", 0, 0, "")
+    for file, start, end, name in places:
+        if file == whole[0] and start < -whole[2]:
+            inside[name] = whole[3]
+        else:
+            whole = (file, start, end, name)
+    return [replace(row, matched=False, why=f"lies in {inside[row.name]}") if row.name in inside else row for row in rows]
 
 
 def _without_shared_embeddings(rows: list[Row], aliases: Mapping[str, str], include: Sequence[str]) -> list[Row]:

@@ -85,7 +85,7 @@ def cost_table(found: Planned) -> Table:
     rows = (
         ("weights as they are", bytes_said(dense)),
         ("the result, zeros included", bytes_said(dense)),
-        ("the result packed, at most", bytes_said(packed)),
+        ("the result packed, about", bytes_said(packed)),
         ("memory, about", f"{bytes_said(found.memory)} ({'in slices' if found.streams else 'in memory'})"),
     )
     return Table("expected", ("what", "bytes"), rows)

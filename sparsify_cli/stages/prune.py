@@ -8,6 +8,7 @@ accuracy is measured before and after.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +36,8 @@ from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import before_after, said
 from sparsify_cli.stages.write import Product, output_folder, write_product
 from sparsify_cli.training.batchnorm import Reestimate, has_batchnorm, reestimated
-from sparsify_cli.values.artifact import claimed
+from sparsify_cli.values.artifact import Artifact, claimed
+from sparsify_cli.values.checkpoint import Home
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding, Report
 
@@ -67,7 +69,7 @@ def _outcome_of_stream(recipe: PruneRecipe, done: Streamed) -> Outcome:
     targets, before = done.job.targets, done.job.before
     shapes = {target.name: target.view.oriented for target in targets}
     empty = [target.name for target in targets if not done.job.cuts.kept[target.name] and target.weights]
-    notes = (*pattern_notes(shapes, recipe.pattern), *emptied_notes(empty), *stored_notes(before, done.job.rows, recipe.pattern))
+    notes = (*pattern_notes(shapes, recipe.pattern), *emptied_notes(empty), *stored_notes(before, done.job.rows, recipe))
     total, kept = sum(target.weights for target in targets), sum(done.job.cuts.kept.values())
     return Outcome(
         "prune",
@@ -76,7 +78,8 @@ def _outcome_of_stream(recipe: PruneRecipe, done: Streamed) -> Outcome:
         done.folder,
         tables=(before_after("what it did", done.report, SHOWN),),
         notes=notes,
-        hints=(f"sparsify finetune {done.folder}{_context_hint(before)}", f"sparsify export {done.folder} --to packed"),
+        hints=_hints(done.folder, before),
+        weights=weights_of(done.folder),
     )
 
 
@@ -92,10 +95,10 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
         found = solved(recipe, before, chosen, listener)
         after, masks = pruned(before, found, batchnorm=recipe.batchnorm), found.masks
         report = Report(tuple(_findings(before, after)), dict(found.facts))
-        write_product(folder, Product(recipe, after.subject, report, before, after.subject.checkpoint, masks))
+        report = write_product(folder, Product(recipe, after.subject, report, before, after.subject.checkpoint, masks))
     shapes = {row.name: row.oriented for row in rows if row.matched}
     notes = (*pattern_notes(shapes, recipe.pattern), *found.notes, *collapse_notes(masks), *batchnorm_notes(after.batchnorm))
-    notes += stored_notes(before, rows, recipe.pattern)
+    notes += stored_notes(before, rows, recipe)
     return Outcome(
         "prune",
         _headline(masks.total, masks.total - masks.kept, len(masks), report),
@@ -103,7 +106,8 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
         folder,
         tables=(before_after("what it did", report, SHOWN),),
         notes=notes,
-        hints=(f"sparsify finetune {folder}{_context_hint(before)}", f"sparsify export {folder} --to packed"),
+        hints=_hints(folder, before),
+        weights=weights_of(folder),
     )
 
 
@@ -151,6 +155,19 @@ def batchnorm_notes(result: Reestimate | None) -> tuple[str, ...]:
     return (f"batch-norm statistics measured anew: {HELD_OUT} {result.before:.4g} -> {result.after:.4g} nats; {verdict}.",)
 
 
+def _hints(folder: Path, before: Subject) -> tuple[str, ...]:
+    """What can be done next; programs and graphs are not trained."""
+    home, name = before.checkpoint.home, shlex.quote(str(folder))
+    trains = home is None or home.layout.kind not in ("onnx-model", "torchscript", "exported")
+    export = f"sparsify export {name} --to packed"
+    return (f"sparsify finetune {name}{_context_hint(before)}", export) if trains else (export,)
+
+
+def weights_of(folder: Path) -> Path:
+    """What the original's loader takes, of an artifact that was just written."""
+    return folder / str(Artifact.open(folder).manifest["weights"]["file"])
+
+
 def _context_hint(subject: Subject) -> str:
     """The flags that a training verb would still need."""
     return ("" if subject.architecture else " --arch ...") + ("" if subject.data else " --data ...")
@@ -185,17 +202,27 @@ def _headline(weights: int, zeros: int, layers: int, report: Report) -> str:
     return f"{text}; {said(disk)} dense -> {said(packed)} packed{change}."
 
 
-def stored_notes(before: Subject, rows: Sequence[Row], pattern: Pattern) -> tuple[str, ...]:
+def stored_notes(before: Subject, rows: Sequence[Row], recipe: PruneRecipe) -> tuple[str, ...]:
     """What was assumed or left alone because nothing says otherwise."""
     notes = []
     home = before.checkpoint.home
     told = before.architecture is not None or (home is not None and home.layout.hints)
     matrices = [row.name for row in rows if row.matched and not row.transposed]
-    if pattern != Pattern() and matrices and not told:
-        assumed = f"{len(matrices)} tensors are taken as [outputs, inputs], and {pattern} runs along inputs"
+    if recipe.pattern != Pattern() and matrices and not told:
+        assumed = f"{len(matrices)} tensors are taken as [outputs, inputs], and {recipe.pattern} runs along inputs"
         notes.append(f"no architecture says how weights are stored: {assumed}.")
-    left = tables_left(home.layout, home.wrapper) if home else {}
+    return (*notes, *(_notes_of_file(home, recipe) if home else ()))
+
+
+def _notes_of_file(home: Home, recipe: PruneRecipe) -> list[str]:
+    """What was folded, left alone, left out or carried along of the file's own."""
+    folded = len(home.folds)
+    notes = [f"{folded} masked tensor{'s were' if folded > 1 else ' was'} folded; the keys are the plain names now."] if folded else []
+    notes += [f"{name}: {what}." for name, what in home.layout.others.items() if what.startswith("left out")]
+    if recipe.extras == "drop" or recipe.save_as != "same":
+        return notes
+    left = tables_left(home.layout, home.wrapper)
     notes += [f"{name!r} holds {count} tensors too and stays as it is; --entry {name} takes it instead." for name, count in left.items()]
-    if home and home.layout.foreign:
+    if home.layout.foreign:
         notes.append(f"the pickle names code ({', '.join(home.layout.foreign[:3])}); it was not run, and stays in what was written.")
-    return tuple(notes)
+    return notes

@@ -93,9 +93,8 @@ class Copy:
 
     def _keep(self, target: Target, raw: Array, seen: int) -> tuple[Array, int]:
         """Which elements stay, in memory order, and how many units equal the threshold."""
-        if not target.carries:
-            keep = target.view.all_nonzero(raw) if target.name in self.cuts.zeros_go else np.ones(raw.size, dtype=np.bool_)
-            return target.view.in_memory_order(keep, raw.size), 0
+        if not target.carries:  # it stays dense, or as sparse as it was: the pattern does not take it apart
+            return (raw << raw.dtype.type(1)) != 0 if target.name in self.cuts.zeros_go else np.ones(raw.size, dtype=np.bool_), 0
         keys, present = self.cuts.units(target, raw)
         stay, equal = _stay(keys, present, self.cuts.cuts.get(target.name), seen)
         return target.view.in_memory_order(stay, raw.size), equal

@@ -24,7 +24,7 @@ STORED = Finding(
     value=None,
     unit="bytes",
     better="lower",
-    definition="Size of the safetensors file that holds every number, zeros included.",
+    definition="Size of the files that hold the weights, every number stored, in the format they are in.",
 )
 PACKED = Finding(
     name="bytes_packed", value=None, unit="bytes", better="lower", definition="Size of the packed file: only what is not zero, bit for bit."
@@ -38,7 +38,9 @@ def size_findings(subject: Subject) -> list[Finding]:
     """
     tensors = subject.checkpoint.tensors
     found = count_findings(tensors, subject.masks or _everything_kept(subject))
-    return [*found, replace(STORED, value=float(dense_bytes(tensors))), replace(PACKED, value=float(packed_bytes(tensors)))]
+    home = subject.checkpoint.home
+    stored = home.layout.bytes if home is not None else dense_bytes(tensors)
+    return [*found, replace(STORED, value=float(stored)), replace(PACKED, value=float(packed_bytes(tensors)))]
 
 
 def compared_sizes(before: Subject, after: Subject) -> list[Finding]:

@@ -20,14 +20,14 @@ DISK = Finding(
     value=None,
     unit="bytes",
     better="lower",
-    definition="Size of the files that hold the weights, in the format they came in.",
+    definition="Size of the files that hold the weights, every number stored, in the format they are in.",
 )
 PACKED = Finding(
     name="bytes_packed",
     value=None,
     unit="bytes",
     better="lower",
-    definition="Size of the packed file at most: one bit a weight and what is not zero; headers are not counted.",
+    definition="Size of the packed file, about: one bit a weight and what is not zero; headers are not counted.",
 )
 
 

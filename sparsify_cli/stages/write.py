@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,8 @@ def output_folder(recipe: OutputFields, name: str) -> tuple[Path, bool]:
     return (Path(recipe.out), False) if recipe.out else (reserve(recipe.verb, name), True)
 
 
-def write_product(folder: Path, product: Product) -> None:
-    """Write everything into a claimed folder, the manifest last.
+def write_product(folder: Path, product: Product) -> Report:
+    """Write everything into a claimed folder, the manifest last; returns the report, with the size that the weights turned out to have.
 
     Raises:
         DiskFailure: the file system refused; what was written is not yet an artifact.
@@ -74,7 +74,16 @@ def write_product(folder: Path, product: Product) -> None:
     weights = write_weights(folder, product) if product.checkpoint is not None else None
     if product.masks and product.nest is None:
         write_masks(folder / MASKS, product.masks)
+    if weights is not None:
+        product = replace(product, report=_with_size(product.report, sum((folder / name).stat().st_size for name in weights.parts)))
     write_manifest(folder, manifest(folder, product, weights))
+    return product.report
+
+
+def _with_size(report: Report, size: int) -> Report:
+    """The numbers with the bytes that the written files take."""
+    found = [replace(f, value=float(size)) if (f.name, f.of, f.scope) == ("bytes_disk", "", "all") else f for f in report]
+    return Report(tuple(found), report.facts)
 
 
 def write_weights(folder: Path, product: Product) -> Written:

@@ -6,7 +6,8 @@ import hashlib
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import numpy.typing as npt
 
 from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.layout import Check, Layout, Place
-from sparsify_cli.values.raw_file import CHUNK, opened, read_at, write_at
+from sparsify_cli.values.raw_file import opened, read_at, write_at
 
 Array = npt.NDArray[Any]
+PIECE = 1 << 20
+"""Bytes of which a checksum is taken at a time."""
 
 
 def put(descriptor: int, place: Place, numbers: Array) -> None:
@@ -53,28 +56,44 @@ def renew(source: int, copy: int, checks: Sequence[Check], changed: Iterable[Pla
         changed: where.
     """
     places = list(changed)
-    for check in checks:
-        if any(place.offset < check.start + check.length and place.end > check.start for place in places):
-            before = _checksum(source, check)
-            if os.pread(source, len(before), check.stored[0]) == before:
-                for offset in check.stored:
-                    os.pwrite(copy, _checksum(copy, check), offset)
+    touched = [c for c in checks if any(place.offset < c.start + c.length and place.end > c.start for place in places)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in [pool.submit(_renew, source, copy, check) for check in touched]:
+            done.result()
+
+
+def _renew(source: int, copy: int, check: Check) -> None:
+    before = _checksum(source, check)
+    if os.pread(source, len(before), check.stored[0]) == before:
+        after = _checksum(copy, check)
+        for offset in check.stored:
+            os.pwrite(copy, after, offset)
 
 
 def _checksum(descriptor: int, check: Check) -> bytes:
-    end = check.start + check.length
-    parts = (os.pread(descriptor, min(CHUNK, end - first), first) for first in range(check.start, end, CHUNK))
+    parts = _parts(descriptor, check.start, check.start + check.length)
     return _sha256(parts) if check.digest == "sha256" else _crc(parts)
 
 
-def _crc(parts: Iterable[bytes]) -> bytes:
+def _parts(descriptor: int, start: int, end: int) -> Iterator[memoryview]:
+    """Bytes [start, end) piece by piece, each in the memory of the one before."""
+    room = memoryview(bytearray(min(PIECE, end - start)))
+    while start < end:
+        count = os.preadv(descriptor, [room[: end - start]], start)
+        if not count:
+            return
+        yield room[:count]
+        start += count
+
+
+def _crc(parts: Iterable[memoryview]) -> bytes:
     crc = 0
     for part in parts:
         crc = zlib.crc32(part, crc)
     return crc.to_bytes(4, "little")
 
 
-def _sha256(parts: Iterable[bytes]) -> bytes:
+def _sha256(parts: Iterable[memoryview]) -> bytes:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
