@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
@@ -29,6 +30,10 @@ from sparsify_cli.stages.outcome import Table as Rows
 
 NARROWEST = 20
 """Characters that the column which wraps needs; with fewer, every column wraps."""
+
+
+KEPT = "\n\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}"
+"""Characters that are not printable and do no harm."""
 
 
 class Format(StrEnum):
@@ -70,18 +75,22 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 def error(text: str) -> None:
     """One sentence to stderr, on one line whatever libraries put into it."""
-    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
-    _console(stderr=True).print(f"[red]error:[/red] {escape(plain)}")
+    _console(stderr=True).print(f"[red]error:[/red] {escape(_clean(' '.join(text.split())))}")
 
 
 def say(text: str) -> None:
-    """A line of results to stdout, as it is."""
-    _console(stderr=False).print(text, markup=False)
+    """A line of results, or several, to stdout."""
+    _console(stderr=False).print(_clean(text), markup=False)
 
 
 def note(text: str) -> None:
     """A line to stderr, dimmed."""
-    _console(stderr=True).print(f"[dim]{escape(text)}[/dim]")
+    _console(stderr=True).print(f"[dim]{escape(_clean(text))}[/dim]")
+
+
+def _clean(text: str) -> str:
+    """The text with a visible sign for every control character but the end of a line: names in files are other people's."""
+    return "".join(c if c.isprintable() or c in KEPT else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def table(rows: Rows) -> None:
@@ -100,6 +109,7 @@ def table(rows: Rows) -> None:
 
 
 def _grid(rows: Rows, width: int) -> Table:
+    rows = replace(rows, title=_clean(rows.title), rows=tuple(tuple(map(_clean, cells)) for cells in rows.rows))
     grid = Table(title=Text(rows.title), title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
     needed = [max(map(len, cells)) for cells in zip(rows.columns, *rows.rows, strict=True)]
     widest = needed.index(max(needed))
@@ -120,7 +130,7 @@ def _is_number(cell: str) -> bool:
 def _quiet(outcome: Outcome) -> None:
     first = outcome.files[0] if outcome.files else outcome.artifact
     if first is not None:
-        say(str(first))
+        _console(stderr=False).print(str(first), markup=False)  # as it is: a program opens it
 
 
 def _human(outcome: Outcome) -> None:
@@ -173,9 +183,9 @@ class Watcher(Listener):
                 TextColumn("{task.description}"), BarColumn(bar_width=16), *figures, TimeRemainingColumn(),
                 console=(sink := _console(stderr=True)), transient=True, disable=not sink.is_terminal,
             )  # fmt: skip
-            self._task = self._bar.add_task(escape(now.label), total=now.total, now=now)
+            self._task = self._bar.add_task(escape(_clean(now.label)), total=now.total, now=now)
             self._bar.start()
-        self._bar.update(self._task, completed=now.step, total=now.total, description=escape(now.label), now=now)
+        self._bar.update(self._task, completed=now.step, total=now.total, description=escape(_clean(now.label)), now=now)
 
     def done(self) -> None:
         """Take the bar away."""

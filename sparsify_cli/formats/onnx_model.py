@@ -3,7 +3,7 @@
 The file is one protocol buffer. It is walked through by its field headers: numbers lie in it as they are (`raw_data`,
 packed `float_data` and `double_data`) or in a file beside it, and both can be changed in place. Numbers stored as varints
 or one by one have no place and are reported as odd; so are initializers of the same name in several graphs. Constants
-inside nodes are no initializers and stay what they are.
+inside nodes are no initializers and stay what they are; files beside the model that only they need go along.
 
 Source: onnx.proto3 (ModelProto, GraphProto, TensorProto) and docs/ExternalData.md of ONNX 1.19.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from sparsify_cli.contracts.format import Format
 from sparsify_cli.errors import UnreadableFile
 from sparsify_cli.values.layout import WIDTHS, Layout, Place
-from sparsify_cli.values.onnx_graph import Node, hints, message, read_node
+from sparsify_cli.values.onnx_graph import Node, Span, hints, message, read_node, sparse_parts
 from sparsify_cli.values.onnx_seal import seal_check
 from sparsify_cli.values.protobuf_wire import EIGHT, FOUR, LENGTH, LONGEST_TEXT, VARINT, Field, Malformed, Reader, mapped
 from sparsify_cli.values.strict_json import shown
@@ -90,15 +90,21 @@ class _Tensor:
     beside: dict[str, str] = field(default_factory=dict)
     runs: dict[int, list[Field]] = field(default_factory=dict)
 
+    @property
+    def location(self) -> str:
+        """Path of its external file, as it is written."""
+        return self.beside.get("location", "")
+
 
 @dataclass
 class _Found:
-    """What is collected of all graphs."""
+    """What is collected of all graphs; `further`: path of an external file -> the first tensor inside a node that lies there."""
 
     tensors: list[_Tensor] = field(default_factory=list)
     sparse: list[str] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
+    further: dict[str, _Tensor] = field(default_factory=dict)
 
     def require_few(self) -> None:
         """Refuse a file whose objects would fill the memory.
@@ -161,33 +167,55 @@ def _is_model(path: Path) -> bool:
 
 def _read(reader: Reader) -> _Found:
     """All graphs of the model, outermost first."""
-    found, graphs = _Found(), []
+    found, graphs, functions = _Found(), [], []
     for part in reader.fields(0, reader.size):
         if part.number == 7:
             graphs.append(part)
+        elif part.number == 25:
+            functions.append(part)
         elif part.number == 14 and part.wire == LENGTH and part.length <= LONGEST_TEXT:
             found.metadata.update([_entry(reader, part)])
     if not graphs:
         raise Malformed("it holds no graph")
     for graph in graphs:
         graphs += _read_graph(reader, graph, found)
+    found.further |= _of_functions(reader, functions)
     return found
 
 
-def _read_graph(reader: Reader, graph: Field, found: _Found) -> list[Field]:
-    """Nodes and initializers of one graph; returns the graphs inside its nodes."""
+def _of_functions(reader: Reader, functions: list[Field]) -> dict[str, _Tensor]:
+    """Path of an external file -> the first tensor inside a function of the model that lies there."""
+    found = _Found()
+    graphs = [graph for function in functions for graph in _read_graph(reader, function, found, nodes=7)]
+    for graph in graphs:
+        graphs += _read_graph(reader, graph, found)
+    return found.further | {tensor.location: tensor for tensor in found.tensors if tensor.external}
+
+
+def _read_graph(reader: Reader, graph: Field, found: _Found, nodes: int = 1) -> list[Field]:
+    """Nodes, which are its field `nodes`, and initializers of one graph; returns the graphs inside its nodes."""
     inner: list[Field] = []
     for part in message(reader, graph):
         found.require_few()
-        if part.number == 1:
+        if part.number == nodes:
             node = read_node(reader, part)
             found.nodes.append(node)
             inner += [Field(7, LENGTH, 0, start, end) for start, end in node.graphs]
-        elif part.number == 5:
+            _read_inside(reader, node.tensors, found)
+        elif part.number == 5 and nodes == 1:
             found.tensors.append(_read_tensor(reader, part))
-        elif part.number == 15:
-            found.sparse += [_read_tensor(reader, one).name for one in message(reader, part) if one.number == 1]
+        elif part.number == 15 and nodes == 1:
+            found.sparse += _read_inside(reader, sparse_parts(reader, part), found)[:1]
     return inner
+
+
+def _read_inside(reader: Reader, spans: Sequence[Span], found: _Found) -> list[str]:
+    """Names of tensors that are not whole initializers; the external files in which they lie are noted."""
+    tensors = [_read_tensor(reader, Field(5, LENGTH, 0, start, end)) for start, end in spans]
+    for tensor in tensors:
+        if tensor.external:
+            found.further.setdefault(tensor.location, tensor)
+    return [tensor.name for tensor in tensors]
 
 
 def _read_tensor(reader: Reader, place: Field) -> _Tensor:
@@ -246,9 +274,12 @@ def _layout(path: Path, found: _Found) -> Layout:
             table[tensor.name] = _place(path, tensor)
     _require_apart(table)
     files = dict.fromkeys([path.name, *(place.file for place in table.values())])
+    further = found.further | {tensor.location: tensor for tensor in found.tensors if tensor.external}
+    companions = dict.fromkeys(_beside(path, tensor) for tensor in further.values())
+    along = tuple(name for name in companions if name not in files)
     said = hints(found.nodes, table)
     checks = seal_check(path)
-    return Layout(KIND, path, path.parent, tuple(files), {(): table}, odd=odd, checks=checks, hints=said, metadata=found.metadata)
+    return Layout(KIND, path, path.parent, tuple(files), {(): table}, along, odd=odd, checks=checks, hints=said, metadata=found.metadata)
 
 
 def _require_apart(table: Mapping[str, Place]) -> None:
@@ -326,7 +357,7 @@ def _outside(path: Path, tensor: _Tensor, size: int) -> Place:
 
 def _beside(path: Path, tensor: _Tensor) -> str:
     """The external file of a tensor: a plain file under the model's folder, or where the model itself really lies."""
-    said = tensor.beside.get("location", "")
+    said = tensor.location
     plain = PurePosixPath(said)
     if not plain.parts or plain.is_absolute() or ".." in plain.parts or "\\" in said or "\0" in said or PureWindowsPath(said).drive:
         raise Malformed(f"{shown(tensor.name)} lies in {shown(said)}, which is no path under the model's folder")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import NonFinite
@@ -86,7 +87,13 @@ def census(root: Path, targets: Sequence[Target], listener: Listener, *, ranked:
             if counts is not None:
                 yield target, counts
 
-    return Census(zeros, nonfinite, dict(_trimmed(tops())))
+    return Census(zeros, nonfinite, _no_tops(targets, ranked) | dict(_trimmed(tops())))
+
+
+def _no_tops(targets: Sequence[Target], ranked: frozenset[str]) -> dict[str, Trimmed]:
+    """Counts of ranked tensors without numbers, of which no slice comes."""
+    empty = {target.name: digits(BITS[target.place.dtype])[0][1] for target in targets if target.name in ranked and not target.weights}
+    return {name: Trimmed.of(np.zeros(1 << width, dtype=np.int64)) for name, width in empty.items()}
 
 
 def _counted(word: str, raw: Array, *, tops: bool) -> tuple[int, int, Array | None]:
@@ -119,6 +126,7 @@ class Cuts:
         lenient: infinite and NaN numbers rank like zeros.
         target: the sparsity meant, over all targets.
         kept: name -> weights that stay.
+        given: masks of tensors that are not pruned now and were before.
     """
 
     cuts: Mapping[str, Cut]
@@ -127,6 +135,7 @@ class Cuts:
     lenient: bool = False
     target: Fraction = Fraction(0)
     kept: Mapping[str, int] = field(default_factory=dict)
+    given: Mapping[str, Tensor] = field(default_factory=dict)
 
     def units(self, target: Target, raw: Array) -> tuple[Array, Array | None]:
         """Keys of a slice's units, and which of them may stay (None = all)."""
@@ -137,22 +146,20 @@ class Cuts:
         return units.keys, there if units.present is None else units.present & there
 
 
-def seen_as_pruned(targets: Sequence[Target], zeros: Mapping[str, int], *, pruned: bool | None) -> frozenset[str]:
+def seen_as_pruned(targets: Sequence[Target], zeros: Mapping[str, int]) -> frozenset[str]:
     """Names of the tensors whose zeros were pruned before: of a sparse file, all but those that are zero everywhere.
 
     Args:
-        targets: prunable tensors.
+        targets: every prunable tensor, skipped ones too.
         zeros: exact zeros of each.
-        pruned: whether it was pruned, where that is known; None = a share of zeros tells.
     """
     trained = [t for t in targets if zeros[t.name] < t.weights]
     share = sum(zeros[t.name] for t in trained) / max(1, sum(t.weights for t in trained))
-    sparse = share >= SHARE if pruned is None else pruned
-    return frozenset(t.name for t in trained) if sparse else frozenset()
+    return frozenset(t.name for t in trained) if share >= SHARE else frozenset()
 
 
 def cuts_of(
-    root: Path, targets: Sequence[Target], recipe: SparsityFields, counted: Census, listener: Listener, *, pruned: bool | None
+    root: Path, targets: Sequence[Target], recipe: SparsityFields, counted: Census, listener: Listener, *, zeros_go: frozenset[str]
 ) -> Cuts:
     """Where each target is cut.
 
@@ -162,7 +169,7 @@ def cuts_of(
         recipe: sparsity, pattern and allocation; the criterion is magnitude.
         counted: their census.
         listener: hears progress.
-        pruned: whether the network was pruned before; None = its zeros tell.
+        zeros_go: names of tensors whose zeros were pruned before.
 
     Raises:
         BadRequest, Infeasible: as for masks chosen in memory.
@@ -170,7 +177,7 @@ def cuts_of(
     shapes = {target.name: target.view.oriented for target in targets}
     able = set(carrying(shapes, recipe.pattern))
     common = "float64" if recipe.pattern.block_size > 1 else common_type(t.place.dtype for t in targets)
-    free = Cuts({}, common, seen_as_pruned(targets, counted.zeros, pruned=pruned), lenient=bool(sum(counted.nonfinite.values())))
+    free = Cuts({}, common, zeros_go, lenient=bool(sum(counted.nonfinite.values())))
     caps = _caps(root, targets, free, counted, listener)
     layers = [
         Counted(t.name, shapes[t.name], t.weights // recipe.pattern.block_size, caps[t.name])
@@ -178,7 +185,7 @@ def cuts_of(
         if t.name in able
     ]
     dense = {t.name: caps[t.name] for t in targets if t.name not in able}
-    sparsity = _sparsity(recipe, targets, caps, able, was_pruned=bool(free.zeros_go))
+    sparsity = _sparsity(recipe, targets, caps, able, was_pruned=any(t.name in zeros_go for t in targets))
     check_forced(shapes, recipe.pattern, sparsity)
     total = units_to_keep(shapes, recipe.pattern, sparsity, sum(dense.values()))
     check_room(layers, total)

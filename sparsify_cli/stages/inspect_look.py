@@ -17,6 +17,7 @@ from sparsify_cli.values.artifact import Artifact, is_artifact
 from sparsify_cli.values.file_hash import joint_fingerprint
 from sparsify_cli.values.fold_names import Fold
 from sparsify_cli.values.layout import FLOATS, WIDTHS, Layout, Place
+from sparsify_cli.values.trust import trusts_pickle
 
 if TYPE_CHECKING:
     from sparsify_cli.stages.inspect_values import Values
@@ -104,7 +105,7 @@ def look_at(path: Path, recipe: InspectRecipe, listener: Listener) -> Look:
     """
     artifact = Artifact.open(path) if is_artifact(path) else None
     file, entry, names = artifact.weights() if artifact else (path, recipe.entry, {})
-    opened = open_headers(file, entry=entry, trust=recipe.trust_pickle or bool(artifact and artifact.trusts_pickle))
+    opened = open_headers(file, entry=entry, trust=recipe.trust_pickle or bool(artifact and trusts_pickle(artifact.manifest)))
     if is_ours(opened.layout):
         return _read_whole(path, recipe, listener)
     opened = _renamed(opened, names) if names else opened

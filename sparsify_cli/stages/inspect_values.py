@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -118,12 +118,14 @@ def look_inside(path: Path, recipe: InspectRecipe, listener: Listener) -> Look:
 def with_values(look: Look, listener: Listener) -> Look:
     """The look with what the numbers say; tensors that are one memory are read once."""
     once = {name: item for name, item in look.items.items() if not item.alias_of}
-    streamed = _targets(look, once)
+    turned = _transposed(look)
+    streamed = _targets(look, once, turned)
     seen = _streamed(look, streamed, listener)
     tensors = tensors_of(look)
     for name, item in once.items():
         if name not in seen:
-            seen[name] = sum((_slice_seen(part, item.dtype, shape) for part, shape in _slices(tensors(name))), start=Seen())
+            parts = _slices(tensors(name))
+            seen[name] = sum((_slice_seen(part, item.dtype, shape, turned=name in turned) for part, shape in parts), start=Seen())
     listener.done()
     found = {name: seen[item.alias_of or name] for name, item in look.items.items()}
     return replace(look, values=Values(found, _masked(look.subject)))
@@ -156,17 +158,26 @@ def _masked(subject: Subject | None) -> frozenset[str]:
     return frozenset(subject.masks) if subject else frozenset()
 
 
-def _targets(look: Look, items: Mapping[str, Item]) -> list[Target]:
+def _transposed(look: Look) -> frozenset[str]:
+    """Weights that are stored [in, out], as the files' own graph or config says."""
+    if look.opened is None:
+        return frozenset()
+    hints, prefix = look.opened.layout.hints, look.opened.prefix
+    return frozenset(name for name in look.items if (hint := hints.get(prefix + name)) and hint.transposed)
+
+
+def _targets(look: Look, items: Mapping[str, Item], turned: Collection[str]) -> list[Target]:
     """Tensors that are read straight from their places, in the order in which they lie there."""
     if look.opened is None:
         return []
     folded = {fold.name for fold in look.opened.folds}
     places = {name: look.opened.places[name] for name, item in items.items() if name not in folded and item.dtype in BITS}
-    return [Target(name, place, _view(place)) for name, place in sorted(places.items(), key=lambda pair: (pair[1].file, pair[1].offset))]
+    ordered = sorted(places.items(), key=lambda pair: (pair[1].file, pair[1].offset))
+    return [Target(name, place, _view(place, turned=name in turned)) for name, place in ordered]
 
 
-def _view(place: Place) -> WeightView:
-    return (_Rows if len(place.shape) > 1 else WeightView)(place.shape, place.dtype, Pattern())
+def _view(place: Place, *, turned: bool) -> WeightView:
+    return (_Rows if len(place.shape) > 1 else WeightView)(place.shape, place.dtype, Pattern(), turned)
 
 
 def _streamed(look: Look, targets: list[Target], listener: Listener) -> dict[str, Seen]:
@@ -181,7 +192,8 @@ def _streamed(look: Look, targets: list[Target], listener: Listener) -> dict[str
 
 def _judged(target: Target, raw: Array) -> Seen:
     shape = target.place.shape
-    return _slice_seen(raw, target.place.dtype, (raw.size // max(1, math.prod(shape[1:])), *shape[1:]))
+    rows = raw.size // max(1, math.prod(shape[1:]))
+    return _slice_seen(raw, target.place.dtype, (rows, *shape[1:]), turned=target.view.transposed)
 
 
 def _steps(shape: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -206,11 +218,11 @@ def _unsigned(part: Tensor) -> Array:
     return raw.view(np.dtype(f"u{raw.itemsize}"))
 
 
-def _slice_seen(raw: Array, dtype: str, shape: tuple[int, ...]) -> Seen:
+def _slice_seen(raw: Array, dtype: str, shape: tuple[int, ...], *, turned: bool) -> Seen:
     nonzero, nonfinite = _judge(raw, dtype)
     matrix = dtype in FLOATS and 2 <= len(shape) <= 5
     zeros = nonzero.size - int(np.count_nonzero(nonzero))
-    return Seen(zeros, nonfinite, Runs.of(raw != 0), Zeros.of(nonzero.reshape(shape)) if matrix else None)
+    return Seen(zeros, nonfinite, Runs.of(raw != 0), Zeros.of(nonzero.reshape(shape), transposed=turned) if matrix else None)
 
 
 def _judge(raw: Array, dtype: str) -> tuple[npt.NDArray[np.bool_], int]:

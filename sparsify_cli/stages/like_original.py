@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from sparsify_cli.contracts.format import Format
+from sparsify_cli.errors import Infeasible
 from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.opening import common_prefix
 from sparsify_cli.values.artifact import RESERVED
@@ -134,5 +135,16 @@ def _rebuild(base: Path, tensors: Mapping[str, Tensor], home: Home, *, others: b
 
 
 def _table(home: Home) -> Key:
-    """The one table that holds the tensors; the outermost where they lie in several."""
-    return min((key for key in home.layout.tables if key[: len(home.wrapper)] == home.wrapper), key=len)
+    """The one table that holds the tensors.
+
+    Raises:
+        Infeasible: they lie in several.
+    """
+    tables = [key for key in home.layout.tables if key[: len(home.wrapper)] == home.wrapper]
+    if len(tables) > 1:
+        raise Infeasible(
+            f"{home.layout.path} cannot be written anew: its weights lie in {len(tables)} tables ({', '.join(map('.'.join, tables[:3]))}).",
+            "Entries of it are folded or dropped.",
+            "Choose one of them with --entry, or --save-as safetensors.",
+        )
+    return tables[0]

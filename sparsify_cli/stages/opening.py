@@ -125,8 +125,9 @@ def _leads(layout: Layout, keys: Key) -> bool:
 
 def _entry(layout: Layout, entry: str) -> Key:
     keys = tuple(entry.split("."))
-    if _leads(layout, keys):
-        return keys
+    prefixes = (key[:depth] for key in layout.tables for depth in range(1, len(key) + 1))  # a key may hold a dot itself
+    if found := keys if _leads(layout, keys) else next((key for key in prefixes if ".".join(key) == entry), None):
+        return found
     known = ", ".join(".".join(key) for key in layout.tables if key) or "none: the tensors lie at the top"
     raise BadRequest(f"{layout.path} has no entry {entry!r} with tensors.", f"Its entries: {known}.", "Name one of them with --entry.")
 
@@ -148,6 +149,12 @@ def _merged(layout: Layout, wrapper: Key) -> dict[str, Place]:
 
 
 def _nothing(layout: Layout) -> UnreadableFile:
+    if packed := [name for name, why in layout.odd.items() if "compressed" in why]:
+        return UnreadableFile(
+            f"The tensors of {layout.path} are stored compressed.",
+            f"{packed[0]!r} and {len(packed) - 1} more cannot be read in place." if packed[1:] else f"{packed[0]!r} cannot be read in place.",
+            "Load it and save it again: torch.load, then torch.save (torch.jit or torch.export for a program).",
+        )
     entries = [(name, what) for name, what in (dict(layout.others) | dict(layout.odd)).items() if what != "mapping of 0"]
     listed = ", ".join(f"{name} ({what})" if name else ALONE.get(what, what) for name, what in entries[:6])
     return UnreadableFile(
@@ -164,3 +171,10 @@ def tables_left(layout: Layout, wrapper: Key) -> dict[str, int]:
     """Other tables that hold several matrices and stay as they are: dotted keys -> number of tensors."""
     outside = {key: table for key, table in layout.tables.items() if key[: len(wrapper)] != wrapper}
     return {".".join(key): len(table) for key, table in outside.items() if sum(len(p.shape) > 1 and p.is_float for p in table.values()) > 1}
+
+
+def shares_memory(layout: Layout, wrapper: Key, other: str) -> bool:
+    """True when a table (by its dotted keys) holds a tensor that lies where one of the chosen weights does."""
+    chosen = {(place.file, place.offset) for place in _merged(layout, wrapper).values() if place.size}
+    table = next((table for key, table in layout.tables.items() if ".".join(key) == other), {})
+    return any((place.file, place.offset) in chosen for place in table.values() if place.size)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.maths.prunable import NOT_WEIGHTS, Verdict, no_matrix, verdict
+from sparsify_cli.maths.prunable import Verdict, is_called_otherwise, no_matrix, no_ranking, verdict
 from sparsify_cli.stages.fit_keys import fitting_names
 from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.values.checkpoint import Checkpoint, Spec
@@ -101,7 +101,7 @@ def _without_parts(rows: list[Row], checkpoint: Checkpoint) -> list[Row]:
 
 def _without_shared_embeddings(rows: list[Row], aliases: Mapping[str, str], include: Sequence[str]) -> list[Row]:
     """A matrix that is an embedding under its other name stays dense, unless it was asked for."""
-    shared = {first: alias for alias, first in aliases.items() if NOT_WEIGHTS.search(alias)}
+    shared = {first: alias for alias, first in aliases.items() if is_called_otherwise(alias)}
     return [
         replace(r, matched=False, why=f"tied to {shared[r.name]}") if r.name in shared and r.matched and not include else r for r in rows
     ]
@@ -170,17 +170,23 @@ def _matches(name: str, glob: str) -> bool:
 
 def _row(name: str, tensor: Tensor, types: set[str] | None, skip: Sequence[str], include: Sequence[str], hint: Hint | None) -> Row:
     matched, why = _verdict(name, tensor, types, hint)
+    dtype, shape = _word(tensor), tuple(tensor.shape)
     if include:
-        wide = tensor.is_floating_point() and tensor.ndim >= 2  # embeddings may be asked for, biases and statistics not
-        matched = wide and matches(name, include)
-        why = "included" if matched else "not in --include"
+        asked = matches(name, include)  # embeddings may be asked for, biases and what cannot be ranked not
+        why = (no_ranking(dtype, shape) or ("" if len(shape) >= 2 else "not a matrix")) if asked else "not in --include"
+        matched, why = not why, why or "included"
     if matched and matches(name, skip):
         matched, why = False, "skipped"
-    return Row(name, tuple(tensor.shape), matched, why, dtype=str(tensor.dtype).removeprefix("torch."))
+    return Row(name, shape, matched, why, dtype=dtype)
+
+
+def _word(tensor: Tensor) -> str:
+    """Torch's word for the type of its numbers."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _verdict(name: str, tensor: Tensor, types: set[str] | None, hint: Hint | None) -> Verdict:
-    dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+    dtype, shape = _word(tensor), tuple(tensor.shape)
     if types is None:
         return verdict(name, dtype, shape, hint)
     if why := no_matrix(dtype, shape):

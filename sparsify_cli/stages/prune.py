@@ -24,7 +24,7 @@ from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import require_context, statistics
 from sparsify_cli.stages.compare import compared
 from sparsify_cli.stages.fit_keys import fitted
-from sparsify_cli.stages.opening import tables_left
+from sparsify_cli.stages.opening import shares_memory, tables_left
 from sparsify_cli.stages.outcome import Outcome
 from sparsify_cli.stages.plan import Row, plan, tied_names, untied
 from sparsify_cli.stages.resolve import build_architecture
@@ -70,10 +70,11 @@ def _outcome_of_stream(recipe: PruneRecipe, done: Streamed) -> Outcome:
     shapes = {target.name: target.view.oriented for target in targets}
     empty = [target.name for target in targets if not done.job.cuts.kept[target.name] and target.weights]
     notes = (*pattern_notes(shapes, recipe.pattern), *emptied_notes(empty), *stored_notes(before, done.job.rows, recipe))
-    total, kept = sum(target.weights for target in targets), sum(done.job.cuts.kept.values())
+    masked = done.job.masked
+    total, kept = sum(target.weights for target in masked), sum(done.job.cuts.kept.values())
     return Outcome(
         "prune",
-        _headline(total, total - kept, len(targets), done.report),
+        _headline(total, total - kept, len(masked), done.report),
         done.report,
         done.folder,
         tables=(before_after("what it did", done.report, SHOWN),),
@@ -222,7 +223,10 @@ def _notes_of_file(home: Home, recipe: PruneRecipe) -> list[str]:
     if recipe.extras == "drop" or recipe.save_as != "same":
         return notes
     left = tables_left(home.layout, home.wrapper)
-    notes += [f"{name!r} holds {count} tensors too and stays as it is; --entry {name} takes it instead." for name, count in left.items()]
+    for name, count in left.items():
+        same = shares_memory(home.layout, home.wrapper, name)
+        fate = "is the same memory and changes with it" if same else f"stays as it is; --entry {name} takes it instead"
+        notes.append(f"{name!r} holds {count} tensors too and {fate}.")
     if home.layout.foreign:
         notes.append(f"the pickle names code ({', '.join(home.layout.foreign[:3])}); it was not run, and stays in what was written.")
     return notes

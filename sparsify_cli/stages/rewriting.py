@@ -76,7 +76,7 @@ class Copy:
     def scattered(self, target: Target) -> dict[str, int]:
         """Prune a tensor whose numbers lie apart, or among those of another one, in the copy itself."""
         raw = np.ascontiguousarray(slice_of(self.output, target, 0, target.weights, self.desk))
-        keep, _ = self._keep(target, raw, 0)
+        keep, _ = self._keep(target, raw, 0, 0)
         put(self.output, target.place, np.multiply(raw, keep, out=raw))
         self.masks.put(self.bits, target.name, 0, keep)
         return {target.name: self._zeros(target, raw, keep)}
@@ -84,15 +84,17 @@ class Copy:
     def _slice(self, target: Target, start: int, count: int, seen: int) -> tuple[int, int]:
         """Zeros of a slice from now on, and units in it that equal the threshold."""
         raw = slice_of(self.source, target, start, count, self.desk)
-        keep, equal = self._keep(target, raw, seen)
+        keep, equal = self._keep(target, raw, start, seen)
         np.multiply(raw, keep, out=raw)
         write_at(self.output, target.place.offset + start * target.place.width, raw)
         self.masks.put(self.bits, target.name, start, keep)
         self.meter.moved(raw.nbytes)
         return self._zeros(target, raw, keep), equal
 
-    def _keep(self, target: Target, raw: Array, seen: int) -> tuple[Array, int]:
+    def _keep(self, target: Target, raw: Array, start: int, seen: int) -> tuple[Array, int]:
         """Which elements stay, in memory order, and how many units equal the threshold."""
+        if target.name in self.cuts.given:
+            return self.cuts.given[target.name].reshape(-1)[start : start + raw.size].numpy(), 0
         if not target.carries:  # it stays dense, or as sparse as it was: the pattern does not take it apart
             return (raw << raw.dtype.type(1)) != 0 if target.name in self.cuts.zeros_go else np.ones(raw.size, dtype=np.bool_), 0
         keys, present = self.cuts.units(target, raw)

@@ -15,15 +15,16 @@ from typing import Any
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.criteria.magnitude import Magnitude
-from sparsify_cli.errors import BadRequest, Interrupted, UnreadableFile
+from sparsify_cli.errors import BadRequest, DiskFailure, Interrupted, UnreadableFile
 from sparsify_cli.maths.magnitude_keys import BITS
 from sparsify_cli.maths.matrix_view import obstacle
 from sparsify_cli.maths.radix_select import Cut
 from sparsify_cli.maths.weight_view import WeightView
+from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
-from sparsify_cli.stages.cutting import Census, Cuts, census, cuts_of, ranked_alone
+from sparsify_cli.stages.cutting import Census, Cuts, census, cuts_of, ranked_alone, seen_as_pruned
 from sparsify_cli.stages.like_original import base_of, copy_companions, written
-from sparsify_cli.stages.plan import Row, plan
+from sparsify_cli.stages.plan import Row, plan, prunable_names
 from sparsify_cli.stages.rewriting import write_copy
 from sparsify_cli.stages.slices import Meter, Target
 from sparsify_cli.stages.sparsifier import require_carried
@@ -31,8 +32,8 @@ from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.stream_report import stream_report
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.stages.write import Product, manifest, output_folder
-from sparsify_cli.values.artifact import MASKS, Artifact, claimed, relative_to, require_free, write_manifest
-from sparsify_cli.values.atomic import replace_file
+from sparsify_cli.values.artifact import MANIFEST, MASKS, Artifact, claimed, relative_to, require_free, write_manifest
+from sparsify_cli.values.atomic import disk_failures, replace_file
 from sparsify_cli.values.checkpoint import Home
 from sparsify_cli.values.file_hash import fingerprint
 from sparsify_cli.values.mask_file import mask_digest
@@ -53,6 +54,7 @@ class Job:
         targets: prunable tensors.
         cuts: what stays of each.
         counted: zeros of every tensor before.
+        held: tensors that were pruned before and are not now; they stay as sparse as they were.
     """
 
     recipe: PruneRecipe
@@ -61,6 +63,12 @@ class Job:
     targets: Sequence[Target]
     cuts: Cuts
     counted: Census
+    held: Sequence[Target] = ()
+
+    @property
+    def masked(self) -> list[Target]:
+        """Every tensor that has a mask afterwards."""
+        return [*self.targets, *self.held]
 
     @property
     def home(self) -> Home:
@@ -70,7 +78,7 @@ class Job:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every mask."""
-        return {target.name: target.place.shape for target in self.targets}
+        return {target.name: target.place.shape for target in self.masked}
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,15 +126,39 @@ def job_of(recipe: PruneRecipe, before: Subject, listener: Listener, *, known: M
     if recipe.strict:
         require_carried({target.name: target.view.oriented for target in targets}, recipe.pattern)
     if known is not None:
-        return Job(recipe, before, rows, targets, _cuts_from(known["cuts"]), Census(**known["census"]))
+        return _job(recipe, before, rows, targets, _cuts_from(known["cuts"]), Census(**known["census"]))
     floats = [Target(row.name, places[row.name], _plain_view(row)) for row in rows if places[row.name].is_float and row.dtype in BITS]
     counted = census(root, floats, listener, ranked=ranked_alone(targets, recipe))
     if not recipe.allow_nonfinite:
         counted.require_finite(before.path)
-    pruned = bool(before.masks) if before.artifact is not None else None
-    cuts = cuts_of(root, targets, recipe, counted, listener, pruned=pruned)
+    cuts = cuts_of(root, targets, recipe, counted, listener, zeros_go=_pruned_before(before, rows, counted))
     listener.done()
-    return Job(recipe, before, rows, targets, cuts, counted)
+    return _job(recipe, before, rows, targets, cuts, counted)
+
+
+def _pruned_before(before: Subject, rows: Sequence[Row], counted: Census) -> frozenset[str]:
+    """Names of the tensors whose zeros stay: an artifact's masks say it, a plain file's share of zeros tells, skipped layers included."""
+    if before.artifact is not None:
+        return frozenset(name for name, mask in before.masks.items() if not bool(mask.all()))
+    prunable = set(prunable_names(before.checkpoint, before.architecture))
+    return seen_as_pruned([_whole(row, before) for row in rows if row.name in prunable], counted.zeros)
+
+
+def _job(recipe: PruneRecipe, before: Subject, rows: Sequence[Row], targets: Sequence[Target], cuts: Cuts, counted: Census) -> Job:
+    """The job, with the tensors that are not pruned now and keep the masks they had."""
+    now = {target.name for target in targets}
+    given = {name: mask for name, mask in before.masks.items() if name not in now} if before.artifact is not None else {}
+    names = set(given) or (set(prunable_names(before.checkpoint, before.architecture)) if cuts.zeros_go and not before.artifact else set())
+    held = [_whole(row, before) for row in rows if row.name in names - now]
+    kept = {target.name: target.weights - (counted.zeros[target.name] if target.name in cuts.zeros_go else 0) for target in held}
+    kept |= {name: int(mask.sum()) for name, mask in given.items()}
+    return Job(recipe, before, rows, targets, replace(cuts, kept={**cuts.kept, **kept}, given=given), counted, held)
+
+
+def _whole(row: Row, before: Subject) -> Target:
+    """A tensor that no pattern takes apart."""
+    place = home_of(before).places[row.name]
+    return Target(row.name, place, WeightView(place.shape, place.dtype, Pattern()), carries=False)
 
 
 def streamed(recipe: PruneRecipe, before: Subject, listener: Listener, *, resume: Path | None = None) -> Streamed:
@@ -143,7 +175,9 @@ def streamed(recipe: PruneRecipe, before: Subject, listener: Listener, *, resume
     """
     if resume is not None:
         known = _known(resume, before)
-        return _streamed(job_of(recipe, before, listener, known=known), resume, True, listener, dict(known["finished"]))
+        job = job_of(recipe, before, listener, known=known)
+        _require_bits(job, resume, known["masks"])
+        return _streamed(job, resume, True, listener, dict(known["finished"]))
     if recipe.out:
         require_free(Path(recipe.out))
     job = job_of(recipe, before, listener)
@@ -167,7 +201,7 @@ def _target(row: Row, before: Subject, recipe: PruneRecipe) -> Target:
 
 def _plain_view(row: Row) -> WeightView:
     """A tensor as a run of numbers, whatever its shape."""
-    return WeightView((1, row.weights), row.dtype, PruneRecipe().pattern)
+    return WeightView((1, row.weights), row.dtype, Pattern())
 
 
 def _written(job: Job, folder: Path, listener: Listener, finished: dict[str, dict[str, int]]) -> dict[str, int]:
@@ -180,7 +214,7 @@ def _written(job: Job, folder: Path, listener: Listener, finished: dict[str, dic
     meter = Meter(listener, "writing", sum((layout.root / name).stat().st_size for name in layout.files if name not in finished))
     for name in layout.files:
         if name not in finished:
-            here = [target for target in job.targets if target.place.file == name]
+            here = [target for target in job.masked if target.place.file == name]
             finished[name] = _one_file(job, name, base, here, masks, meter)
             if len(layout.files) > 1:
                 masks.flush()
@@ -193,6 +227,8 @@ def _written(job: Job, folder: Path, listener: Listener, finished: dict[str, dic
 def _one_file(job: Job, name: str, base: Path, here: Sequence[Target], masks: MaskWriter, meter: Meter) -> dict[str, int]:
     found: dict[str, int] = {}
     layout = job.home.layout
+    with disk_failures(base / name):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
     replace_file(base / name, lambda path: found.update(write_copy(layout, name, path, here, job.cuts, masks, meter)))
     return found
 
@@ -221,6 +257,7 @@ def _unfinished(job: Job, folder: Path, finished: Mapping[str, Mapping[str, int]
     known = {
         "finished": {name: dict(counts) for name, counts in finished.items()},
         "files": {name: fingerprint(base / name) for name in finished},
+        "masks": {name: _bits_digest(job, folder, name) for name in finished},
         "census": {"zeros": dict(job.counted.zeros), "nonfinite": dict(job.counted.nonfinite)},
         "cuts": _cuts_to_json(job.cuts),
     }
@@ -260,17 +297,59 @@ def _known(folder: Path, before: Subject) -> Mapping[str, Any]:
             f"{before.path} is not what {folder} started from.", "Its sha256 differs.", "Put the original back, or start again."
         )
     base = base_of(folder, home_of(before).layout)
-    for name, digest in found["files"].items():
+    for name, digest in _files_of(found, folder, home_of(before)).items():
         if not (base / name).is_file() or fingerprint(base / name) != digest:
             raise UnreadableFile(f"{base / name} is not what was written.", "It was changed or removed since.", "Start the run again.")
     return found
+
+
+def _files_of(found: Mapping[str, Any], folder: Path, home: Home) -> Mapping[str, str]:
+    """The finished files and their digests, from a manifest that nobody vouches for.
+
+    Raises:
+        UnreadableFile: it is damaged.
+    """
+    damaged = UnreadableFile(
+        f"{folder / 'manifest.json'} is damaged.", "What it says of finished files makes no sense.", "Start the run again."
+    )
+    try:
+        _cuts_from(found["cuts"])
+        Census(**found["census"])
+        names = [set(found[key]) for key in ("files", "finished", "masks")]
+        sound = names[0] == names[1] == names[2] and names[0] <= set(home.layout.files)
+        sound = sound and all(isinstance(count, int) for counts in found["finished"].values() for count in counts.values())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged from error
+    if not sound:
+        raise damaged
+    files: Mapping[str, str] = found["files"]
+    return files
+
+
+def _bits_digest(job: Job, folder: Path, name: str) -> str:
+    """The sha256 of the mask bits of one file's tensors."""
+    return MaskWriter(folder / PARTIAL, job.shapes).digest(sorted(t.name for t in job.masked if t.place.file == name))
+
+
+def _require_bits(job: Job, folder: Path, expected: Mapping[str, str]) -> None:
+    """Make sure that the bits written so far are what they were.
+
+    Raises:
+        UnreadableFile: they are not.
+    """
+    for name, digest in expected.items():
+        if _bits_digest(job, folder, name) != digest:
+            raise UnreadableFile(f"{folder / PARTIAL} is not what was written.", "It was changed or cut since.", "Start the run again.")
 
 
 @contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt as stop:
-        if not (folder / "manifest.json").is_file():
+    except (KeyboardInterrupt, DiskFailure) as stop:
+        if not (folder / MANIFEST).is_file():
             raise
-        raise Interrupted("Interrupted.", "The files that were finished are kept.", f"Continue: sparsify prune --resume {folder}") from stop
+        kept, go_on = "The files that were finished are kept.", f"Continue: sparsify prune --resume {folder}"
+        if isinstance(stop, DiskFailure):
+            raise DiskFailure(stop.what, f"{stop.why.replace(' Nothing was changed.', '')} {kept}", f"{stop.do} {go_on}") from stop
+        raise Interrupted("Interrupted.", kept, go_on) from stop

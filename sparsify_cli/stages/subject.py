@@ -30,7 +30,7 @@ from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.nest_file import is_nest_file, read_nest
 from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.tensor_file import is_ours, read
-from sparsify_cli.values.trust import NAMES_CODE, is_sealed
+from sparsify_cli.values.trust import NAMES_CODE, is_sealed, trusts_pickle
 
 SEALED = ("architecture", "data")
 """Entries of a manifest that may name code."""
@@ -231,7 +231,7 @@ def with_context_of(network: Subject, subject: Subject) -> Subject:
 
 def _renamed(subject: Subject) -> Subject:
     """The subject with the architecture's own tensor names, where a wrapper's prefix made them differ."""
-    if subject.architecture is None or subject.artifact is not None:
+    if subject.architecture is None or subject.nest is not None:
         return subject
     expected = build_architecture(subject.architecture).state_dict()
     tensors = fitting_names(subject.checkpoint.tensors, expected)
@@ -273,7 +273,7 @@ def _from_artifact(artifact: Artifact, *, trust: bool = False) -> Subject:
     if not artifact.manifest.get("weights"):
         raise MissingContext(f"{artifact.folder} holds no network.", f"It was made by `{artifact.verb}`.")
     weights, entry, names = artifact.weights()
-    checkpoint, found, nest = _contents(weights, entry=entry, trust=trust or artifact.trusts_pickle)
+    checkpoint, found, nest = _contents(weights, entry=entry, trust=trust or trusts_pickle(artifact.manifest))
     masks, trusted = artifact.verified(MASKS), _trusted(artifact)
     checkpoint = with_names(checkpoint, {name: names.get(name, name) for name in checkpoint.tensors}) if names else checkpoint
     return Subject(

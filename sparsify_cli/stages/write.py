@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sparsify_cli.recipes.recipe import Recipe
 from sparsify_cli.recipes.shared import ModelFields, OutputFields, SparsityFields, WeightsFields
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
@@ -26,7 +28,7 @@ from sparsify_cli.values.nest_file import write_nest
 from sparsify_cli.values.report import Report
 from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.tensor_file import save_dense
-from sparsify_cli.values.trust import seal
+from sparsify_cli.values.trust import pickle_trust, seal
 
 LIBRARIES = ("torch", "numpy", "safetensors", "onnx", "onnxruntime")
 
@@ -71,6 +73,7 @@ def write_product(folder: Path, product: Product) -> Report:
     Raises:
         DiskFailure: the file system refused; what was written is not yet an artifact.
     """
+    product = replace(product, checkpoint=_in_own_types(product.checkpoint))
     weights = write_weights(folder, product) if product.checkpoint is not None else None
     if product.masks and product.nest is None:
         write_masks(folder / MASKS, product.masks)
@@ -78,6 +81,15 @@ def write_product(folder: Path, product: Product) -> Report:
         product = replace(product, report=_with_size(product.report, sum((folder / name).stat().st_size for name in weights.parts)))
     write_manifest(folder, manifest(folder, product, weights))
     return product.report
+
+
+def _in_own_types(checkpoint: Checkpoint | None) -> Checkpoint | None:
+    """The tensors in the types of the file they came from, as they are written."""
+    if checkpoint is None or checkpoint.home is None:
+        return checkpoint
+    places = checkpoint.home.places
+    kinds = {name: getattr(torch, places[name].dtype) for name in checkpoint.tensors if name in places}
+    return checkpoint.with_tensors({name: t.to(kinds.get(name, t.dtype)) for name, t in checkpoint.tensors.items()})
 
 
 def _with_size(report: Report, size: int) -> Report:
@@ -118,6 +130,7 @@ def manifest(folder: Path, product: Product, weights: Written | None = None, *, 
         status: `complete`, or `interrupted` for a run that can be resumed.
     """
     subject, weights = product.subject, weights or _found(folder)
+    digest = joint_fingerprint(folder, weights.parts) if weights else ""
     specs = {name: spec.to_json() if spec else None for name, spec in (("architecture", subject.architecture), ("data", subject.data))}
     return {
         "status": status,
@@ -130,7 +143,8 @@ def manifest(folder: Path, product: Product, weights: Written | None = None, *, 
         "parent": parent_entry(product.parent, folder),
         **specs,
         "seal": seal(specs),
-        "weights": None if weights is None else {**weights.to_json(), "sha256": joint_fingerprint(folder, weights.parts)},
+        "pickle_seal": _pickle_seal(product, digest),
+        "weights": None if weights is None else {**weights.to_json(), "sha256": digest},
         "files": {name: fingerprint(folder / name) for name in _stored(weights) if (folder / name).is_file()},
         "masks_sha256": product.masks_sha256 or (product.masks.digest() if product.masks else None),
         "tensors": product.counts if product.counts is not None else _counts(product.checkpoint, product.masks),
@@ -141,6 +155,12 @@ def manifest(folder: Path, product: Product, weights: Written | None = None, *, 
 
 def _block(recipe: Recipe) -> int:
     return recipe.pattern.block_size if isinstance(recipe, SparsityFields) else 1
+
+
+def _pickle_seal(product: Product, digest: str) -> str:
+    """The seal over weights whose pickle names code, when their user trusts it; later verbs need not be told again."""
+    foreign = product.parent is not None and product.parent.checkpoint.home is not None and product.parent.checkpoint.home.layout.foreign
+    return seal(pickle_trust(digest)) if foreign and digest else ""
 
 
 def _found(folder: Path) -> Written | None:

@@ -20,7 +20,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from sparsify_cli.errors import BadRequest, Busy, MissingContext, MissingFile, UnreadableFile
@@ -124,14 +124,21 @@ class Artifact:
             MissingFile, UnreadableFile: as for `verified`.
         """
         entry = self.manifest["weights"]
-        for name in entry.get("parts", [entry["file"]]):
+        parts, names = entry.get("parts", [entry["file"]]), entry.get("names", {})
+        listed = isinstance(parts, list) and bool(parts) and all(isinstance(part, str) for part in parts)
+        if not (listed and _is_inside(entry["file"]) and all(map(_is_inside, parts)) and set(parts) <= self.manifest["files"].keys()):
+            raise UnreadableFile(f"{self.folder / MANIFEST} is damaged.", "It does not say which files hold the weights.", AGAIN)
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise UnreadableFile(f"{self.folder / MANIFEST} is damaged.", "Its names of tensors are not texts.", AGAIN)
+        for name in parts:
             self.verified(name)
-        return self.folder / entry["file"], str(entry.get("entry", "")), dict(entry.get("names", {}))
+        return self.folder / entry["file"], str(entry.get("entry", "")), names
 
-    @property
-    def trusts_pickle(self) -> bool:
-        """True when whoever made it said that its pickle may name code."""
-        return bool(self.manifest.get("recipe", {}).get("trust_pickle", False))
+
+def _is_inside(name: str) -> bool:
+    """True for a plain path below an artifact's folder."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def _wrong_entries(manifest: Mapping[str, Any]) -> list[str]:
@@ -152,15 +159,23 @@ def _holds(entry: Any, parts: tuple[str, ...]) -> bool:
 
 
 def is_artifact(path: Path) -> bool:
-    """True for a folder with a manifest, also a damaged one; other programs' manifests, which name no schema, do not count."""
+    """True for a folder with a manifest of ours, also a damaged one unless somebody else's checkpoint lies there."""
     manifest = path / MANIFEST
     if not manifest.is_file():
         return False
     try:
         found = json.loads(manifest.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError):
+    except OSError:
         return True
-    return not isinstance(found, dict) or not found or bool({"schema", "verb", "recipe"} & found.keys())
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict) and (str(found.get("schema")).startswith("sparsify/") or {"verb", "recipe"} <= found.keys()):
+        return True
+    if found:
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    foreign = {name for name in names if name == "config.json" or name.endswith((".safetensors", ".safetensors.index.json"))}
+    return bool(names & {MASKS, NEST, MEMO}) or foreign <= {WEIGHTS, PACKED}
 
 
 def newest(verbs: tuple[str, ...], *, runs: Path = RUNS) -> Artifact:

@@ -2,7 +2,8 @@
 
 Config, tokenizer, code and notes go along, also out of folders within. Copies of the weights in other kinds of file do not:
 they hold what the weights were. Folders that `modules.json` names are layers of a sentence-transformers network (pooling,
-dense layers); they go along with the weights in them. What is hidden is no part of a checkpoint.
+dense layers); they go along with the weights in them. What is hidden is no part of a checkpoint, and
+neither is a folder that this tool wrote, finished or not: a result within the folder that it was made from.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sparsify_cli.values.artifact import is_artifact
 from sparsify_cli.values.shard_index import leaves
 from sparsify_cli.values.strict_json import NotJson, strict_json
 
@@ -24,10 +26,12 @@ STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|tokeniz
 """Files of a training run or a tokenizer that are called like weights and are none."""
 
 MODULES = "modules.json"
-COPY, LINK, FOLDER_LINK = (
+PARTIAL = "masks.partial"
+COPY, LINK, FOLDER_LINK, OUTPUT = (
     "left out: dense copy of the weights",
     "left out: a link that leads out of the folder",
     "left out: a link to a folder",
+    "left out: a folder that this tool wrote",
 )
 COUNT, SIZE, SEEN = 1_000, 1_000_000_000, 10_000
 """Files that go along, their bytes, and entries of a folder that are looked at; the smallest go first."""
@@ -95,21 +99,31 @@ def _within_bounds(sizes: list[tuple[int, str]], left: dict[str, str]) -> tuple[
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Files and links of a folder and of folders within, by their path from the top, sorted; links are not followed."""
+    """Files and links of a folder and of folders within, by their path from the top, sorted; links are not followed.
+
+    Folders that this tool wrote come as they are, with nothing of what is in them.
+    """
     waiting = [""]
     while waiting:
         within = waiting.pop()
         with os.scandir(folder / within) as scanned:
             entries = sorted((entry for entry in scanned if not entry.name.startswith(".")), key=lambda entry: entry.name)
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False) and not _is_output(Path(entry.path)):
                 waiting.append(f"{within}{entry.name}/")
             else:
                 yield within + entry.name, entry
 
 
+def _is_output(folder: Path) -> bool:
+    """True for an artifact, also one that is being written."""
+    return (folder / PARTIAL).is_file() or is_artifact(folder)
+
+
 def _obstacle(folder: Path, name: str, entry: os.DirEntry[str], layers: Collection[str]) -> str:
     """Why a file stays behind; nothing when it need not."""
+    if entry.is_dir(follow_symlinks=False):
+        return OUTPUT
     if is_weights(entry.name) and name.partition("/")[0] not in layers:
         return COPY
     if entry.is_symlink() and leaves(folder, name):

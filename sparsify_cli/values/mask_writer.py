@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsify_cli.values.atomic import disk_failures
-from sparsify_cli.values.raw_file import opened, write_at
+from sparsify_cli.values.raw_file import CHUNK, opened, write_at
 from sparsify_cli.values.safetensors_header import write_header
 
 
@@ -32,6 +33,7 @@ class MaskWriter:
         sizes = {name: -(-math.prod(shapes[name]) // 8) for name in names}
         about = {"shapes": json.dumps({name: list(shapes[name]) for name in names})}
         self.header = write_header([(name, "uint8", (sizes[name],)) for name in names], about)
+        self._sizes = sizes
         ends = np.cumsum([0, *sizes.values()]).tolist()
         self._starts = {name: len(self.header) + start for name, start in zip(names, ends, strict=False)}
         self.size = len(self.header) + ends[-1]
@@ -52,6 +54,15 @@ class MaskWriter:
         """Have the system bring everything to the disk, so that what is resumed after a crash is there."""
         with opened(self.path, write=True) as descriptor:
             os.fsync(descriptor)
+
+    def digest(self, names: Sequence[str]) -> str:
+        """The sha256 of the bits of some masks, in that order, as they are on the disk."""
+        state = hashlib.sha256()
+        with opened(self.path) as descriptor:
+            for name in names:
+                for first in range(self._starts[name], self._starts[name] + self._sizes[name], CHUNK):
+                    state.update(os.pread(descriptor, min(CHUNK, self._starts[name] + self._sizes[name] - first), first))
+        return state.hexdigest()
 
     def put(self, descriptor: int, name: str, start: int, keep: npt.NDArray[Any]) -> None:
         """Write the bits of a slice that begins at element `start`, a multiple of 8."""

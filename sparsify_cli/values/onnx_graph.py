@@ -45,6 +45,10 @@ MOST_NUMBERS = 64
 """Numbers of an attribute that are read: as many as a tensor has dimensions."""
 
 
+Span = tuple[int, int]
+"""First byte of a message, and the first behind it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One operation.
@@ -54,13 +58,15 @@ class Node:
         inputs, outputs: names of values; an empty one is left out.
         settings: attributes that orient a weight.
         graphs: where the graphs inside it lie.
+        tensors: where the tensors inside it lie, such as the value of a Constant.
     """
 
     operator: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     settings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    graphs: tuple[tuple[int, int], ...] = ()
+    graphs: tuple[Span, ...] = ()
+    tensors: tuple[Span, ...] = ()
 
 
 def read_node(reader: Reader, place: Field) -> Node:
@@ -71,14 +77,14 @@ def read_node(reader: Reader, place: Field) -> Node:
     """
     texts: dict[int, list[str]] = {1: [], 2: [], 4: [""], 7: [""]}
     settings: dict[str, tuple[int, ...]] = {}
-    graphs: list[tuple[int, int]] = []
+    inside: tuple[list[Span], list[Span]] = ([], [])
     for part in message(reader, place):
         if part.number in texts:
             texts[part.number].append(reader.text(part))
         elif part.number == 5:
-            _read_attribute(reader, part, settings, graphs)
+            _read_attribute(reader, part, settings, *inside)
     operator = texts[4][-1] if texts[7][-1] in KNOWN_DOMAINS else ""
-    return Node(operator, tuple(texts[1]), tuple(texts[2]), settings, tuple(graphs))
+    return Node(operator, tuple(texts[1]), tuple(texts[2]), settings, tuple(inside[0]), tuple(inside[1]))
 
 
 def message(reader: Reader, place: Field) -> Iterator[Field]:
@@ -92,8 +98,10 @@ def message(reader: Reader, place: Field) -> Iterator[Field]:
     return reader.fields(place.start, place.end)
 
 
-def _read_attribute(reader: Reader, place: Field, settings: dict[str, tuple[int, ...]], graphs: list[tuple[int, int]]) -> None:
-    """Integers of the attributes that matter, and graphs of any."""
+def _read_attribute(
+    reader: Reader, place: Field, settings: dict[str, tuple[int, ...]], graphs: list[Span], tensors: list[Span]
+) -> None:
+    """Integers of the attributes that matter, and graphs and tensors of any."""
     name = ""
     numbers: list[Field] = []
     for part in message(reader, place):
@@ -101,16 +109,30 @@ def _read_attribute(reader: Reader, place: Field, settings: dict[str, tuple[int,
             name = reader.text(part)
         elif part.number in (6, 11):
             graphs.append(_span(part))
+        elif part.number in (5, 10):
+            tensors.append(_span(part))
+        elif part.number in (22, 23):
+            tensors += sparse_parts(reader, part)
         elif part.number in (3, 8) and len(numbers) < MOST_NUMBERS:
             numbers.append(part)
     if name in READ:
         settings[name] = tuple(islice((value for part in numbers for value in reader.varints(part)), MOST_NUMBERS))
 
 
-def _span(part: Field) -> tuple[int, int]:
+def _span(part: Field) -> Span:
     if part.wire != LENGTH:
-        raise Malformed(f"at byte {part.start} field {part.number} should hold a graph")
+        raise Malformed(f"at byte {part.start} field {part.number} should hold a graph or a tensor")
     return part.start, part.end
+
+
+def sparse_parts(reader: Reader, place: Field) -> list[Span]:
+    """Where the tensors of a SparseTensorProto lie: its values and their indices.
+
+    Raises:
+        Malformed: it is damaged.
+    """
+    parts = [part for part in message(reader, place) if part.number in (1, 2)]
+    return [_span(part) for part in sorted(parts, key=lambda part: part.number)]
 
 
 def hints(nodes: Sequence[Node], names: Iterable[str]) -> dict[str, Hint]:

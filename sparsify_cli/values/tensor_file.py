@@ -34,6 +34,8 @@ from sparsify_cli.errors import BadData, BadRequest, MissingFile, Regression, Un
 from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.packed import FORMS, SAME_SIZE, Corrupt, Record, bits, decode, differing, encode, smallest
 from sparsify_cli.values.report import Finding
+from sparsify_cli.values.safetensors_header import is_safetensors, read_header
+from sparsify_cli.values.strict_json import NotJson, strict_json
 
 PACKED, DENSE = "sparsify/packed/1", "sparsify/dense/1"
 USUAL = ("model.packed.safetensors", "model.safetensors")
@@ -111,12 +113,26 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def is_ours(path: Path) -> bool:
-    """True for a file that `save_dense` or `save_packed` wrote with a header of ours; such a file is read whole, by `read`."""
+    """True for a file that `save_dense` or `save_packed` wrote with a header of ours; such a file is read whole, by `read`.
+
+    A file with a damaged header is nobody's.
+    """
+    if not is_safetensors(path) or not _mentions_us(path):
+        return False
+    try:
+        text = read_header(path).metadata.get("sparsify", "")
+        header = strict_json(text.encode())
+    except (MissingFile, UnreadableFile, NotJson):
+        return False
+    schema = header.get("schema") if isinstance(header, dict) else None
+    return isinstance(schema, str) and schema.startswith("sparsify/")
+
+
+def _mentions_us(path: Path) -> bool:
+    """True when our word is in the header at all; most files need not be understood to know that they are not ours."""
     with path.open("rb") as file:
-        head = file.read(9)
-        if head[8:] != b"{" or int.from_bytes(head[:8], "little") > path.stat().st_size:
-            return False
-        return b'"sparsify"' in file.read(int.from_bytes(head[:8], "little"))
+        length = int.from_bytes(file.read(8), "little")
+        return b'"sparsify"' in file.read(min(length, path.stat().st_size))
 
 
 def find(path: Path) -> Path:

@@ -33,6 +33,17 @@ def is_sealed(specs: Mapping[str, Any], given: str) -> bool:
     return bool(key and given) and hmac.compare_digest(hmac.new(key or b"", _canonical(specs), hashlib.sha256).hexdigest(), given)
 
 
+def trusts_pickle(manifest: Mapping[str, Any]) -> bool:
+    """True when this user, on this machine, made an artifact with --trust-pickle; what somebody else's manifest says does not count."""
+    weights = manifest.get("weights") or {}
+    return is_sealed(pickle_trust(str(weights.get("sha256"))), str(manifest.get("pickle_seal", "")))
+
+
+def pickle_trust(weights: str) -> dict[str, str]:
+    """What is sealed when a user trusts the pickle with these weights (their sha256)."""
+    return {"trusted pickle": weights}
+
+
 def _canonical(specs: Mapping[str, Any]) -> bytes:
     return json.dumps(specs, sort_keys=True).encode()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparsify_cli.maths.prunable import verdict, verdicts
+from sparsify_cli.maths.prunable import is_called_otherwise, verdict, verdicts
 from sparsify_cli.values.layout import Hint
 
 
@@ -41,3 +41,34 @@ def test_tied_tensors():
     found = verdicts({"head.weight": matrix, "wte.weight": matrix, "a": matrix, "b": matrix}, {"wte.weight": "head.weight", "b": "a"}, {})
     assert {name: one.matched for name, one in found.items()} == {"head.weight": False, "wte.weight": False, "a": True, "b": False}
     assert found["head.weight"].why == "tied to wte.weight" and found["b"].why == "tied to a"
+
+
+WEIGHTS = """
+mlp.shared_experts.gate_proj.weight postnet.conv.weight post_quant_conv.weight cls_score.weight cls.predictions.transform.dense.weight
+pos_ffn.w_1.weight token_mixer.fc.weight time_embed.0.weight embedder.linear_1.weight embeddings.patch_embeddings.projection.weight
+vision_model.embeddings.patch_embedding.weight class_embed.weight bbox_embed.layers.0.weight x_embedder.weight emb_layers.1.weight
+norm1.linear.weight encoder.embedding_hidden_mapping_in.weight linear_pos.weight post_attention.dense.kernel attn.in_proj_weight
+weight_ih_l0 text_projection experts.gate_up_proj 0.weight weight classifier.parametrizations.weight.original1 onnx::MatMul_12
+bert/encoder/layer_0/attention/self/query/kernel:0 lnet.fc.weight cls.seq_relationship.weight lm_head.weight
+"""
+OTHERS = """
+layers.0.attn_mask pe A_log shared.weight wte.weight wpe.weight embed_tokens.weight word_embeddings.weight position_embeddings.weight
+pos_embed pos_embedding relative_position_bias_table rel_pos_h relative_attention_bias.weight cls_token mask_token tok_emb.weight
+token_embedding.weight emb.weight embedding.weight bn1.weight ln_1.weight layernorm.weight norm.weight running_mean layer.running_var bias
+a.bias_buffer rope_buffer basis dft_basis_real quantizer.codebook codebook.weight codebooks.0.weight decoder.embed_tokens.0.weight
+LayerNorm.weight ln_f.weight token_embd.weight token_type_embeddings.weight embed_positions.weights positional_embedding shared.embedding
+bert/embeddings/word_embeddings:0 embed_tokens.base_layer.weight y_embedder.embedding_table.weight query_embed.weight inv_freq
+scale_shift_table tokens.weight transformer.wte.parametrizations.weight.original freqs_cis norm_weight embed.pe model.embed_in.weight
+"""
+
+
+@pytest.mark.parametrize("name", WEIGHTS.split())
+def test_layers_whose_names_only_remind_of_others(name):
+    """Linear and convolution layers of well-known networks are weights: only the last word of a path judges."""
+    assert not is_called_otherwise(name)
+
+
+@pytest.mark.parametrize("name", OTHERS.split())
+def test_names_of_no_weights(name):
+    """Embeddings, positions, norms, tokens, masks, statistics and state-space constants of well-known networks stay dense."""
+    assert is_called_otherwise(name)

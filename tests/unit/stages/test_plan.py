@@ -124,3 +124,18 @@ def test_nothing_matched_is_an_error(globs):
     refused = r"(No tensor of model\.pt is prunable with --skip \*|--include nothing names no tensor of model\.pt).*conv1\.weight"
     with pytest.raises(BadRequest, match=refused):
         plan(cnn(), CNN, **globs)
+
+
+@pytest.mark.parametrize("include", [("*",), ("e", "none", "fc", "embed", "bias")])
+def test_what_cannot_be_ranked_is_not_included(include):
+    """A matrix of exponents, an empty one and a vector stay out however they are asked for; an embedding and a long 3-D vector go."""
+    exponents = torch.zeros(4, 16, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+    tensors = {"e": exponents, "none": torch.zeros(0, 16), "bias": torch.zeros(4), "embed.weight": torch.zeros(4, 4)}
+    found = Checkpoint({**tensors, "fc.weight": torch.zeros(1, 8, 1)}, Source("m", ""))
+    assert {row.name: row.why for row in plan(found, None, include=include)} == {
+        "e": "of a type without order",
+        "none": "empty",
+        "bias": "not a matrix",
+        "embed.weight": "included",
+        "fc.weight": "included",
+    }
