@@ -130,7 +130,7 @@ def _is_number(cell: str) -> bool:
 def _quiet(outcome: Outcome) -> None:
     first = outcome.files[0] if outcome.files else outcome.artifact
     if first is not None:
-        _console(stderr=False).print(str(first), markup=False)  # as it is: a program opens it
+        _console(stderr=False).file.write(f"{first}\n")  # as it is: a program opens it
 
 
 def _human(outcome: Outcome) -> None:

@@ -2,7 +2,7 @@
 
 A pattern runs along input channels of the matrix view [out, kernel x in], channels fastest (`matrix_view.py`), whether the
 weight is stored [out, in] or [in, out]. In groups of M, some always hold N: `N:M` is told when it is one of the usual patterns, or
-when all groups hold so many that N is no accident of zeros that lie anywhere. Blocks are
+when groups hold so many that N is no accident of zeros that lie anywhere. Blocks are
 found when all zeros come in blocks that are zero throughout; a row is dead when nothing of an output stays, a column when
 nothing reads an input channel. What is found in runs of rows adds up to what is found in the whole tensor.
 """
@@ -78,7 +78,9 @@ class Zeros:
             gone=rows - int(np.count_nonzero(matrix.any(1))),
             alive=np.asarray(view.any((0, 1))),
             fullest=_fullest(matrix, [m for m in GROUPS if (rows if transposed else channels) % m == 0], zeros, along_rows=not transposed),
-            blocks=frozenset(pair for pair, there in stored.items() if _fits(matrix.shape, there) and (not zeros or _in_blocks(matrix, there))),
+            blocks=frozenset(
+                pair for pair, there in stored.items() if _fits(matrix.shape, there) and (not zeros or _in_blocks(matrix, there))
+            ),
             transposed=transposed,
         )
 
@@ -116,7 +118,8 @@ class Zeros:
             return ""
         outputs = self.alive.size if self.transposed else self.rows
         density = (self.size - self.zeros) * outputs / (self.size * (outputs - self.dead_rows))
-        found = [(n, m) for m, n in self.fullest.items() if n < m and ((n, m) in USUAL or density >= FULL * n / m)]
+        by_design = not self.block or self.block.endswith("x1")  # whole inputs and wide blocks fill groups in their own way
+        found = [(n, m) for m, n in self.fullest.items() if n < m and ((n, m) in USUAL or (by_design and density >= FULL * n / m))]
         return "{}:{}".format(*min(found, key=lambda pair: (pair[0] / pair[1], pair[1]))) if found else ""
 
     @property

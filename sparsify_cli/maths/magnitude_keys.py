@@ -68,8 +68,10 @@ def magnitude_keys(raw: Array, word: str, common: str, *, out: Array | None = No
 def _own_keys(raw: Array, word: str, out: Array | None = None) -> Array:
     sign = raw.dtype.type(1 << BITS[word])
     if not word.endswith("fnuz"):
-        return np.bitwise_and(raw, raw.dtype.type(sign - 1), out=out)
-    return np.where(raw == sign, sign, raw & raw.dtype.type(sign - 1))
+        keys: Array = np.bitwise_and(raw, raw.dtype.type(sign - 1), out=out)
+        return keys
+    apart: Array = np.where(raw == sign, sign, raw & raw.dtype.type(sign - 1))
+    return apart
 
 
 def zero_nonfinite(keys: Array, common: str) -> Array:

@@ -19,20 +19,25 @@ OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU",
 LEAF = re.compile(r"weights?|kernel|weight_(orig|g|v)|original\d?|parametrizations|base_layer|original_module", re.IGNORECASE)
 """How the weights of a module are called; the word before it is the module's own."""
 
-EMBEDDING = r"\w*emb(s|d|eds?|eddings?)?\d*(_(in|tokens?|positions?|table|layer|matrix|lookup)\w*)?|(\w*_)?(tokens?|wte|wpe)|\w*codebooks?"
+EMBEDDING = r"\w*emb(s|d|eds?|eddings?)?\d*(_in|_(tokens?|positions?|table|layer|matrix|lookup)\w*)?|(\w*_)?(tokens?|wte|wpe)|\w*codebooks?"
 NORM = r"\w*norms?(?!\w*(proj|linear|conv|fc|dense|mlp))\w*|(\w*_)?(bn|ln)\d*(_\w+)?"
 ANYWHERE = rf"{EMBEDDING}|{NORM}|\w*_table|\w*bias(es)?|\w*basis\w*|\w*buffer|running_\w+"
 
-MODULES = re.compile(rf"(?!((\w*_)?patch_embed\w*|class_embed|bbox_embed)$)({ANYWHERE}|shared|pos|positions?|\w*pos(itional)?_enc\w*)", re.IGNORECASE)
+MODULES = re.compile(
+    rf"(?!((\w*_)?patch_embed\w*|class_embed|bbox_embed)$)({ANYWHERE}|shared|pos|positions?|\w*pos(itional)?_enc\w*)", re.IGNORECASE
+)
 """Modules whose matrices are no weights of layers; patch embeddings are convolutions, class and box embeddings (DETR) linear."""
 
 LISTED = re.compile(r"(\w*_)?(embs?|tokens|wte|wpe|norms)|\w*(embeddings|codebooks)", re.IGNORECASE)
 """Modules that, numbered within a list, are no layers either; under `time_embed.0` lies a linear layer."""
 
 OWN = re.compile(
-    rf"{ANYWHERE}|bias\w*|cls|pe|pos|pos_\w+|\w*_pos(_\w+)?|\w*position\w*|\w*masks?|\w*freqs?(_\w+)?|a_log", re.IGNORECASE
+    rf"{ANYWHERE}|bias\w*|cls|pe|pos|pos_\w+|\w*_pos(_\w+)?|(\w*_)?position\w*|\w*masks?|\w*freqs?(_\w+)?|a_log", re.IGNORECASE
 )
 """Tensors that are not called weight and are none."""
+
+LONGEST = 300
+"""Characters of a name that are looked at, the last ones: matching takes the square of their number."""
 
 ORDERED = FLOATS - {"float8_e8m0fnu"}
 """Types whose numbers can be ranked by magnitude and can be zero."""
@@ -43,7 +48,7 @@ def is_called_otherwise(name: str) -> bool:
 
     The last word of its name tells, and of one called weight its module's; what that module is part of says nothing.
     """
-    *path, word = re.split(r"[./]", re.sub(r":\d+$", "", name))
+    *path, word = re.split(r"[./]", re.sub(r":\d+$", "", name[-LONGEST:]))
     if not LEAF.fullmatch(word):
         return (MODULES if word.endswith("_weight") else OWN).fullmatch(word.removesuffix("_weight")) is not None
     while path and LEAF.fullmatch(path[-1]):

@@ -152,7 +152,9 @@ def _nothing(layout: Layout) -> UnreadableFile:
     if packed := [name for name, why in layout.odd.items() if "compressed" in why]:
         return UnreadableFile(
             f"The tensors of {layout.path} are stored compressed.",
-            f"{packed[0]!r} and {len(packed) - 1} more cannot be read in place." if packed[1:] else f"{packed[0]!r} cannot be read in place.",
+            f"{packed[0]!r} and {len(packed) - 1} more cannot be read in place."
+            if packed[1:]
+            else f"{packed[0]!r} cannot be read in place.",
             "Load it and save it again: torch.load, then torch.save (torch.jit or torch.export for a program).",
         )
     entries = [(name, what) for name, what in (dict(layout.others) | dict(layout.odd)).items() if what != "mapping of 0"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.maths.matrix_view import obstacle
 from sparsify_cli.pages.wording import size as bytes_said
 from sparsify_cli.recipes.duration import decimal
 from sparsify_cli.recipes.verbs import PruneRecipe
@@ -13,6 +14,7 @@ from sparsify_cli.stages.outcome import Table
 from sparsify_cli.stages.plan import Row, plan
 from sparsify_cli.stages.prune import chosen_masks
 from sparsify_cli.stages.slices import AHEAD, WORKERS, Target, slices_of
+from sparsify_cli.stages.sparsifier import require_carried
 from sparsify_cli.stages.streamed import Job, can_stream, job_of
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.values.layout import WIDTHS
@@ -34,6 +36,8 @@ class Planned:
         target: the sparsity that is meant, as text.
         memory: bytes held at a time beyond the program itself, about.
         streams: it goes slice by slice.
+        targets: what is meant for each pruned tensor alone: a sparsity, or the allocation that shares it out.
+        odd: tensors that are not plain numbers and stay as they are -> why.
     """
 
     rows: Sequence[Row]
@@ -41,6 +45,8 @@ class Planned:
     target: str
     memory: int
     streams: bool
+    targets: Mapping[str, str] = field(default_factory=dict)
+    odd: Mapping[str, str] = field(default_factory=dict)
 
 
 def planned(recipe: PruneRecipe) -> Planned:
@@ -48,17 +54,31 @@ def planned(recipe: PruneRecipe) -> Planned:
     before = open_subject(recipe, verbs=("train",), survey=False)
     if can_stream(recipe, before):
         job = job_of(recipe, before, Listener())
-        return Planned(job.rows, job.cuts.kept, decimal(job.cuts.target), _slices(job), True)
+        odd = job.home.layout.odd
+        return Planned(job.rows, job.cuts.kept, decimal(job.cuts.target), _slices(job), True, _targets(recipe, job.rows), odd)
     return _in_memory(recipe, before.surveyed())
 
 
 def _in_memory(recipe: PruneRecipe, before: Subject) -> Planned:
+    if not recipe.allow_nonfinite:
+        before.checkpoint.require_finite()
     rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
+    if recipe.strict:
+        require_carried({row.name: row.oriented for row in rows if row.matched}, recipe.pattern)
     masks = chosen_masks(recipe, before, rows)
     kept = {row.name: int(masks[row.name].sum()) for row in rows if row.matched}
     total = sum(row.weights for row in rows if row.matched)
     asked = decimal(recipe.sparsity) if recipe.sparsity is not None else f"{1 - sum(kept.values()) / max(1, total):.6g}"
-    return Planned(rows, kept, asked, IN_MEMORY * sum(_bytes(row) for row in rows), False)
+    return Planned(rows, kept, asked, IN_MEMORY * sum(_bytes(row) for row in rows), False, _targets(recipe, rows))
+
+
+def _targets(recipe: PruneRecipe, rows: Sequence[Row]) -> dict[str, str]:
+    """What is meant for each pruned tensor: layers that cannot carry the pattern stay dense, N:M is the same in all others."""
+    own = recipe.sparsity if recipe.allocation == "uniform" else None
+    if recipe.pattern.is_grouped and recipe.sparsity in (None, recipe.pattern.implied_sparsity):
+        own = recipe.pattern.implied_sparsity
+    meant = f"{float(own) * 100:.6g}%" if own is not None else recipe.allocation
+    return {row.name: "dense" if obstacle(row.oriented, recipe.pattern) else meant for row in rows if row.matched}
 
 
 def _slices(job: Job) -> int:
@@ -75,8 +95,10 @@ def plan_table(found: Planned) -> Table:
     """One row a tensor, and one for all that is prunable."""
     matched = [row for row in found.rows if row.matched]
     weights, kept = sum(row.weights for row in matched), sum(found.kept.values())
-    total = ("all prunable", "", f"{weights:,}", f"{kept:,}", f"{1 - kept / max(1, weights):.2%}", f"target {found.target}")
-    return Table("plan", ("tensor", "shape", "weights", "kept", "sparsity", "why"), (*(_cells(row, found) for row in found.rows), total))
+    total = ("all prunable", "", f"{weights:,}", f"{kept:,}", f"{float(found.target) * 100:.6g}%", f"{1 - kept / max(1, weights):.2%}", "")
+    odd = ((name, "", "", "", "", "", why) for name, why in found.odd.items())
+    columns = ("tensor", "shape", "weights", "kept", "target", "sparsity", "why")
+    return Table("plan", columns, (*(_cells(row, found) for row in found.rows), *odd, total))
 
 
 def cost_table(found: Planned) -> Table:
@@ -95,20 +117,22 @@ def facts(found: Planned) -> dict[str, object]:
     """The plan as plain JSON values."""
     dense, packed = sum(map(_bytes, found.rows)), sum(_packed(row, found.kept) for row in found.rows)
     costs = {"bytes": dense, "bytes_packed": packed, "memory": found.memory, "streams": found.streams}
-    return {"plan": {row.name: _fact(row, found) for row in found.rows}, "target": found.target, **costs}
+    nothing = {"shape": None, "prunable": False, "weights": None, "kept": None, "target": None}
+    odd = {name: {**nothing, "why": why} for name, why in found.odd.items()}
+    return {"plan": {row.name: _fact(row, found) for row in found.rows} | odd, "target": found.target, **costs}
 
 
 def _fact(row: Row, found: Planned) -> dict[str, object]:
-    shape = list(row.shape)
-    return {"shape": shape, "prunable": row.matched, "why": row.why, "weights": row.weights, "kept": found.kept.get(row.name)}
+    numbers = {"weights": row.weights, "kept": found.kept.get(row.name), "target": found.targets.get(row.name)}
+    return {"shape": list(row.shape), "prunable": row.matched, "why": row.why, **numbers}
 
 
 def _cells(row: Row, found: Planned) -> tuple[str, ...]:
     shape = "x".join(map(str, row.shape)) or "scalar"
     if row.name not in found.kept:
-        return row.name, shape, f"{row.weights:,}", "", "", row.why
-    kept = found.kept[row.name]
-    return row.name, shape, f"{row.weights:,}", f"{kept:,}", f"{1 - kept / max(1, row.weights):.1%}", row.why
+        return row.name, shape, f"{row.weights:,}", "", "", "", row.why
+    kept, target = found.kept[row.name], found.targets.get(row.name, "")
+    return row.name, shape, f"{row.weights:,}", f"{kept:,}", target, f"{1 - kept / max(1, row.weights):.1%}", row.why
 
 
 def _bytes(row: Row) -> int:

@@ -175,7 +175,7 @@ def is_artifact(path: Path) -> bool:
         return False
     names = {entry.name for entry in path.iterdir()}
     foreign = {name for name in names if name == "config.json" or name.endswith((".safetensors", ".safetensors.index.json"))}
-    return bool(names & {MASKS, NEST, MEMO}) or foreign <= {WEIGHTS, PACKED}
+    return bool(names & {MASKS, NEST, MEMO, "masks.partial"}) or foreign <= {WEIGHTS, PACKED}
 
 
 def newest(verbs: tuple[str, ...], *, runs: Path = RUNS) -> Artifact:

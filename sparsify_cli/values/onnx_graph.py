@@ -98,9 +98,7 @@ def message(reader: Reader, place: Field) -> Iterator[Field]:
     return reader.fields(place.start, place.end)
 
 
-def _read_attribute(
-    reader: Reader, place: Field, settings: dict[str, tuple[int, ...]], graphs: list[Span], tensors: list[Span]
-) -> None:
+def _read_attribute(reader: Reader, place: Field, settings: dict[str, tuple[int, ...]], graphs: list[Span], tensors: list[Span]) -> None:
     """Integers of the attributes that matter, and graphs and tensors of any."""
     name = ""
     numbers: list[Field] = []

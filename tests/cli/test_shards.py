@@ -52,7 +52,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, files: int, error: BaseException
     monkeypatch.setattr(streamed, "write_copy", limited)
 
 
-@pytest.mark.parametrize("options", ["--sparsity 0.7", "--pattern 2:4", "--sparsity 0.8 --allocation uniform", "--sparsity 0.6 --pattern 2:4"])
+@pytest.mark.parametrize(
+    "options", ["--sparsity 0.7", "--pattern 2:4", "--sparsity 0.8 --allocation uniform", "--sparsity 0.6 --pattern 2:4"]
+)
 @pytest.mark.parametrize("files", [1, 2])
 def test_an_interrupted_run_goes_on(options: str, files: int, model: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C after some shards: exit 130 and the command that continues; the result equals the uninterrupted one byte for byte."""

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from sparsify_cli.errors import UnreadableFile
 from sparsify_cli.formats.folder import Folder
 from sparsify_cli.values import companions
-from sparsify_cli.values.companions import COPY, FOLDER_LINK, LINK, MORE, TOO_MUCH
+from sparsify_cli.values.companions import COPY, FOLDER_LINK, LINK, MORE, OUTPUT, TOO_MUCH
 from sparsify_cli.values.layout import Hint
 
 FORMAT = Folder()
@@ -103,7 +103,7 @@ def test_what_is_no_such_folder(folder):
     assert FORMAT.recognises(folder)
     (folder / "manifest.json").write_text('{"start_url": "/"}')  # of somebody else's
     assert FORMAT.recognises(folder)
-    (folder / "manifest.json").write_text('{"schema": 1, "verb": "prune"}')
+    (folder / "manifest.json").write_text('{"schema": "sparsify/artifact/1", "verb": "prune"}')
     assert not FORMAT.recognises(folder)
     (folder / "empty").mkdir()
     assert not FORMAT.recognises(folder / "empty")
@@ -319,3 +319,20 @@ def test_transposed_weights_in_torch_files(tmp_path):
     torch.save({"h.0.mlp.c_fc.weight": torch.ones(2, 6)}, tmp_path / BIN)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     assert FORMAT.layout(tmp_path).hints == {"h.0.mlp.c_fc.weight": Hint("Conv1D", transposed=True)}
+
+
+def test_results_within_the_folder_stay_behind(folder):
+    """An artifact, finished or being written, is not carried along with the network it was made from; other folders are."""
+    texts = {
+        "runs/001/manifest.json": '{"schema": "sparsify/artifact/1"}',
+        "runs/001/report.html": "x",
+        "out/masks.partial": "x",
+        "out/notes.txt": "x",
+        "app/manifest.json": '{"name": "app"}',
+    }
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    found = FORMAT.layout(folder)
+    assert found.companions == ("app/manifest.json", "config.json")
+    assert found.others == {"runs/001": OUTPUT, "out": OUTPUT}

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from sparsify_cli.cli.app import main
 from sparsify_cli.errors import SparsifyError, UnreadableFile
 from sparsify_cli.formats import onnx_model
 from sparsify_cli.formats.onnx_model import OnnxModel
@@ -340,3 +341,58 @@ def test_a_pointer_with_the_name_of_a_model(tmp_path: Path) -> None:
     """A pointer of Git LFS is no damaged model."""
     (tmp_path / "m.onnx").write_text("version https://git-lfs.github.com/spec/v1\n")
     assert not FORMAT.recognises(tmp_path / "m.onnx")
+
+
+def spread(path: Path, nodes: Sequence[Any], tensors: Sequence[Any]) -> None:
+    """A model whose tensors, in the order of `onnx`, lie in `data/0.bin`, `data/1.bin` and so on."""
+    (path.parent / "data").mkdir(exist_ok=True)
+    made = model(nodes, tensors)
+    for number, tensor in enumerate(onnx.external_data_helper._get_all_tensors(made)):
+        (path.parent / f"data/{number}.bin").write_bytes(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=f"data/{number}.bin")
+    saved(path, made)
+
+
+def test_files_of_constants_and_odd_initializers_go_along(tmp_path: Path) -> None:
+    """A Constant's file, one in a branch and that of 4-bit numbers hold no place, and are needed to load the model."""
+    odd = helper.make_tensor("q", TensorProto.INT4, [2], b"\x21", raw=True)
+    branch = helper.make_graph([helper.make_node("Constant", [], ["b"], value=numpy_helper.from_array(array(2), "b"))], "g", [], [])
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(array(2), "c")),
+        helper.make_node("If", ["x"], ["z"], then_branch=branch),
+    ]
+    spread(tmp_path / "m.onnx", nodes, [numpy_helper.from_array(array(2, 2), "w"), odd])
+    found = FORMAT.layout(tmp_path / "m.onnx")
+    assert found.files == ("m.onnx", "data/0.bin")
+    assert sorted(found.companions) == ["data/1.bin", "data/2.bin", "data/3.bin"]
+    (tmp_path / "data/3.bin").unlink()
+    assert "no such file" in refused(tmp_path / "m.onnx")
+
+
+def test_files_of_sparse_initializers_and_functions_go_along(tmp_path: Path) -> None:
+    """Values and indices of a sparse initializer, and a Constant in a function of the model, lie in files of their own."""
+    parts = [numpy_helper.from_array(array(2), "s"), numpy_helper.from_array(np.array([0, 3]), "i")]
+    constant = helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(array(2), "k"))
+    made = model([helper.make_node("MatMul", ["x", "w"], ["y"])], [numpy_helper.from_array(array(2, 2), "w")])
+    made.functions.append(helper.make_function("own", "f", [], ["k"], [constant], [helper.make_opsetid("", 17)]))
+    made.graph.sparse_initializer.append(helper.make_sparse_tensor(*parts, [4]))
+    sparse = made.graph.sparse_initializer[0]
+    for name, tensor in (("s", sparse.values), ("i", sparse.indices), ("k", made.functions[0].node[0].attribute[0].t)):
+        (tmp_path / name).write_bytes(tensor.raw_data)
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=name)
+    found = FORMAT.layout(saved(tmp_path / "m.onnx", made))
+    assert (sorted(found.companions), found.odd) == (["i", "k", "s"], {"s": "stored sparse"})
+
+
+def test_a_pruned_model_loads_with_its_external_constants(tmp_path: Path) -> None:
+    """Weights and a Constant in files of a folder beside the model: pruned in one command, and onnxruntime runs the result."""
+    nodes = [helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(array(2), "c"))]
+    nodes += [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Add", ["m", "c"], ["y"])]
+    spread(tmp_path / "m.onnx", nodes, [numpy_helper.from_array(array(2, 2), "w")])
+    assert main(["prune", str(tmp_path / "m.onnx"), "--sparsity", "0.5", "--out", str(tmp_path / "out")]) == 0
+    x = np.array([[1, 1]], dtype=np.float32)
+    assert run(tmp_path / "m.onnx", x).tolist() == [[5, 8]]
+    assert run(tmp_path / "out/m.onnx", x).tolist() == [[4, 6]]  # [[1, 2], [3, 4]] without 1 and 2

@@ -97,7 +97,9 @@ def _mask(view, parts, cut):
 
 @given(
     st.sampled_from(["unstructured", "2:4", "1:4", "block:2x4", "block:4x1"]),
-    st.sampled_from([("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "bfloat16"), ("float64", "float32"), ("float16", "float16")]),
+    st.sampled_from(
+        [("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "bfloat16"), ("float64", "float32"), ("float16", "float16")]
+    ),
     st.fractions(0, 1),
     st.integers(0, 2**32 - 1),
     st.sampled_from([8, 64, 1 << 20]),
@@ -129,7 +131,7 @@ def test_transposed_weights_are_judged_along_their_inputs(shape):
     expected = choose_masks({"w": weight.abs()}, pattern=pattern, sparsity=Fraction(1, 2), allocation="global")["w"]
     stored = weight.transpose(0, 1).contiguous()
     view = weight_view.WeightView(tuple(stored.shape), "float32", pattern, transposed=True)
-    (start, size), = view.slices()
+    ((start, size),) = view.slices()
     assert (start, size) == (0, weight.numel())
     found = view.in_memory_order(view.units(raw_of(stored), "float32").present, size)
     assert torch.equal(torch.from_numpy(found).reshape(stored.shape).transpose(0, 1), expected)

@@ -75,3 +75,17 @@ def test_ranking_does_not_begin_with_the_census(pattern, words):
     """Where groups compete, types are mixed, or NaN has a key of its own width, the census only counts."""
     view = [Target(name, Place("f", 0, word, (8, 8)), WeightView((8, 8), word, Pattern())) for name, word in zip("ab", words, strict=True)]
     assert ranked_alone(view, PruneRecipe(sparsity=Fraction(3, 4), pattern=Pattern.parse(pattern))) == frozenset()
+
+
+@pytest.mark.parametrize("allocation", ["global", "uniform", "erk"])
+def test_a_target_without_numbers(tmp_path, allocation):
+    """It is counted, ranked and cut like any other: nothing of it stays, and the others keep what was asked."""
+    targets = written(tmp_path / "weights", weights_of("float32", "dense"), "float32")
+    place = Place("weights", 0, "float32", (0, 16))
+    targets.insert(0, Target("none", place, WeightView((0, 16), "float32", Pattern())))
+    recipe = PruneRecipe(sparsity=Fraction(3, 4), allocation=allocation)
+    counted = census(tmp_path, targets, Listener(), ranked=ranked_alone(targets, recipe))
+    assert counted.zeros["none"] == 0
+    kept = cuts_of(tmp_path, targets, recipe, counted, Listener(), zeros_go=frozenset()).kept
+    assert kept["none"] == 0
+    assert sum(kept.values()) == (16 + 24) * 40 // 4

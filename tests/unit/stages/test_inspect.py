@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import BadRequest, MissingFile
@@ -261,3 +262,16 @@ def test_slices_of_large_tensors_add_up(monkeypatch):
     monkeypatch.setattr("sparsify_cli.stages.inspect_values.SLICE", 64)
     assert looked_at("model.pt").report.facts["tensors"] == whole
     assert (whole["w"]["dead_rows"], whole["t"]["dead_columns"], whole["w"]["zeros"]) == (1, 1, int((weight == 0).sum()))
+
+
+def test_patterns_of_weights_stored_the_other_way_round(tmp_path):
+    """GPT-2 stores some weights [in, out]: two of four inputs are told there, and along outputs nothing is taken for a pattern."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.rand(24, 16, generator=generator) + 1
+    groups = weight.view(24, 4, 4)
+    groups.scatter_(2, torch.rand(24, 4, 4, generator=generator).argsort(-1)[..., :2], 0)
+    names = [f"h.0.{part}.weight" for part in ("attn.c_attn", "mlp.c_fc")]
+    save_file({names[0]: weight.T.contiguous(), names[1]: weight.clone()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    told = looked_at(tmp_path).report.facts["tensors"]
+    assert (told[names[0]]["pattern"], told[names[1]]["pattern"]) == ("2:4", "")

@@ -265,3 +265,25 @@ def test_a_list_under_state_dict():
     """Cascades save one state dict a stage: each stage's tensors begin with its number."""
     found = read_checkpoint(saved({"state_dict": [PLAIN, PLAIN], "epoch": 3})).tensors
     assert list(found) == [f"{stage}.{name}" for stage in (0, 1) for name in PLAIN]
+
+
+@pytest.mark.parametrize(("entry", "wrapper"), [("my.model", ("my.model",)), ("my.model.net", ("my.model", "net")), ("a.b", ("a", "b"))])
+def test_an_entry_whose_key_holds_a_dot(entry, wrapper):
+    """It is named as it is written, with or without what is inside; keys without dots are taken first."""
+    path = saved({"my.model": {"net": PLAIN}, "a.b": {"x": torch.ones(1)}, "a": {"b": PLAIN}})
+    found = open_path(path, entry=entry).checkpoint
+    assert found.wrapper == wrapper
+    assert {name.removeprefix("net.") for name in found.tensors} == set(PLAIN)
+
+
+def test_a_compressed_archive_says_so():
+    """A torch file that was zipped anew with compression is told as such, with what helps."""
+    saved(PLAIN)
+    with zipfile.ZipFile("model.pt") as old, zipfile.ZipFile("small.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(UnreadableFile) as caught:
+        read_checkpoint(Path("small.pt"))
+    said = str(caught.value)
+    assert "small.pt are stored compressed" in said and "torch.save" in said and "state_dict" not in said
+    assert same(read_checkpoint(saved(torch.load("small.pt", weights_only=True), "again.pt")))

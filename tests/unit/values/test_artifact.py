@@ -289,3 +289,30 @@ def test_the_folder_of_a_killed_writer_is_taken_again():
         Path("run", name).touch()
     with claimed(Path("run")) as folder:
         assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("text", "alone", "beside"),
+    [
+        ("", True, False),
+        ("{}", True, False),
+        ("{nonsense", True, False),
+        ("[" * 9999, True, False),
+        ('{"schema": 1}', False, False),
+        ('{"name": "app", "icons": []}', False, False),
+        ("[1]", False, False),
+        ('{"schema": "sparsify/artifact/9"}', True, True),
+        ('{"verb": "prune", "recipe": {}}', True, True),
+    ],
+)
+@pytest.mark.parametrize("other", ["config.json", "model-00001-of-00002.safetensors", "adapter.safetensors"])
+def test_whose_manifest_it_is(text, alone, beside, other):
+    """Ours by what it says; a damaged one beside somebody else's checkpoint is not ours, beside our masks it is."""
+    Path("a").mkdir()
+    Path("a/manifest.json").write_text(text)
+    Path("a/model.safetensors").write_bytes(b"")
+    assert is_artifact(Path("a")) is alone
+    Path("a", other).write_bytes(b"")
+    assert is_artifact(Path("a")) is beside
+    Path("a/masks.safetensors").write_bytes(b"")
+    assert is_artifact(Path("a")) is alone

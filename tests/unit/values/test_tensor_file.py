@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsify_cli.errors import BadData, BadRequest, MissingFile, Regression, UnreadableFile
-from sparsify_cli.values.tensor_file import find, forms, read, require_equal, save_dense, save_packed, tied
+from sparsify_cli.values.tensor_file import find, forms, is_ours, read, require_equal, save_dense, save_packed, tied
 
 PLAIN = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.bool]
 WHOLE = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64]
@@ -229,3 +229,27 @@ def test_find(tmp_path: Path) -> None:
         (tmp_path / name).touch()
         assert find(tmp_path) == tmp_path / name
     assert find(tmp_path / "x") == tmp_path / "x"
+
+
+def test_what_is_ours(tmp_path: Path) -> None:
+    """Packed and tied files are; a tensor, a text or metadata that only mention our name are not."""
+    weight = checkered()
+    save_packed(tmp_path / "packed", {"w": weight})
+    save_dense(tmp_path / "tied", {"v": weight, "w": weight})
+    save_file({"sparsify": weight}, tmp_path / "named")
+    save_file({"w": weight}, tmp_path / "text", metadata={"sparsify": "was here"})
+    save_file({"w": weight}, tmp_path / "other", metadata={"sparsify": '{"schema": 1}'})
+    save_file({"w": weight}, tmp_path / "half", metadata={"sparsify": "[" * 100_000})
+    found = {path.name for path in tmp_path.iterdir() if is_ours(path)}
+    assert found == {"packed", "tied"}
+
+
+def test_a_damaged_header_is_nobodys(tmp_path: Path) -> None:
+    """A length of more bytes than are allowed is not read, and neither is a header that does not parse believed."""
+    path = tmp_path / "w"
+    with path.open("wb") as file:
+        file.write((1 << 33).to_bytes(8, "little") + b'{"sparsify"')
+        file.truncate(1 << 34)
+    assert not is_ours(path)
+    path.write_bytes((20).to_bytes(8, "little") + b'{"sparsify": 1,     ')
+    assert not is_ours(path)
