@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,6 @@ class Copy:
         masks: where bits go.
         meter: hears how many bytes are done.
         desk: where slices are read to.
-        turn: held while weights are written: the system lets one thread at a time write to a file, and others would wait at full speed.
     """
 
     source: int
@@ -50,8 +48,7 @@ class Copy:
     cuts: Cuts
     masks: MaskWriter
     meter: Meter
-    desk: Desk = field(default_factory=Desk)
-    turn: Lock = field(default_factory=Lock)
+    desk: Desk
 
     def written(self, start: int, end: int) -> dict[str, int]:
         """What lies before a byte is written, but for slices that are under way; the disk may begin with it."""
@@ -89,8 +86,7 @@ class Copy:
         raw = slice_of(self.source, target, start, count, self.desk)
         keep, equal = self._keep(target, raw, start, seen)
         np.multiply(raw, keep, out=raw)
-        with self.turn:
-            write_at(self.output, target.place.offset + start * target.place.width, raw)
+        write_at(self.output, target.place.offset + start * target.place.width, raw)
         self.masks.put(self.bits, target.name, start, keep)
         self.meter.moved(raw.nbytes)
         return self._zeros(target, raw, keep), equal
@@ -148,7 +144,7 @@ def write_copy(
     size = (layout.root / name).stat().st_size
     zeros = {target.name: 0 for target in targets}
     with opened(layout.root / name) as source, opened(output, write=True) as target_file, opened(masks.path, write=True) as bits:
-        copy = Copy(source, target_file, bits, cuts, masks, meter)
+        copy = Copy(source, target_file, bits, cuts, masks, meter, Desk())
         for found in in_order(_jobs(copy, plain, size)):
             _add(zeros, found)
         for target in odd:
