@@ -30,7 +30,7 @@ from sparsify_cli.stages.sparsifier import below_pruned, no_target
 from sparsify_cli.stages.support import SHARE
 
 Array = npt.NDArray[Any]
-JOINED = 2
+JOINED = 4
 """Slices that are counted at once."""
 
 

@@ -23,6 +23,9 @@ Array = npt.NDArray[Any]
 GAP = 8 * CHUNK
 """Bytes between weights that are copied at a time."""
 
+TOGETHER = 8
+"""Slices that one worker prunes in a row: handing over each by itself takes longer than it is worth."""
+
 BEHIND = 16 * CHUNK
 """Bytes after which the disk is asked to begin."""
 
@@ -61,17 +64,13 @@ class Copy:
         self.meter.moved(end - start)
         return {}
 
-    def whole(self, target: Target) -> dict[str, int]:
-        """Prune a tensor slice after slice, where the order of ties counts."""
+    def run(self, target: Target, slices: Sequence[tuple[int, int]]) -> dict[str, int]:
+        """Prune slice after slice: a few of a tensor, or all of them where the order of ties counts."""
         seen = zeros = 0
-        for start, count in slices_of(target):
+        for start, count in slices:
             gone, equal = self._slice(target, start, count, seen)
             seen, zeros = seen + equal, zeros + gone
         return {target.name: zeros}
-
-    def part(self, target: Target, start: int, count: int) -> dict[str, int]:
-        """Prune one slice."""
-        return {target.name: self._slice(target, start, count, 0)[0]}
 
     def scattered(self, target: Target) -> dict[str, int]:
         """Prune a tensor whose numbers lie apart, or among those of another one, in the copy itself."""
@@ -184,11 +183,11 @@ def _steps(copy: Copy, targets: Sequence[Target], size: int) -> Iterator[tuple[i
     for target in targets:
         yield from _gaps(copy, done, target.place.offset)
         cut = copy.cuts.cuts.get(target.name)
-        if cut is not None and cut.splits_ties:
-            yield target.place.offset, partial(copy.whole, target)
-        else:
-            for start, count in slices_of(target):
-                yield target.place.offset + start * target.place.width, partial(copy.part, target, start, count)
+        slices = slices_of(target)
+        together = max(1, len(slices)) if cut is not None and cut.splits_ties else TOGETHER
+        for first in range(0, len(slices), together):
+            run = slices[first : first + together]
+            yield target.place.offset + run[0][0] * target.place.width, partial(copy.run, target, run)
         done = target.place.end
     yield from _gaps(copy, done, size)
 

@@ -17,6 +17,7 @@ def test_the_disk_begins_before_the_end(tmp_path, monkeypatch):
     """While weights 1 to 64 are cut at 32, the disk is told of runs that follow each other; zeros and other bytes are as expected."""
     told = []
     monkeypatch.setattr(weight_view, "SLICE", 8)
+    monkeypatch.setattr(rewriting, "TOGETHER", 1)
     monkeypatch.setattr(rewriting, "BEHIND", 64)
     monkeypatch.setattr(rewriting, "begin_write_back", lambda descriptor, start, end: told.append((start, end)))
     weights = np.arange(1, 65, dtype=np.float32)
