@@ -31,7 +31,7 @@ CUT = ("bare", "legacy", "tar", "lightning", "safetensors", "scripted", "exporte
 
 
 @pytest.fixture
-def refused(run, tmp_path, monkeypatch):
+def check_refused(run, tmp_path, monkeypatch):
     """A function: inspect and prune refuse a path in one sentence that names it; the sentence of prune. Nothing changes or is left."""
     monkeypatch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))  # the same each time, and slow
 
@@ -55,27 +55,27 @@ def refused(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_cut_at_every_tenth(name, refused, tmp_path):
+def test_cut_at_every_tenth(name, check_refused, tmp_path):
     """Nine tenths of a file are not taken for the file."""
     path = KINDS[name].make(tmp_path)
     whole = path.read_bytes()
     end = len(whole.rstrip(b"\0")) if name == "tar" else len(whole)  # such archives end with padding
     for tenth in range(10):
         path.write_bytes(whole[: end * tenth // 10])
-        refused(path)
+        check_refused(path)
 
 
 @pytest.mark.parametrize(
     ("name", "cut"),
     [("shards", "model-00002-of-00002.safetensors"), ("shards", "model.safetensors.index.json"), ("ONNX external", "model.data")],
 )
-def test_a_part_cut_at_every_tenth(name, cut, refused, tmp_path):
+def test_a_part_cut_at_every_tenth(name, cut, check_refused, tmp_path):
     """One file of several is cut off; the sentence names the part or the whole."""
     path = KINDS[name].make(tmp_path)
     whole = (tmp_path / cut).read_bytes()
     for tenth in range(10):
         (tmp_path / cut).write_bytes(whole[: len(whole) * tenth // 10])
-        refused(path, word=".")
+        check_refused(path, word=".")
 
 
 # --------------------------------------------------------------------------------------------- headers that do not hold
@@ -118,15 +118,15 @@ LIES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_header_that_lies(lie, refused, tmp_path):
+def test_a_header_that_lies(lie, check_refused, tmp_path):
     """Offsets, shapes, types and keys that contradict each other or the file."""
-    refused(write_safetensors(tmp_path / "model.safetensors", LIES[lie]))
+    check_refused(write_safetensors(tmp_path / "model.safetensors", LIES[lie]))
 
 
 @pytest.mark.parametrize("length", [0, 1, 10**6, 2**31, 2**40, 2**63 - 1, 2**64 - 1])
-def test_a_header_of_any_length(length, refused, tmp_path):
+def test_a_header_of_any_length(length, check_refused, tmp_path):
     """A length that the file does not have is refused before anything is read."""
-    refused(write_safetensors(tmp_path / "model.safetensors", {"w": entry(0, 64)}, length=length))
+    check_refused(write_safetensors(tmp_path / "model.safetensors", {"w": entry(0, 64)}, length=length))
 
 
 INDICES: dict[str, Any] = {
@@ -145,7 +145,7 @@ INDICES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", INDICES)
-def test_an_index_that_lies(what, refused, tmp_path):
+def test_an_index_that_lies(what, check_refused, tmp_path):
     """Shards that are missing, elsewhere, or do not hold what they are said to hold; by the folder and by the index."""
     folder = tmp_path / "model"
     folder.mkdir()
@@ -153,24 +153,24 @@ def test_an_index_that_lies(what, refused, tmp_path):
     index = json.loads(path.read_text())
     listed = INDICES[what] if isinstance(INDICES[what], list) else index["weight_map"] | INDICES[what]
     path.write_text(json.dumps(index | {"weight_map": listed}))
-    assert "root:" not in refused(path, word="index.json" if what != "itself" else "model") + refused(folder, word="model")
+    assert "root:" not in check_refused(path, word="index.json" if what != "itself" else "model") + check_refused(folder, word="model")
 
 
-def test_an_index_with_a_key_twice(refused, tmp_path):
+def test_an_index_with_a_key_twice(check_refused, tmp_path):
     """The later of two entries would win silently."""
     path = KINDS["index"].make(tmp_path)
     path.write_text(path.read_text().replace('"weight_map": {', '"weight_map": {"fc.bias": "model-00001-of-00002.safetensors",'))
-    refused(path, word="fc.bias")
+    check_refused(path, word="fc.bias")
 
 
-def test_a_shard_that_is_a_link_out_of_the_folder(refused, tmp_path):
+def test_a_shard_that_is_a_link_out_of_the_folder(check_refused, tmp_path):
     """A link to somebody else's file is not followed."""
     (tmp_path / "model").mkdir()
     path = KINDS["index"].make(tmp_path / "model")
     shard = tmp_path / "model/model-00001-of-00002.safetensors"
     shard.rename(tmp_path / "elsewhere.safetensors")
     shard.symlink_to("../elsewhere.safetensors")
-    refused(path, word="model-00001-of-00002.safetensors")
+    check_refused(path, word="model-00001-of-00002.safetensors")
 
 
 # -------------------------------------------------------------------------------------------------------------- numbers
@@ -178,12 +178,12 @@ def test_a_shard_that_is_a_link_out_of_the_folder(refused, tmp_path):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_numbers_without_order(bad, dtype, refused, run, tmp_path):
+def test_numbers_without_order(bad, dtype, check_refused, run, tmp_path):
     """Refused by the tensor's name; allowed, they are the first to go, and 80 % of 96 + 288 weights are zero all the same."""
     table = state(dtype=dtype)
     table["fc.weight"][2, 3:6] = bad
     torch.save({"state_dict": table}, "model.pt")
-    sentence = refused("model.pt", verbs=(PRUNE,))
+    sentence = check_refused("model.pt", verbs=(PRUNE,))
     assert "fc.weight (3)" in sentence and "--allow-nonfinite" in sentence
     assert run(PRUNE.format("model.pt"), "--allow-nonfinite").code == 0
     found = torch.load("out/model.pt", weights_only=True)["state_dict"]
@@ -191,12 +191,12 @@ def test_numbers_without_order(bad, dtype, refused, run, tmp_path):
     assert sum(int((found[name] == 0).sum()) for name in ("conv.weight", "fc.weight")) == 307  # 0.8 * 384 = 307.2
 
 
-def test_numbers_without_order_that_are_no_weights(refused, run):
+def test_numbers_without_order_that_are_no_weights(check_refused, run):
     """A statistic that is not finite is refused by name too, and kept as it is when allowed."""
     table = state()
     table["bn.running_var"][1] = float("nan")
     torch.save(table, "model.pt")
-    assert "bn.running_var (1)" in refused("model.pt", verbs=(PRUNE,))
+    assert "bn.running_var (1)" in check_refused("model.pt", verbs=(PRUNE,))
     assert run(PRUNE.format("model.pt"), "--allow-nonfinite").code == 0
     assert bool(torch.load("out/model.pt", weights_only=True)["bn.running_var"][1].isnan())
 
@@ -258,10 +258,10 @@ WRAPPINGS: dict[str, Callable[[bytes], bytes]] = {"zip": as_zip, "legacy": as_le
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_pickle_that_runs_something(bomb, wrapping, refused, run):
+def test_a_pickle_that_runs_something(bomb, wrapping, check_refused, run):
     """It is named or called unknown; nothing runs, also when the user trusts it, since nothing ever does."""
     Path("model.pt").write_bytes(WRAPPINGS[wrapping](BOMBS[bomb]))
-    refused("model.pt")
+    check_refused("model.pt")
     for verb in ("inspect model.pt", PRUNE.format("model.pt")):
         said = run(verb, "--trust-pickle")
         assert said.code in {1, 2} and said.sentence
@@ -270,17 +270,17 @@ def test_a_pickle_that_runs_something(bomb, wrapping, refused, run):
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 @pytest.mark.parametrize("bomb", HEAVY)
-def test_a_pickle_that_is_heavy(bomb, wrapping, refused):
+def test_a_pickle_that_is_heavy(bomb, wrapping, check_refused):
     """Memory and time that a few bytes claim are not given."""
     Path("model.pt").write_bytes(WRAPPINGS[wrapping](HEAVY[bomb]))
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    refused("model.pt")
+    check_refused("model.pt")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
     assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize("bomb", ["zeros", "lists", "storage"])
-def test_an_archive_that_unpacks_to_much_more(bomb, refused):
+def test_an_archive_that_unpacks_to_much_more(bomb, check_refused):
     """Few bytes that were 320 MB of zeros, 19,000,000 lists (two gigabytes in memory), or a compressed storage."""
     with zipfile.ZipFile("model.pt", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         if bomb == "lists":
@@ -291,43 +291,43 @@ def test_an_archive_that_unpacks_to_much_more(bomb, refused):
                 for _ in range(20):
                     file.write(bytes(1 << 24))
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    refused("model.pt")
+    check_refused("model.pt")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
     assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("location", ["../../etc/passwd", "/etc/passwd", "", ".", "gone.data", "a\0b", "..\\..\\x", "model.onnx/x"])
-def test_external_data_that_lie_elsewhere(location, refused, tmp_path):
+def test_external_data_that_lie_elsewhere(location, check_refused, tmp_path):
     """ONNX names a file beside the model; one that is missing, outside or no file is refused."""
     path = KINDS["ONNX external"].make(tmp_path)
     model = onnx.load(path, load_external_data=False)
     next(entry for entry in model.graph.initializer[0].external_data if entry.key == "location").value = location
     path.write_bytes(model.SerializeToString())
-    assert "root:" not in refused(path)
+    assert "root:" not in check_refused(path)
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("offset", "-4096"), ("offset", "9" * 30), ("length", str(2**62)), ("length", "4"), ("offset", "x")]
 )
-def test_external_data_that_lie(key, value, refused, tmp_path):
+def test_external_data_that_lie(key, value, check_refused, tmp_path):
     """Offsets and lengths that the file beside the model does not have."""
     path = KINDS["ONNX external"].make(tmp_path)
     model = onnx.load(path, load_external_data=False)
     entries = {entry.key: entry for entry in model.graph.initializer[0].external_data}
     entries[key].value = value
     path.write_bytes(model.SerializeToString())
-    refused(path)
+    check_refused(path)
 
 
 @pytest.mark.parametrize("value", [0, 0x40, 0xFFFF])
 @pytest.mark.parametrize("name", [b"data.pkl", b"else.pkl"])
-def test_a_directory_that_lies(value, name, refused):
+def test_a_directory_that_lies(value, name, check_refused):
     """Each field of the directory of an archive, one after the other; such an archive has no tensors to begin with."""
     whole = as_zip(b"\x80\x02}.").replace(b"data.pkl", name)
     for begin, length in ((b"PK\x01\x02", 46), (b"PK\x05\x06", 22)):
         for at in range(whole.rfind(begin) + 4, whole.rfind(begin) + length, 2):
             Path("model.pt").write_bytes(whole[:at] + struct.pack("<H", value) + whole[at + 2 :])
-            refused("model.pt", verbs=("inspect {}",))
+            check_refused("model.pt", verbs=("inspect {}",))
 
 
 @pytest.mark.timeout(30)
@@ -362,7 +362,7 @@ def test_a_read_only_target(run):
 
 
 @pytest.mark.parametrize("name", ["bare", "legacy", "shards", "ONNX external", "exported", "torch-prune", "sparse-bitmask"])
-def test_a_full_disk(name, refused, tmp_path, monkeypatch):
+def test_a_full_disk(name, check_refused, tmp_path, monkeypatch):
     """Every way of writing says that the disk is full: one sentence, exit code 1, nothing left."""
     (tmp_path / "given").mkdir()
     path = KINDS[name].make(tmp_path / "given")
@@ -373,25 +373,25 @@ def test_a_full_disk(name, refused, tmp_path, monkeypatch):
     if KINDS[name].folded is None:
         monkeypatch.setattr(os, "pwrite", full)
         monkeypatch.setattr(os, "copy_file_range", full)
-        assert "disk is full" in refused(path, word="out", verbs=(PRUNE,), codes=(1,))
+        assert "disk is full" in check_refused(path, word="out", verbs=(PRUNE,), codes=(1,))
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))  # what is written by torch and safetensors meets a real limit
     try:
-        sentence = refused(path, word="out", verbs=(PRUNE,), codes=(1,))
+        sentence = check_refused(path, word="out", verbs=(PRUNE,), codes=(1,))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "Nothing was changed" in sentence
 
 
 @pytest.mark.parametrize("limit", [0, 100, 900, 2500])
-def test_a_disk_that_fills_up(limit, refused, tmp_path):
+def test_a_disk_that_fills_up(limit, check_refused, tmp_path):
     """Whatever was the last byte that fitted, the run leaves nothing."""
     safetensors.torch.save_file(state(), tmp_path / "model.safetensors")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        refused(tmp_path / "model.safetensors", word="out", verbs=(PRUNE,), codes=(1,))
+        check_refused(tmp_path / "model.safetensors", word="out", verbs=(PRUNE,), codes=(1,))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert np.fromfile("model.safetensors", dtype=np.uint8).size > limit
