@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tests.kinds import TORCH, Kind, Table, named, seeded
 from tests.kinds_safetensors import SAFETENSORS
+from tests.old_programs import WRITERS, load_old
 
 IMAGES = torch.linspace(-1, 1, 2 * 4 * 6 * 6).reshape(2, 4, 6, 6)
 
@@ -47,14 +48,19 @@ def exported(folder: Path) -> Path:
     return folder / "model.pt2"
 
 
+def exported_by(release: str) -> Callable[[Path], Path]:
+    """`torch.export.save` of an earlier torch."""
+    return lambda folder: WRITERS[release](folder / "model.pt2", torch.export.export(seeded(), (IMAGES,)))
+
+
 def load_exported(path: Path) -> Table:
     """The state of a loaded program."""
-    return dict(torch.export.load(path).state_dict)
+    return dict(load_old(path).state_dict)
 
 
 def run_exported(path: Path) -> Tensor:
     """What it computes."""
-    return torch.export.load(path).module()(IMAGES)
+    return load_old(path).module()(IMAGES)
 
 
 ONNX_NAMES = ("conv.weight", "conv.bias", "fc.weight", "fc.bias", "pos_embed")
@@ -107,6 +113,7 @@ GRAPHS = {
     "scripted": Kind(scripted, load_script, named(), run=run_script),
     "traced": Kind(traced, load_script, named(), run=run_script),
     "exported": Kind(exported, load_exported, named(), run=run_exported),
+    **{f"exported {release}": Kind(exported_by(release), load_exported, named(), run=run_exported) for release in WRITERS},
     "ONNX": Kind(onnx_model(), load_onnx, ONNX_WEIGHTS, run=run_onnx),
     "ONNX typed": Kind(onnx_model(typed=True), load_onnx, ONNX_WEIGHTS, run=run_onnx),
     "ONNX external": Kind(onnx_model(external=True), load_onnx, ONNX_WEIGHTS, run=run_onnx),

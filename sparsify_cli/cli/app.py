@@ -94,7 +94,7 @@ def _staged(recipe: Recipe, *, resume: Path | None = None) -> Outcome:
 
 
 def _planned(recipe: Recipe) -> Outcome:
-    outcome: Outcome = importlib.import_module("sparsify_cli.stages.dry_run").dry_run(recipe)
+    outcome: Outcome = importlib.import_module("sparsify_cli.stages.dry_run").dry_run(recipe, Watcher())
     return outcome
 
 

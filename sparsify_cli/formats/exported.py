@@ -2,10 +2,14 @@
 
 A JSON text tells for every name in which member it lies, with sizes, strides and type; tied weights name the same member.
 Constants of the graph and buffers that are not persistent lie elsewhere (`data/constants`) and stay what they are, as does
-the graph. Weights that torch pickled one by one (subclasses of Tensor) are odd. Archives of torch 2.8 and before keep all
-weights as one torch file inside; they are refused with a sentence.
+the graph. Weights that torch pickled one by one (subclasses of Tensor) are odd.
 
-Source: torch 2.13, `torch/export/pt2_archive/_package.py` and `torch/_export/serde/schema.py` (PayloadConfig, TensorMeta).
+Torch 2.8 and before keep the weights of a model as one torch file inside: `data/weights/model.pt` in an archive that is
+otherwise the same (2.8), `serialized_state_dict.pt` at the top of an older one (before). Their weights lie in the archive
+within the archive, and change in place there: its own checksums are renewed first, then that of the file that it is.
+
+Source: torch 2.13, `torch/export/pt2_archive/_package.py`, `torch/_export/serde/schema.py` (PayloadConfig, TensorMeta) and,
+for what torch wrote before, `torch/export/__init__.py` (`load`).
 """
 
 from __future__ import annotations
@@ -17,22 +21,25 @@ from typing import Any
 
 from sparsify_cli.contracts.format import Format
 from sparsify_cli.errors import SparsifyError, UnreadableFile
-from sparsify_cli.values.layout import Layout, Place
+from sparsify_cli.values.layout import Check, Key, Layout, Place
 from sparsify_cli.values.strict_json import NotJson, shown, strict_json
 from sparsify_cli.values.torch_layout import told
 from sparsify_cli.values.torch_tables import Contradiction, Extent, is_count, place_of
+from sparsify_cli.values.torch_zip_file import zip_layout
 from sparsify_cli.values.zip_places import Member, check_of, content, members
 
 KIND = "exported"
 MARK = "archive_format"
-OLD = frozenset({"serialized_exported_program.json", "serialized_state_dict.pt"})
-WEIGHTS, CONFIG = "data/weights/", "_weights_config.json"
+WEIGHTS, CONFIG, WHOLE = "data/weights/", "_weights_config.json", ".pt"
+"""Folder of weights; how the names of what is in it end: a model's table of weights, and a torch file with all of them."""
+OLD_GRAPH = "serialized_exported_program.json"
+OLD_WEIGHTS = frozenset({"serialized_state_dict.pt", "serialized_state_dict.json"})
+"""Names in archives of torch 2.7 and before; that of the torch file ended with .json at first."""
 TEXT_LIMIT = 1 << 25
 """Bytes of the text that says where weights lie: some 100,000 weights."""
 STRIDED = 7
-OLD_WHY = "It was written by torch 2.8 or before, which kept all weights as one torch file inside the archive."
-OLD_DO = "Load it with torch.export.load and save it again with torch.export.save in torch 2.9 or later."
 COMPILED_WHY = "It holds no table of weights; an archive that AOTInductor compiled has them in its machine code."
+COMPRESSED_DO = "Load it with torch.export.load and save it again with torch.export.save."
 
 TYPES = {
     **{1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64"},
@@ -48,7 +55,7 @@ class Exported(Format):
     """Programs of torch.export (`.pt2`): weights in place, graph untouched."""
 
     def recognises(self, path: Path) -> bool:
-        """True for a zip archive that says it is one, or that holds what torch before 2.8 put into one."""
+        """True for a zip archive that says it is one, or that holds what torch 2.7 and before put into one."""
         try:
             return path.is_file() and _starts_as_zip(path) and _is_program(members(path))
         except (SparsifyError, OSError):
@@ -58,19 +65,23 @@ class Exported(Format):
         """Where every weight and buffer lies; a table for each model when the archive holds several.
 
         Raises:
-            UnreadableFile: truncated, corrupt, contradictory, compiled, or of torch 2.8 or before.
+            UnreadableFile: truncated, corrupt, contradictory, compiled.
+            UnsafePickle: the pickle in an archive of torch 2.8 or before names code, and `trust` is False.
         """
         with told(path):
-            return _layout(path, members(path))
+            return _layout(path, members(path), trust=trust)
 
 
 @dataclass
 class _Found:
-    """What the texts of an archive say, as they are read."""
+    """What the texts of an archive say, as they are read; `inner` are checksums within the archives within it."""
 
-    tables: dict[tuple[str, ...], dict[str, Place]] = field(default_factory=dict)
+    tables: dict[Key, dict[str, Place]] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
     odd: dict[str, str] = field(default_factory=dict)
     used: dict[str, Member] = field(default_factory=dict)
+    inner: list[Check] = field(default_factory=list)
+    foreign: dict[str, None] = field(default_factory=dict)
 
 
 def _starts_as_zip(path: Path) -> bool:
@@ -85,28 +96,46 @@ def _root(inside: Mapping[str, Member]) -> str | None:
 
 
 def _is_program(inside: Mapping[str, Member]) -> bool:
-    return _root(inside) is not None or inside.keys() >= OLD
+    return _root(inside) is not None or (OLD_GRAPH in inside and not OLD_WEIGHTS.isdisjoint(inside))
 
 
-def _layout(path: Path, inside: Mapping[str, Member]) -> Layout:
+def _layout(path: Path, inside: Mapping[str, Member], *, trust: bool) -> Layout:
     root = _root(inside)
-    configs = [name for name in inside if root is not None and name.startswith(root + WEIGHTS) and name.endswith(CONFIG)]
-    if root is None or not configs:
-        raise _without_weights(path, root, inside)
-    _require_little(path, inside.get(f"{root}byteorder"))
+    weights = _weights(root, inside)
+    if not weights:
+        raise UnreadableFile(f"The weights of {path} cannot be located.", COMPILED_WHY, "Pass the program that was compiled.")
+    _require_little(path, inside.get(f"{root or ''}byteorder"))
     found = _Found()
-    for name in configs:
-        model = name.removeprefix(root + WEIGHTS).removesuffix(CONFIG)
-        _read_table(path, inside, name, (model,) if len(configs) > 1 else (), found)
-    checks = tuple(check_of(path.name, member) for member in sorted(found.used.values(), key=lambda member: member.offset))
-    return Layout(KIND, path, path.parent, (path.name,), found.tables, odd=found.odd, checks=checks)
+    for model, name in weights.items():
+        key = (model,) if len(weights) > 1 else ()
+        if name.endswith(CONFIG):
+            _read_table(path, inside, name, key, found)
+        else:
+            _read_file(path, inside[name], key, found, trust=trust)
+    outer = [check_of(path.name, member) for member in sorted(found.used.values(), key=lambda member: member.offset)]
+    return Layout(
+        kind=KIND,
+        path=path,
+        root=path.parent,
+        files=(path.name,),
+        tables=found.tables,
+        others=found.others,
+        odd=found.odd,
+        checks=(*found.inner, *outer),
+        foreign=tuple(found.foreign),
+    )
 
 
-def _without_weights(path: Path, root: str | None, inside: Mapping[str, Member]) -> UnreadableFile:
-    """The error for an archive that says nowhere where its weights lie."""
-    is_old = root is None or any(name.startswith(root + WEIGHTS) and name.endswith(".pt") for name in inside)
-    do = OLD_DO if is_old else "Pass the program that was compiled."
-    return UnreadableFile(f"The weights of {path} cannot be located.", OLD_WHY if is_old else COMPILED_WHY, do)
+def _weights(root: str | None, inside: Mapping[str, Member]) -> dict[str, str]:
+    """Model -> the member that says where its weights are, or holds them; where there are several, the one that torch takes."""
+    if root is None:
+        last = next((name for name in reversed(list(inside)) if name in OLD_WEIGHTS), None)
+        return {"": last} if last else {}
+    folder, found = root + WEIGHTS, dict[str, str]()
+    for ending in (CONFIG, WHOLE):
+        names = [name for name in inside if name.startswith(folder) and name.endswith(ending)]
+        found.update({name[len(folder) : -len(ending)]: name for name in names})
+    return found
 
 
 def _require_little(path: Path, order: Member | None) -> None:
@@ -114,7 +143,7 @@ def _require_little(path: Path, order: Member | None) -> None:
         raise Contradiction("its numbers are stored most significant byte first")
 
 
-def _read_table(path: Path, inside: Mapping[str, Member], name: str, key: tuple[str, ...], found: _Found) -> None:
+def _read_table(path: Path, inside: Mapping[str, Member], name: str, key: Key, found: _Found) -> None:
     """The table of one model."""
     table = found.tables[key] = {}
     folder = name.rpartition("/")[0]
@@ -124,6 +153,22 @@ def _read_table(path: Path, inside: Mapping[str, Member], name: str, key: tuple[
             table[weight] = place
         else:
             found.odd[".".join((*key, weight))] = place
+
+
+def _read_file(path: Path, member: Member, key: Key, found: _Found, *, trust: bool) -> None:
+    """The table of one model, from a torch file in the archive."""
+    if not member.stored:
+        why = f"All of them are in {shown(member.name)}, which is compressed in the archive."
+        raise UnreadableFile(f"The weights of {path} cannot be located.", why, COMPRESSED_DO)
+    if not member.length:  # what torch wrote for none
+        return
+    inner = zip_layout(path, trust=trust, within=member)
+    found.tables.update({(*key, *keys): dict(table) for keys, table in inner.tables.items()})
+    found.odd.update({".".join((*key, name)): why for name, why in inner.odd.items()})
+    found.others.update({".".join((*key, name)).removesuffix("."): what for name, what in inner.others.items()})
+    found.foreign.update(dict.fromkeys(inner.foreign))
+    found.inner += inner.checks
+    found.used[member.name] = member
 
 
 def _entries(text: bytes, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

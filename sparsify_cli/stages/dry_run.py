@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import MissingContext
 from sparsify_cli.recipes.recipe import Recipe
 from sparsify_cli.recipes.verbs import PruneRecipe
@@ -19,21 +20,21 @@ SHELF_FIELDS = {
 }
 
 
-def dry_run(recipe: Recipe) -> Outcome:
+def dry_run(recipe: Recipe, listener: Listener) -> Outcome:
     """The recipe as it would run; every strategy it names is built, so that a wrong name or option is found now."""
     for name, package in SHELF_FIELDS.items():
         if getattr(recipe, name, None) is not None:
             strategy(package, getattr(recipe, name))
-    found = _plan(recipe) if isinstance(recipe, PruneRecipe) else None
+    found = _plan(recipe, listener) if isinstance(recipe, PruneRecipe) else None
     known = {"recipe": recipe.to_plain(), "recipe_sha256": recipe.digest(), **(facts(found) if found else {})}
     tables = (plan_table(found), cost_table(found)) if found else ()
     return Outcome(recipe.verb, recipe.to_yaml().rstrip(), tables=tables, facts=known)
 
 
-def _plan(recipe: PruneRecipe) -> Planned | None:
+def _plan(recipe: PruneRecipe, listener: Listener) -> Planned | None:
     """What would go; nothing when no network is named and there is no newest one either."""
     try:
-        return planned(recipe)
+        return planned(recipe, listener)
     except MissingContext:
         if recipe.model:
             raise

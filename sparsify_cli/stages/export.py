@@ -12,6 +12,7 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.recipes.verbs import ExportRecipe
 from sparsify_cli.stages.extract import level_network, nest_of, require_level
 from sparsify_cli.stages.outcome import Outcome, Table
+from sparsify_cli.stages.reading import odd_notes
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import listing
@@ -37,7 +38,15 @@ def export(recipe: ExportRecipe, listener: Listener) -> Outcome:
         report = Report((*_bytes(subject, files, _key(recipe)), *verified), {"format": recipe.to.name})
         write_product(folder, Product(recipe, subject, report, opened, masks=subject.masks, facts={"files": [file.name for file in files]}))
     tables = (_sizes(report, _key(recipe)), listing("verified", verified))
-    return Outcome("export", _headline(report, recipe), report, folder, tables=tables, files=tuple(files))
+    return Outcome(
+        "export",
+        _headline(report, recipe),
+        report,
+        folder,
+        tables=tables,
+        files=tuple(files),
+        notes=odd_notes(opened.checkpoint, stay=False),
+    )
 
 
 def _network(opened: Subject, level: str) -> Subject:

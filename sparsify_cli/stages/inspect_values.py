@@ -23,7 +23,6 @@ from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import InspectRecipe
 from sparsify_cli.stages.inspect_look import Item, Look, judged_by
 from sparsify_cli.stages.plan import prunable_names
-from sparsify_cli.stages.reading import PLAIN
 from sparsify_cli.stages.slices import Meter, Target, over_slices
 from sparsify_cli.stages.subject import Subject, open_path
 from sparsify_cli.values.folds import fold_value
@@ -95,7 +94,7 @@ class _Rows(WeightView):
 
 def with_context(look: Look) -> Look:
     """The look at an artifact with what its architecture says is prunable, and with its masks."""
-    if look.artifact is None or any(item.dtype not in PLAIN for item in look.items.values()) or (look.layout and look.layout.odd):
+    if look.artifact is None or (look.layout and look.layout.odd):
         return look
     subject = open_path(look.path)
     look = replace(look, subject=subject)

@@ -22,6 +22,7 @@ from sparsify_cli.values.mapped import mapped
 from sparsify_cli.values.model_config import plain_config
 from sparsify_cli.values.packed import bits, differing
 from sparsify_cli.values.patch_file import write_patched
+from sparsify_cli.values.small_floats import stored_as
 
 SUBFOLDER = "model"
 """Where files go that would stand in the way of an artifact's own."""
@@ -122,7 +123,7 @@ def _changes(tensors: Mapping[str, Tensor], home: Home) -> dict[str, Any]:
     changes = {}
     for name, place in home.places.items():
         if name in tensors:
-            now = tensors[name].detach().to(before[name].dtype)
+            now = stored_as(tensors[name].detach(), before[name].dtype)
             if differing(before[name], now):
                 changes[name] = (place, bits(now))
     return changes

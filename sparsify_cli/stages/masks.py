@@ -29,6 +29,7 @@ from sparsify_cli.recipes.masks import MasksRecipe
 from sparsify_cli.stages.open_masks import chosen, open_masks, prunable, require_used
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import tied_names, untied
+from sparsify_cli.stages.reading import odd_notes
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.subject import Subject, open_path
 from sparsify_cli.stages.tables import before_after, filled
@@ -107,7 +108,7 @@ def _diff(recipe: MasksRecipe) -> Outcome:
 
 
 def _apply(recipe: MasksRecipe) -> Outcome:
-    before = open_path(Path(recipe.paths[0]), entry=recipe.entry, trust=recipe.trust_pickle).single().checked()
+    before = open_path(Path(recipe.paths[0]), entry=recipe.entry, trust=recipe.trust_pickle, plain=False).single().checked()
     fitting = _fitting(recipe, before, open_masks(Path(recipe.masks)))
     folder, held = output_folder(recipe, before.name)
     with claimed(folder, held=held):
@@ -118,7 +119,8 @@ def _apply(recipe: MasksRecipe) -> Outcome:
         report = write_product(folder, Product(recipe, after, report, before, after.checkpoint, after.masks))
     headline = f"Masks of {recipe.masks} applied to {before.path}: {_counted(fitting)}."
     tables = (before_after("what it did", report, SHOWN),)
-    return Outcome("masks", headline, report, folder, tables=tables, hints=(f"sparsify export {folder} --to packed",))
+    notes = odd_notes(before.checkpoint, stay=recipe.save_as == "same" and recipe.extras == "keep")
+    return Outcome("masks", headline, report, folder, tables=tables, hints=(f"sparsify export {folder} --to packed",), notes=notes)
 
 
 def _opened(recipe: MasksRecipe, path: str) -> Subject:

@@ -16,6 +16,7 @@ from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding
 from sparsify_cli.values.samples import Samples
+from sparsify_cli.values.small_floats import zeros_in
 
 __all__ = ["count_findings", "latency", "latency_ratio", "measure_all", "predict", "train_marginals"]
 
@@ -130,7 +131,7 @@ def _require_same_samples(first: Predictions, other: Predictions) -> None:
 
 
 def _nonzeros(tensor: Tensor) -> int:
-    return int(torch.count_nonzero(tensor))
+    return tensor.numel() - zeros_in(tensor)
 
 
 def _sparsity(tensors: Mapping[str, Tensor]) -> float | None:

@@ -45,7 +45,7 @@ def open_masks(path: Path, *, entry: str = "", trust: bool = False) -> Subject:
         stored = artifact.verified(MASKS)
         if stored is not None and artifact.manifest.get("weights") is None:
             return _only_masks(stored, path, artifact)
-    subject = open_path(path, entry=entry, trust=trust).single()
+    subject = open_path(path, entry=entry, trust=trust, plain=False).single()
     return replace(subject, masks=canonical(_found(subject)))
 
 

@@ -10,7 +10,7 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -18,6 +18,8 @@ from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.prunable import Verdict, is_called_otherwise, no_matrix, no_ranking, verdict
 from sparsify_cli.stages.fit_keys import fitting_names
 from sparsify_cli.stages.resolve import build_architecture
+from sparsify_cli.stages.rows import Row
+from sparsify_cli.stages.shared_memory import without_shared
 from sparsify_cli.values.checkpoint import Checkpoint, Spec
 from sparsify_cli.values.layout import Hint
 from sparsify_cli.values.tensor_file import tied
@@ -25,40 +27,6 @@ from sparsify_cli.values.tensor_file import tied
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear)
 TURNED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Layers that store their weights [in, out]; so does what transformers calls Conv1D."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One tensor of a plan.
-
-    Args:
-        name: its name.
-        shape: its shape.
-        matched: True when it is prunable.
-        why: the reason, in a few words.
-        transposed: it is stored [in, out].
-        dtype: type of its numbers.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    matched: bool
-    why: str
-    transposed: bool = False
-    dtype: str = ""
-
-    @property
-    def oriented(self) -> tuple[int, ...]:
-        """The shape [out, in, *kernel]."""
-        return (self.shape[1], self.shape[0], *self.shape[2:]) if self.transposed else self.shape
-
-    @property
-    def weights(self) -> int:
-        """How many numbers it holds."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
 
 
 def plan(checkpoint: Checkpoint, architecture: Spec | None, *, skip: Sequence[str] = (), include: Sequence[str] = ()) -> list[Row]:
@@ -75,28 +43,15 @@ def plan(checkpoint: Checkpoint, architecture: Spec | None, *, skip: Sequence[st
     """
     _check_globs(checkpoint, skip, include)
     types, aliases, hints = _layer_weights(checkpoint.tensors, architecture), tied_names(checkpoint, architecture), _hints(checkpoint)
-    rows = [_row(name, tensor, types, skip, include, hints.get(name)) for name, tensor in checkpoint.tensors.items()]
+    also = {first: tuple(alias for alias, name in aliases.items() if name == first) for first in aliases.values()}
+    rows = [_row((n, *also.get(n, ())), tensor, types, skip, include, hints.get(n)) for n, tensor in checkpoint.tensors.items()]
     rows = [replace(row, matched=False, why=f"tied to {aliases[row.name]}") if row.name in aliases else row for row in rows]
-    rows = _without_parts(rows, checkpoint)
-    rows = _turned(_without_shared_embeddings(rows, aliases, include), checkpoint, architecture)
+    rows = _without_shared_embeddings(rows, aliases, include)
+    rows = without_shared(rows, checkpoint.home.places, asked=bool(include)) if checkpoint.home else rows
+    rows = _turned(rows, checkpoint, architecture)
     if not any(row.matched for row in rows):
         raise _nothing_matched(checkpoint, skip, include)
     return rows
-
-
-def _without_parts(rows: list[Row], checkpoint: Checkpoint) -> list[Row]:
-    """A matrix that lies in the memory of a larger one goes with it: it is not counted and ranked a second time."""
-    home = checkpoint.home
-    plain = {} if home is None else {r.name: home.places[r.name] for r in rows if r.matched and r.name in home.places}
-    places = sorted((p.file, p.offset, -p.end, name) for name, p in plain.items() if p.is_contiguous)
-    inside: dict[str, str] = {}
-    whole = ("", 0, 0, "")
-    for file, start, end, name in places:
-        if file == whole[0] and start < -whole[2]:
-            inside[name] = whole[3]
-        else:
-            whole = (file, start, end, name)
-    return [replace(row, matched=False, why=f"lies in {inside[row.name]}") if row.name in inside else row for row in rows]
 
 
 def _without_shared_embeddings(rows: list[Row], aliases: Mapping[str, str], include: Sequence[str]) -> list[Row]:
@@ -153,7 +108,7 @@ def untied(tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> dict[st
 def prunable_names(checkpoint: Checkpoint, architecture: Spec | None) -> list[str]:
     """Names of all prunable tensors; may be empty."""
     types, aliases, hints = _layer_weights(checkpoint.tensors, architecture), tied_names(checkpoint, architecture), _hints(checkpoint)
-    rows = [_row(name, tensor, types, (), (), hints.get(name)) for name, tensor in checkpoint.tensors.items() if name not in aliases]
+    rows = [_row((name,), tensor, types, (), (), hints.get(name)) for name, tensor in checkpoint.tensors.items() if name not in aliases]
     return [row.name for row in _without_shared_embeddings(rows, aliases, ()) if row.matched]
 
 
@@ -168,14 +123,18 @@ def _matches(name: str, glob: str) -> bool:
     return fnmatch.fnmatchcase(name, glob) or fnmatch.fnmatchcase(name, f"{glob}.*")
 
 
-def _row(name: str, tensor: Tensor, types: set[str] | None, skip: Sequence[str], include: Sequence[str], hint: Hint | None) -> Row:
+def _row(
+    names: Sequence[str], tensor: Tensor, types: set[str] | None, skip: Sequence[str], include: Sequence[str], hint: Hint | None
+) -> Row:
+    """The row of a tensor that goes by one name or several; a glob that names one of them means them all."""
+    name = names[0]
     matched, why = _verdict(name, tensor, types, hint)
     dtype, shape = _word(tensor), tuple(tensor.shape)
     if include:
-        asked = matches(name, include)  # embeddings may be asked for, biases and what cannot be ranked not
+        asked = any(matches(one, include) for one in names)  # embeddings may be asked for, biases and what cannot be ranked not
         why = (no_ranking(dtype, shape) or ("" if len(shape) >= 2 else "not a matrix")) if asked else "not in --include"
         matched, why = not why, why or "included"
-    if matched and matches(name, skip):
+    if matched and any(matches(one, skip) for one in names):
         matched, why = False, "skipped"
     return Row(name, shape, matched, why, dtype=dtype)
 

@@ -11,8 +11,9 @@ from sparsify_cli.pages.wording import size as bytes_said
 from sparsify_cli.recipes.duration import decimal
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.outcome import Table
-from sparsify_cli.stages.plan import Row, plan
+from sparsify_cli.stages.plan import plan
 from sparsify_cli.stages.prune import chosen_masks
+from sparsify_cli.stages.rows import Row
 from sparsify_cli.stages.slices import AHEAD, WORKERS, Target, slices_of
 from sparsify_cli.stages.sparsifier import require_carried
 from sparsify_cli.stages.streamed import Job, can_stream, job_of
@@ -49,11 +50,11 @@ class Planned:
     odd: Mapping[str, str] = field(default_factory=dict)
 
 
-def planned(recipe: PruneRecipe) -> Planned:
+def planned(recipe: PruneRecipe, listener: Listener) -> Planned:
     """Count and choose as `prune` would; nothing is written."""
-    before = open_subject(recipe, verbs=("train",), survey=False)
+    before = open_subject(recipe, verbs=("train",), listener=listener, survey=False)
     if can_stream(recipe, before):
-        job = job_of(recipe, before, Listener())
+        job = job_of(recipe, before, listener)
         odd = job.home.layout.odd
         return Planned(job.rows, job.cuts.kept, decimal(job.cuts.target), _slices(job), True, _targets(recipe, job.rows), odd)
     return _in_memory(recipe, before.surveyed())
@@ -69,7 +70,8 @@ def _in_memory(recipe: PruneRecipe, before: Subject) -> Planned:
     kept = {row.name: int(masks[row.name].sum()) for row in rows if row.matched}
     total = sum(row.weights for row in rows if row.matched)
     asked = decimal(recipe.sparsity) if recipe.sparsity is not None else f"{1 - sum(kept.values()) / max(1, total):.6g}"
-    return Planned(rows, kept, asked, IN_MEMORY * sum(_bytes(row) for row in rows), False, _targets(recipe, rows))
+    odd = before.checkpoint.home.layout.odd if before.checkpoint.home else {}
+    return Planned(rows, kept, asked, IN_MEMORY * sum(_bytes(row) for row in rows), False, _targets(recipe, rows), odd)
 
 
 def _targets(recipe: PruneRecipe, rows: Sequence[Row]) -> dict[str, str]:

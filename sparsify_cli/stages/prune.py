@@ -26,8 +26,10 @@ from sparsify_cli.stages.compare import compared
 from sparsify_cli.stages.fit_keys import fitted
 from sparsify_cli.stages.opening import shares_memory, tables_left
 from sparsify_cli.stages.outcome import Outcome
-from sparsify_cli.stages.plan import Row, plan, tied_names, untied
+from sparsify_cli.stages.plan import plan, tied_names, untied
+from sparsify_cli.stages.reading import odd_notes
 from sparsify_cli.stages.resolve import build_architecture
+from sparsify_cli.stages.rows import Row
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.solve import Solved, solved, solver_of
 from sparsify_cli.stages.sparsifier import collapse_notes, emptied_notes, pattern_notes, require_carried, sparsifier
@@ -40,6 +42,7 @@ from sparsify_cli.values.artifact import Artifact, claimed
 from sparsify_cli.values.checkpoint import Home
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding, Report
+from sparsify_cli.values.small_floats import computable
 
 SHOWN = ("sparsity", "sparsity_total", "nonzeros", "bytes_disk", "bytes_packed", "latency_ms", "accuracy", "nll", "ece")
 HELD_OUT = "mean cross-entropy on held-out training data"
@@ -126,7 +129,8 @@ def chosen_masks(recipe: PruneRecipe, before: Subject, rows: list[Row]) -> MaskS
     chooser = sparsifier(recipe, names, stats=statistics(recipe, before, names), turned=turned)
     tensors = before.checkpoint.tensors
     if recipe.allow_nonfinite:
-        tensors = {name: torch.where(tensors[name].isfinite(), tensors[name], 0) for name in names}
+        numbers = {name: computable(tensors[name]) for name in names}
+        tensors = {name: torch.where(weight.isfinite(), weight, 0) for name, weight in numbers.items()}
     target = chooser.target(tensors, recipe.sparsity, pruned=before.masks)
     masks = chooser.once(tensors, target, pruned=before.masks)
     chooser.require_held(masks, target)
@@ -212,7 +216,8 @@ def stored_notes(before: Subject, rows: Sequence[Row], recipe: PruneRecipe) -> t
     if recipe.pattern != Pattern() and matrices and not told:
         assumed = f"{len(matrices)} tensors are taken as [outputs, inputs], and {recipe.pattern} runs along inputs"
         notes.append(f"no architecture says how weights are stored: {assumed}.")
-    return (*notes, *(_notes_of_file(home, recipe) if home else ()))
+    stay = recipe.extras == "keep" and recipe.save_as == "same"
+    return (*notes, *(_notes_of_file(home, recipe) if home else ()), *odd_notes(before.checkpoint, stay=stay))
 
 
 def _notes_of_file(home: Home, recipe: PruneRecipe) -> list[str]:

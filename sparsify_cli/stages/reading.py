@@ -14,12 +14,6 @@ from sparsify_cli.values.folds import fold_masks, folded
 from sparsify_cli.values.mapped import mapped
 from sparsify_cli.values.mask_set import MaskSet
 
-PLAIN = {
-    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
-    *("bool", "uint8", "int8", "int16", "int32", "int64"),
-}
-"""Types of number that torch computes with in every way that is needed."""
-
 
 def checkpoint_of(opened: Opened, path: Path) -> Checkpoint:
     """The named tensors of a checkpoint, prefix removed, parts folded and their masks kept."""
@@ -38,13 +32,12 @@ def checkpoint_of(opened: Opened, path: Path) -> Checkpoint:
 
 
 def require_plain(checkpoint: Checkpoint, path: Path) -> None:
-    """Refuse tensors that cannot be computed with like any other, before a network is made of them.
+    """Refuse tensors that are not plain numbers, before a network is made of the others.
 
     Raises:
         UnreadableFile: with the first of them.
     """
-    odd = dict(checkpoint.home.layout.odd) if checkpoint.home else {}
-    odd |= {name: kind for name, tensor in checkpoint.tensors.items() if (kind := str(tensor.dtype).removeprefix("torch.")) not in PLAIN}
+    odd = checkpoint.home.layout.odd if checkpoint.home else {}
     if odd:
         listed = ", ".join(f"{name} is {kind}" for name, kind in list(odd.items())[:3])
         raise UnreadableFile(
@@ -52,3 +45,19 @@ def require_plain(checkpoint: Checkpoint, path: Path) -> None:
             "They cannot be ranked, counted or compared.",
             "Convert them in the program that made them, for instance with tensor.to_dense().float().",
         )
+
+
+def odd_notes(checkpoint: Checkpoint, *, stay: bool) -> tuple[str, ...]:
+    """A sentence on the network's tensors that are not plain numbers; none where all are.
+
+    Args:
+        checkpoint: what was read of a file.
+        stay: they are still there in what was written of it.
+    """
+    home = checkpoint.home
+    under = "".join(f"{key}." for key in home.wrapper) if home else ""
+    listed = [f"{name} ({why})" for name, why in (home.layout.odd.items() if home else ()) if name.startswith(under)]
+    if not listed:
+        return ()
+    fate = "left as they are" if stay else "left out"
+    return (f"not plain numbers, and {fate}: {', '.join(listed[:3])}{f' and {len(listed) - 3} more' if listed[3:] else ''}.",)

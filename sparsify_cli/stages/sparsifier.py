@@ -20,6 +20,7 @@ from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.shared import SparsityFields
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.small_floats import computable
 from sparsify_cli.values.stats import Stats
 
 
@@ -106,7 +107,7 @@ class Sparsifier:
         return {name: tensor.transpose(0, 1) if name in turned else tensor for name, tensor in tensors.items()}
 
     def _scores(self, weights: Mapping[str, Tensor]) -> Scores:
-        scores = self.criterion.scores(weights, self.stats)
+        scores = self.criterion.scores({name: computable(weight) for name, weight in weights.items()}, self.stats)
         bad = [name for name, score in scores.items() if not bool(torch.isfinite(score).all())]
         if bad:
             raise NonFinite(f"The criterion gives scores that are not finite for {len(bad)} tensors, first {bad[0]}.")

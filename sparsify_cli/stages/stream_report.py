@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sparsify_cli.stages.measure import BUFFERS
-from sparsify_cli.stages.plan import Row
+from sparsify_cli.stages.rows import Row
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.layout import WIDTHS
 from sparsify_cli.values.report import Finding, Report

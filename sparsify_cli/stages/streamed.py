@@ -24,8 +24,10 @@ from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.cutting import Census, Cuts, census, cuts_of, ranked_alone, seen_as_pruned
 from sparsify_cli.stages.like_original import base_of, copy_companions, written
-from sparsify_cli.stages.plan import Row, plan, prunable_names
+from sparsify_cli.stages.plan import plan, prunable_names
 from sparsify_cli.stages.rewriting import write_copy
+from sparsify_cli.stages.rows import Row
+from sparsify_cli.stages.shared_memory import sharing
 from sparsify_cli.stages.slices import Meter, Target
 from sparsify_cli.stages.sparsifier import require_carried
 from sparsify_cli.stages.strategy import strategy
@@ -235,11 +237,20 @@ def _one_file(job: Job, name: str, base: Path, here: Sequence[Target], masks: Ma
 
 def _finished(job: Job, folder: Path, zeros: Mapping[str, int]) -> Report:
     """The report, and the manifest that vouches for everything."""
+    zeros = {**zeros, **_zeros_beside(job, folder)}
     report = stream_report(job.before, job.rows, job.counted.zeros, zeros, job.cuts.kept)
     product = _product(job, report, masks=mask_digest(folder / MASKS))
     counts = {row.name: _count(row, job, zeros) for row in job.rows}
     write_manifest(folder, manifest(folder, replace(product, counts=counts), written(folder, job.home, entry=job.recipe.entry)))
     return report
+
+
+def _zeros_beside(job: Job, folder: Path) -> dict[str, int]:
+    """Zeros of the tensors that are not pruned themselves and share numbers with pruned ones, as they are now."""
+    places = job.home.places
+    rows = [row for row in sharing(job.rows, places) if row.name in job.counted.zeros]
+    targets = [Target(row.name, places[row.name], _plain_view(row)) for row in rows]
+    return dict(census(base_of(folder, job.home.layout), targets, Listener()).zeros)
 
 
 def _count(row: Row, job: Job, zeros: Mapping[str, int]) -> dict[str, Any]:

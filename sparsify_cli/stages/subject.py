@@ -121,6 +121,7 @@ class Subject:
     def checked(self) -> Subject:
         """Itself, after making sure that architecture, weights and data fit each other (as far as they are known)."""
         if self.architecture is not None:
+            require_plain(self.checkpoint, self.path)
             module = self.module()
             if self.data is not None:
                 check_inputs(module, self.samples("train"))
@@ -130,9 +131,10 @@ class Subject:
         """Itself, with the masks that a plain file's zeros show; every number is read for it.
 
         Raises:
-            UnreadableFile: some tensors are not plain numbers.
+            UnreadableFile: an architecture is known, and some tensors are not plain numbers.
         """
-        require_plain(self.checkpoint, self.path)
+        if self.architecture is not None:
+            require_plain(self.checkpoint, self.path)
         return _seen_as_pruned(self)
 
     def single(self) -> Subject:
@@ -176,7 +178,7 @@ def open_subject(recipe: ModelFields, *, verbs: tuple[str, ...] = (), listener: 
     path = Path(recipe.model) if recipe.model else _newest(recipe, verbs)
     if not recipe.model and listener is not None:
         listener.note(f"taking {path}, the newest")
-    subject = open_path(path, entry=recipe.entry, trust=recipe.trust_pickle, plain=survey)
+    subject = open_path(path, entry=recipe.entry, trust=recipe.trust_pickle, plain=False)
     data = (recipe.data, recipe.data_arg) if isinstance(recipe, DataFields) else ("", ())
     found = with_context(subject, (recipe.arch, recipe.arch_arg), data)
     return found.surveyed() if survey else found
@@ -247,7 +249,7 @@ def open_path(path: Path, *, entry: str = "", trust: bool = False, plain: bool =
         path: where it is.
         entry: dotted keys that lead to the weights inside a file; empty = the usual ones.
         trust: read pickles that name code (nothing is run).
-        plain: refuse tensors that cannot be computed with.
+        plain: refuse a file in which some tensors are not plain numbers.
 
     Raises:
         MissingFile: nothing is there.

@@ -27,6 +27,7 @@ from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.nest_file import write_nest
 from sparsify_cli.values.report import Report
 from sparsify_cli.values.samples import Samples
+from sparsify_cli.values.small_floats import stored_as, zeros_in
 from sparsify_cli.values.tensor_file import save_dense
 from sparsify_cli.values.trust import pickle_trust, seal
 
@@ -89,12 +90,12 @@ def _in_own_types(checkpoint: Checkpoint | None) -> Checkpoint | None:
         return checkpoint
     places = checkpoint.home.places
     kinds = {name: getattr(torch, places[name].dtype) for name in checkpoint.tensors if name in places}
-    return checkpoint.with_tensors({name: t.to(kinds.get(name, t.dtype)) for name, t in checkpoint.tensors.items()})
+    return checkpoint.with_tensors({name: stored_as(t, kinds.get(name, t.dtype)) for name, t in checkpoint.tensors.items()})
 
 
 def _with_size(report: Report, size: int) -> Report:
     """The numbers with the bytes that the written files take."""
-    found = [replace(f, value=float(size)) if (f.name, f.of, f.scope) == ("bytes_disk", "", "all") else f for f in report]
+    found = [replace(f, value=float(size)) if (f.name, f.of, f.scope) == ("bytes_disk", "compressed", "all") else f for f in report]
     return Report(tuple(found), report.facts)
 
 
@@ -207,7 +208,7 @@ def _counts(checkpoint: Checkpoint | None, masks: MaskSet) -> dict[str, dict[str
         name: {
             "shape": list(tensor.shape),
             "dtype": str(tensor.dtype).removeprefix("torch."),
-            "zeros": int((tensor == 0).sum()),
+            "zeros": zeros_in(tensor),
             **({"kept": int(masks[name].sum())} if name in masks else {}),
         }
         for name, tensor in checkpoint.tensors.items()

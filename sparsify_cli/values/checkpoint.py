@@ -12,6 +12,8 @@ from sparsify_cli.errors import NonFinite
 from sparsify_cli.values.folds import Fold
 from sparsify_cli.values.layout import Key, Layout, Place
 from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.settled import settled
+from sparsify_cli.values.small_floats import SCALES, computable
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,9 @@ class Checkpoint:
         return sum(t.numel() for t in self.tensors.values() if t.is_floating_point())
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Checkpoint:
-        """The same checkpoint with other values; what its file said of pruned weights stays."""
-        return replace(self, tensors=dict(tensors))
+        """The same checkpoint with other values; what its file said of pruned weights stays, and so does what shares memory there."""
+        same = settled(self.home.layout.root, self.home.places, tensors) if self.home else tensors
+        return replace(self, tensors=dict(same))
 
     def require_finite(self) -> None:
         """Refuse NaN and infinite weights by name.
@@ -111,7 +114,7 @@ class Checkpoint:
         Raises:
             NonFinite: with the first offending tensors and counts.
         """
-        bad = {n: int((~t.isfinite()).sum()) for n, t in self.tensors.items() if t.is_floating_point()}
+        bad = {n: int((~computable(t).isfinite()).sum()) for n, t in self.tensors.items() if t.is_floating_point() and t.dtype != SCALES}
         bad = {name: count for name, count in bad.items() if count}
         if bad:
             first = ", ".join(f"{name} ({count})" for name, count in list(bad.items())[:3])

@@ -17,6 +17,7 @@ from torch import Tensor
 from sparsify_cli.errors import UnreadableFile
 from sparsify_cli.values.bitmask_fold import Bitmask
 from sparsify_cli.values.fold_names import HOOKED, Fold, find_folds
+from sparsify_cli.values.small_floats import computable
 
 __all__ = ["Fold", "find_folds", "fold_mask", "fold_masks", "fold_value", "folded"]
 
@@ -84,7 +85,7 @@ def fold_mask(tensors: Mapping[str, Tensor], fold: Fold) -> Bool[Tensor, "..."]:
 def _scaled(weight: Tensor, mask: Tensor, fold: Fold) -> Tensor:
     """The weight times a mask that holds other numbers than 0 and 1; else the weight itself."""
     binary = mask.dtype == torch.bool or bool(((mask == 0) | (mask == 1)).all())
-    return weight if binary or _is_score(fold) else weight * mask.to(weight.dtype)
+    return weight if binary or _is_score(fold) else (computable(weight) * computable(mask.to(weight.dtype))).to(weight.dtype)
 
 
 def _is_score(fold: Fold) -> bool:

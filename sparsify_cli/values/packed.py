@@ -87,8 +87,9 @@ class Record:
 
 
 def bits(tensor: Tensor) -> Array:
-    """The values of a tensor as integers of the same size, flat, row-major; no copy where torch can avoid it."""
+    """The values of a tensor as integers of the same size (two for one of 16 bytes), flat, row-major; no copy where torch can avoid it."""
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    plain = torch.view_as_real(plain).reshape(-1) if plain.element_size() not in SAME_SIZE else plain
     array: Array = plain.view(SAME_SIZE[plain.element_size()]).numpy()
     return array
 
@@ -103,6 +104,8 @@ def differing(expected: Tensor, actual: Tensor | None) -> int:
 def sizes(tensor: Tensor) -> dict[str, int]:
     """Bytes that each form takes for this tensor, headers not counted; the bitmask and the gaps only where they can win."""
     values, width = bits(tensor), tensor.element_size()
+    if width not in SAME_SIZE:
+        return {"dense": tensor.nbytes}
     kept = int(np.count_nonzero(values))
     found = {"dense": values.size * width, "bitmask": -(-values.size // 8) + kept * width}
     if kept * 8 < values.size:  # a gap is a byte or more, a bitmask an eighth of a byte a position

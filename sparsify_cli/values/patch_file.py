@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,7 +46,7 @@ def strided(span: Array, place: Place) -> Array:
 
 
 def renew(source: int, copy: int, checks: Sequence[Check], changed: Iterable[Place]) -> None:
-    """Compute anew the checksums over ranges in which numbers changed.
+    """Compute anew the checksums over ranges in which numbers changed; last those of ranges that hold other checksums.
 
     One that was not that of its range before (the original is damaged, or was saved without) is left as it was: nobody
     vouched for what is there, and nobody does now.
@@ -57,9 +58,23 @@ def renew(source: int, copy: int, checks: Sequence[Check], changed: Iterable[Pla
     """
     places = list(changed)
     touched = [c for c in checks if any(place.offset < c.start + c.length and place.end > c.start for place in places)]
+    apart, around = _in_turn(touched)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in [pool.submit(_renew, source, copy, check) for check in touched]:
+        for done in [pool.submit(_renew, source, copy, check) for check in apart]:
             done.result()
+    for check in around:
+        _renew(source, copy, check)
+
+
+def _in_turn(checks: Sequence[Check]) -> tuple[list[Check], list[Check]]:
+    """Checks that may be renewed at once; and then, one after the other, those over ranges that hold checksums themselves."""
+    stored = sorted(at for check in checks for at in check.stored)
+    apart: list[Check] = []
+    around: list[Check] = []
+    for check in checks:
+        holds = bisect_left(stored, check.start) < bisect_left(stored, check.start + check.length)
+        (around if holds else apart).append(check)
+    return apart, around
 
 
 def _renew(source: int, copy: int, check: Check) -> None:

@@ -195,7 +195,7 @@ def tied(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Second names of one and the same tensor: name -> the first of its names in sorted order.
 
     Raises:
-        BadData: a dtype or layout that safetensors has no word for, and memory no meaning.
+        BadData: a layout of which memory says nothing.
     """
     first: dict[tuple[object, ...], str] = {}
     aliases = {}
@@ -212,6 +212,8 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     plain: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name in sorted(tensors):
+        if tensors[name].element_size() not in SAME_SIZE:
+            raise _no_word(name, tensors[name])
         whole = tensors[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
         shares = whole.untyped_storage().nbytes() != whole.nbytes or whole.untyped_storage().data_ptr() in storages
         plain[name] = whole.clone() if shares else whole
@@ -220,10 +222,14 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _strided(name: str, tensor: Tensor) -> Tensor:
-    if tensor.layout == torch.strided and not tensor.is_quantized and tensor.element_size() in SAME_SIZE:
+    if tensor.layout == torch.strided and not tensor.is_quantized:
         return tensor
+    raise _no_word(name, tensor)
+
+
+def _no_word(name: str, tensor: Tensor) -> BadData:
     kind = f"{str(tensor.dtype).removeprefix('torch.')} ({str(tensor.layout).removeprefix('torch.')})"
-    raise BadData(f"{name!r} is {kind}.", "A safetensors file cannot hold that.", "Convert the tensor first.")
+    return BadData(f"{name!r} is {kind}.", "A safetensors file cannot hold that.", "Convert the tensor first.")
 
 
 def _packed_pairs(names: Mapping[str, Tensor]) -> list[str]:

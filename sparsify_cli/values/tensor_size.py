@@ -28,7 +28,10 @@ WORDS = {
 }
 """Types of number as torch and as safetensors call them, in the order of the format."""
 
-ORDER = list(WORDS)
+UNWRITTEN = "C128"
+"""Stands for the word of a type that the format has none for: its tensors are counted and cannot be written."""
+
+ORDER = [*WORDS, "complex128"]
 DIGEST = "0" * 64
 """As long as the checksum of a packed file."""
 
@@ -51,7 +54,7 @@ def dense_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Size of the file that `save_dense` would write.
 
     Raises:
-        BadData: a dtype or layout that safetensors has no word for.
+        BadData: a layout that safetensors has no word for.
     """
     return _file_bytes([_entry(name, tensor) for name, tensor in tensors.items()], dense_note(tensors, tied(tensors)))
 
@@ -60,7 +63,7 @@ def packed_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Size of the file that `save_packed` would write.
 
     Raises:
-        BadData: a dtype or layout that safetensors has no word for.
+        BadData: a layout that safetensors has no word for.
     """
     aliases = tied(tensors)
     plain = {name: tensor for name, tensor in tensors.items() if name not in aliases}
@@ -96,7 +99,11 @@ def _file_bytes(entries: list[Entry], metadata: Mapping[str, str]) -> int:
     header: dict[str, object] = {"__metadata__": metadata}
     start = 0
     for entry in sorted(entries, key=lambda one: (-ORDER.index(one.dtype), one.name)):
-        header[entry.name] = {"dtype": WORDS[entry.dtype], "shape": entry.shape, "data_offsets": [start, start + entry.nbytes]}
+        header[entry.name] = {
+            "dtype": WORDS.get(entry.dtype, UNWRITTEN),
+            "shape": entry.shape,
+            "data_offsets": [start, start + entry.nbytes],
+        }
         start += entry.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     return 8 + -(-len(text) // 8) * 8 + start

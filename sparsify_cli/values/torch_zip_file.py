@@ -29,19 +29,21 @@ def is_torch_zip(path: Path) -> bool:
         return _may_be_cut(path)
 
 
-def zip_layout(path: Path, *, trust: bool = False) -> Layout:
+def zip_layout(path: Path, *, trust: bool = False, within: Member | None = None) -> Layout:
     """Where every tensor lies, from the directory of the archive and its pickle.
 
     Args:
         path: of the archive.
         trust: a pickle that names code is read, still without running it.
+        within: a member of the archive, stored, that is itself such an archive and is meant. Places and checksums are those
+            of what lies in it, in the whole file; the checksum over the member itself is not among them.
 
     Raises:
         UnreadableFile: truncated, corrupt, contradictory.
         UnsafePickle: it names code and `trust` is False.
     """
     with told(path):
-        inside = members(path)
+        inside = members(path, within)
         root = _root(inside)
         _require_little(path, inside.get(f"{root}/byteorder"))
         if f"{root}/data.pkl" not in inside:

@@ -2,7 +2,8 @@
 
 The central directory is read here and not by `zipfile`, which does not say where in the file a checksum stands and which
 forgives more than programs that map such files into memory do. Nothing that the archive claims is believed: every
-member has to lie between its own header and the directory, no two may overlap, no name may come twice.
+member has to lie between its own header and the directory, no two may overlap, no name may come twice. An archive may be
+a member of another one, stored as it is: then offsets are still those of the whole file.
 
 Source: PKWARE, .ZIP File Format Specification (APPNOTE.TXT) 6.3.10, sections 4.3 and 4.5.3.
 """
@@ -19,6 +20,7 @@ from typing import BinaryIO
 
 from sparsify_cli.errors import UnreadableFile
 from sparsify_cli.values.layout import Check
+from sparsify_cli.values.strict_json import shown
 
 LOCAL, CENTRAL, DESCRIPTOR = b"PK\x03\x04", b"PK\x01\x02", b"PK\x07\x08"
 END, END64, LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
@@ -70,23 +72,49 @@ class _Entry:
     header: int
 
 
+@dataclass(frozen=True)
+class _Window:
+    """An archive that is a part of a file; what is read from it is counted from its own first byte."""
+
+    file: BinaryIO
+    start: int
+    size: int
+
+    def some(self, at: int, length: int) -> bytes:
+        """The bytes from `at`, fewer where the archive ends."""
+        self.file.seek(self.start + at)
+        return self.file.read(max(0, min(length, self.size - at)))
+
+    def all(self, at: int, length: int) -> bytes:
+        """The bytes from `at`, every one of them."""
+        data = self.some(at, length)
+        if len(data) < length:
+            raise _Contradiction(f"It ends at byte {at + len(data)}; {length - len(data)} more bytes are expected.")
+        return data
+
+
 class _Contradiction(ValueError):
     """What is wrong with an archive, as the second sentence of an error."""
 
 
-def members(path: Path) -> dict[str, Member]:
+def members(path: Path, within: Member | None = None) -> dict[str, Member]:
     """Every file inside a zip archive by name, in the order of its directory.
+
+    Args:
+        path: the archive.
+        within: a member of it, stored; then the files inside this one are meant, where they lie in the whole file.
 
     Raises:
         UnreadableFile: truncated, contradictory, encrypted, in parts, or with bytes before its beginning.
     """
     try:
         with path.open("rb") as file:
-            return _members(file, os.fstat(file.fileno()).st_size)
+            size = os.fstat(file.fileno()).st_size
+            return _members(_Window(file, within.offset, within.length) if within else _Window(file, 0, size))
     except _Contradiction as error:
-        raise damaged(path, str(error)) from error
+        raise damaged(path, str(error), within) from error
     except (OSError, struct.error) as error:
-        raise damaged(path, f"It does not parse as a zip archive ({error}).") from error
+        raise damaged(path, f"It does not parse as a zip archive ({error}).", within) from error
 
 
 def content(path: Path, member: Member, limit: int = CONTENT_LIMIT) -> bytes:
@@ -120,9 +148,10 @@ def check_of(file: str, member: Member) -> Check:
     return Check(file, member.offset, member.length, member.crc_at)
 
 
-def damaged(path: Path, why: str) -> UnreadableFile:
-    """The error for an archive that contradicts itself."""
-    return UnreadableFile(f"{path} is a damaged zip archive.", why, "Copy or save the file again.")
+def damaged(path: Path, why: str, within: Member | None = None) -> UnreadableFile:
+    """The error for an archive that contradicts itself, or for the one `within` it."""
+    what = f"The file {shown(within.name)} inside {path}" if within else str(path)
+    return UnreadableFile(f"{what} is a damaged zip archive.", why, "Copy or save the file again.")
 
 
 def _inflated(path: Path, member: Member, data: bytes, limit: int) -> bytes:
@@ -138,51 +167,51 @@ def _inflated(path: Path, member: Member, data: bytes, limit: int) -> bytes:
     return plain
 
 
-def _members(file: BinaryIO, size: int) -> dict[str, Member]:
-    if file.read(4) != LOCAL:
+def _members(window: _Window) -> dict[str, Member]:
+    if window.some(0, len(LOCAL)) != LOCAL:
         raise _Contradiction("It does not begin with a member.")
-    start, length, count = _directory(file, size)
-    entries = list(_entries(_read(file, start, length), start, count))
+    start, length, count = _directory(window)
+    entries = list(_entries(window.all(start, length), start, count))
     if not entries:
         raise _Contradiction("Its directory names no member.")
     _require_apart(entries, start)
     found: dict[str, Member] = {}
     for entry in entries:
-        member = _member(file, entry, start)
+        member = _member(window, entry, start)
         if member.name in found:
             raise _Contradiction(f"It holds two members called {member.name!r}.")
         found[member.name] = member
     return found
 
 
-def _directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
+def _directory(window: _Window) -> tuple[int, int, int]:
     """Offset, bytes and number of entries of the central directory."""
-    tail_at = max(0, size - END_SIZE - FULL16)
-    tail = _read(file, tail_at, size - tail_at)
+    tail_at = max(0, window.size - END_SIZE - FULL16)
+    tail = window.all(tail_at, window.size - tail_at)
     found = tail.rfind(END, 0, len(tail) - END_SIZE + len(END))
     if found < 0:
-        raise _Contradiction(f"Its directory is missing, so it was probably cut off; it has {size} bytes.")
+        raise _Contradiction(f"Its directory is missing, so it was probably cut off; it has {window.size} bytes.")
     at = tail_at + found
     disk, disk_of, _, count, length, start = struct.unpack_from("<4xHHHHII", tail, found)
     if FULL32 in (length, start) or FULL16 in (disk, count):
-        at, disk, disk_of, count, length, start = _end64(file, at) or (at, disk, disk_of, count, length, start)
+        at, disk, disk_of, count, length, start = _end64(window, at) or (at, disk, disk_of, count, length, start)
     if disk or disk_of:
         raise _Contradiction("It is one part of several.")
     _require_directory(start, length, count, at)
     return start, length, count
 
 
-def _end64(file: BinaryIO, end: int) -> tuple[int, int, int, int, int, int] | None:
+def _end64(window: _Window, end: int) -> tuple[int, int, int, int, int, int] | None:
     """The same from the 64-bit record: its offset, two numbers of parts, entries, bytes, offset; None where there is none."""
     if end < LOCATOR64_SIZE + END64_SIZE:
         return None
-    locator = _read(file, end - LOCATOR64_SIZE, LOCATOR64_SIZE)
+    locator = window.all(end - LOCATOR64_SIZE, LOCATOR64_SIZE)
     if not locator.startswith(LOCATOR64):
         return None
     (at,) = struct.unpack_from("<8xQ", locator)
     if at > end - LOCATOR64_SIZE - END64_SIZE:
         raise _Contradiction(f"Its 64-bit directory is said to end at byte {at}, behind the end.")
-    record = _read(file, at, END64_SIZE)
+    record = window.all(at, END64_SIZE)
     if not record.startswith(END64):
         raise _Contradiction(f"Its 64-bit directory is not at byte {at}, where it is said to be.")
     disk, disk_of, _, count, length, start = struct.unpack_from("<16xIIQQQQ", record)
@@ -251,9 +280,9 @@ def _require_apart(entries: list[_Entry], end: int) -> None:
             raise _Contradiction(f"{what} reaches past byte {limit}, where the next thing begins.")
 
 
-def _member(file: BinaryIO, entry: _Entry, end: int) -> Member:
+def _member(window: _Window, entry: _Entry, end: int) -> Member:
     name = _text(entry.name)
-    header = _read(file, entry.header, LOCAL_SIZE + len(entry.name))
+    header = window.all(entry.header, LOCAL_SIZE + len(entry.name))
     if not header.startswith(LOCAL) or header[LOCAL_SIZE:] != entry.name:
         raise _Contradiction(f"The header of its member {name!r} is not at byte {entry.header}, where the directory says.")
     crc, name_length, extra_length = struct.unpack_from("<14xI8xHH", header)
@@ -262,16 +291,16 @@ def _member(file: BinaryIO, entry: _Entry, end: int) -> Member:
         raise _Contradiction(f"Its member {name!r} of {entry.length} bytes at byte {offset} reaches past byte {end}.")
     if entry.method == 0 and entry.length != entry.size:
         raise _Contradiction(f"Its member {name!r} is not compressed, and has both {entry.length} and {entry.size} bytes.")
-    copies = [entry.at + 16, *([entry.header + 14] if crc == entry.crc else []), *_descriptor(file, entry, offset + entry.length)]
-    return Member(name, offset, entry.length, entry.method == 0, tuple(sorted(copies)))
+    copies = [entry.at + 16, *([entry.header + 14] if crc == entry.crc else []), *_descriptor(window, entry, offset + entry.length)]
+    crc_at = tuple(sorted(window.start + at for at in copies))
+    return Member(name, window.start + offset, entry.length, entry.method == 0, crc_at)
 
 
-def _descriptor(file: BinaryIO, entry: _Entry, at: int) -> list[int]:
+def _descriptor(window: _Window, entry: _Entry, at: int) -> list[int]:
     """Where the checksum stands in the descriptor behind a member's data; it may begin with a signature or not."""
     if not entry.flags & DESCRIBED:
         return []
-    file.seek(at)
-    data = file.read(8)
+    data = window.some(at, 8)
     skip = 4 if data.startswith(DESCRIPTOR) else 0
     return [at + skip] if data[skip : skip + 4] == struct.pack("<I", entry.crc) else []
 
@@ -281,11 +310,3 @@ def _text(name: bytes) -> str:
         return name.decode()
     except UnicodeDecodeError:
         return name.decode("cp437")
-
-
-def _read(file: BinaryIO, at: int, length: int) -> bytes:
-    file.seek(at)
-    data = file.read(length)
-    if len(data) < length:
-        raise _Contradiction(f"It ends at byte {at + len(data)}; {length - len(data)} more bytes are expected.")
-    return data

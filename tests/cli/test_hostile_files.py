@@ -27,7 +27,7 @@ from tests.kinds import state
 from tests.kinds_graphs import KINDS
 
 PRUNE = "prune {} --sparsity 0.8 --out out"
-CUT = ("bare", "legacy", "tar", "lightning", "safetensors", "scripted", "exported", "ONNX", "ONNX typed")
+CUT = ("bare", "legacy", "tar", "lightning", "safetensors", "scripted", "exported", "exported 2.7", "exported 2.8", "ONNX", "ONNX typed")
 
 
 @pytest.fixture

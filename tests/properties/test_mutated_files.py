@@ -34,7 +34,7 @@ TIMES = 130 * (20 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 1)
 
 FUZZED = (
     *("bare", "legacy", "tar", "lightning", "views", "corners", "whole module", "torch-prune", "safetensors", "shards", "index"),
-    *("sparse-bitmask", "scripted", "exported", "ONNX", "ONNX typed", "ONNX external"),
+    *("sparse-bitmask", "scripted", "exported", "exported 2.7", "exported 2.8", "ONNX", "ONNX typed", "ONNX external"),
 )
 SECONDS, MEGABYTES = 5, 300
 HUGE = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**53, 2**63 - 1, 2**63, 2**64 - 1)

@@ -194,21 +194,15 @@ def test_a_weight_that_lies_in_no_member_is_refused(path: Path) -> None:
             FORMAT.layout(described(path, lambda one, name=name: one.update(path_name=name)))
 
 
-def test_older_and_compiled_archives_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    """Torch 2.7 and 2.8 kept one torch file inside, AOTInductor keeps no table at all."""
-    kinds = {
-        "2.7": (["serialized_exported_program.json", "serialized_state_dict.pt", "version"], "in torch 2.9 or later"),
-        "2.8": (["net/archive_format", "net/data/weights/model.pt"], "in torch 2.9 or later"),
-        "compiled": (["net/archive_format", "net/data/aotinductor/model/a.so"], "Pass the program that was compiled"),
-    }
-    for kind, (names, said) in kinds.items():
-        path = tmp_path / f"{kind}.pt2"
-        with zipfile.ZipFile(path, "w") as archive:
-            for name in names:
-                archive.writestr(name, "x")
-        assert FORMAT.recognises(path)
-        with pytest.raises(UnreadableFile, match=said):
-            FORMAT.layout(path)
+def test_compiled_archives_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    """AOTInductor keeps no table at all."""
+    path = tmp_path / "compiled.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/archive_format", "pt2")
+        archive.writestr("net/data/aotinductor/model/a.so", "x")
+    assert FORMAT.recognises(path)
+    with pytest.raises(UnreadableFile, match="Pass the program that was compiled"):
+        FORMAT.layout(path)
 
 
 def test_no_other_format_recognises_it_and_it_recognises_no_other(path: Path, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_missing_context_names_the_flag(files, fields, flags, asking):
     assert all(flag in str(caught.value) for flag in flags)
     assert needs_inputs(recipe) in str(caught.value)
     with pytest.raises(MissingContext):
-        dry_run(recipe)
+        dry_run(recipe, Listener())
     assert not Path("runs").exists()
 
 
@@ -173,7 +173,7 @@ def test_data_free_requests_need_nothing(files):
     """Magnitude is planned and pruned from the file alone, and asks for no calibration."""
     recipe = request(arch="", data="")
     assert needs_inputs(recipe) == ""
-    assert [table.title for table in dry_run(recipe).tables] == ["plan", "expected"]
+    assert [table.title for table in dry_run(recipe, Listener()).tables] == ["plan", "expected"]
     assert float(prune(recipe, Listener()).report.get("sparsity").value) == pytest.approx(0.5, abs=0.01)
 
 
@@ -313,14 +313,14 @@ def test_two_of_four_with_a_solver(files):
 def test_solvers_are_checked_before_anything_runs(files):
     """Unknown names and options, and patterns a solver cannot hold, are refused with a sentence, in a dry run too."""
     with pytest.raises(UnknownName, match="Did you mean 'sparsegpt'"):
-        dry_run(request(solver=Choice("sparsgpt")))
+        dry_run(request(solver=Choice("sparsgpt")), Listener())
     with pytest.raises(UnknownName, match="damping"):
         solver_of(request(solver=Choice("sparsegpt", {"dampening": 1})))
     with pytest.raises(BadRequest, match=r"damping = -1"):
         solver_of(request(solver=Choice("sparsegpt", {"damping": -1})))
-    for ask in (dry_run, lambda recipe: prune(recipe, Listener())):
+    for ask in (dry_run, prune):
         with pytest.raises(BadRequest, match="cannot hold block:2x1"):
-            ask(request(solver=GPT, pattern=Pattern.parse("block:2x1"), arch="", data=""))
+            ask(request(solver=GPT, pattern=Pattern.parse("block:2x1"), arch="", data=""), Listener())
 
 
 def test_how_a_solver_is_written():

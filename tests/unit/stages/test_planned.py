@@ -7,6 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 
+from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import Infeasible, NonFinite
 from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.pattern import Pattern
@@ -36,7 +37,7 @@ def model() -> str:
 )
 def test_each_layer_has_its_target(model, asked, targets):
     """A layer's own sparsity where there is one; what shares zeros out where there is none; layers that cannot carry N:M stay dense."""
-    found = planned(PruneRecipe(model=model, **asked))
+    found = planned(PruneRecipe(model=model, **asked), Listener())
     assert found.targets == targets
     plan = facts(found)["plan"]
     assert {name: plan[name]["target"] for name in targets} == targets
@@ -46,7 +47,7 @@ def test_each_layer_has_its_target(model, asked, targets):
 
 def test_odd_tensors_are_listed(model):
     """A sparse tensor has a row with the reason why it stays, and no numbers."""
-    found = planned(PruneRecipe(model=model, sparsity=HALF))
+    found = planned(PruneRecipe(model=model, sparsity=HALF), Listener())
     assert list(facts(found)["plan"]) == ["a.weight", "b.weight", "c.weight"]
     row = next(row for row in plan_table(found).rows if row[0] == "c.weight")
     assert "sparse" in row[-1] and not any(row[1:-1])
@@ -55,9 +56,22 @@ def test_odd_tensors_are_listed(model):
 def test_the_plan_refuses_what_pruning_in_memory_would(model):
     """--strict with a layer that cannot carry the pattern, and infinite weights."""
     with pytest.raises(Infeasible, match=r"b\.weight"):
-        planned(PruneRecipe(model="plain.pt", criterion=Choice("random"), pattern=Pattern(2, 4), strict=True))
+        planned(PruneRecipe(model="plain.pt", criterion=Choice("random"), pattern=Pattern(2, 4), strict=True), Listener())
     torch.save({"a.weight": torch.full((4, 4), torch.inf)}, "bad.pt")
     asked = {"model": "bad.pt", "criterion": Choice("random"), "sparsity": HALF}
     with pytest.raises(NonFinite, match=r"a\.weight \(16\)"):
-        planned(PruneRecipe(**asked))
-    assert planned(PruneRecipe(**asked, allow_nonfinite=True)).kept == {"a.weight": 8}
+        planned(PruneRecipe(**asked), Listener())
+    assert planned(PruneRecipe(**asked, allow_nonfinite=True), Listener()).kept == {"a.weight": 8}
+
+
+def test_a_dry_run_tells_how_far_it_is():
+    """Counting is heard to its last byte: a plan of a large file takes as long as reading it."""
+    heard = []
+
+    class Ear(Listener):
+        def progress(self, now):
+            heard.append((now.label, now.step, now.total))
+
+    torch.save({"a.weight": torch.randn(64, 64)}, "told.pt")
+    planned(PruneRecipe(model="told.pt", sparsity=HALF), Ear())
+    assert ("counting", 64 * 64 * 4, 64 * 64 * 4) in heard

@@ -188,3 +188,24 @@ def test_mutations() -> None:
         read += 1
         assert all(0 <= member.offset <= member.offset + member.length <= path.stat().st_size for member in found.values())
     assert 0 < read < 1000
+
+
+def test_an_archive_within_an_archive() -> None:
+    """Its members and checksums lie in the whole file, and nothing of it may reach behind its own end."""
+    inner = archive().read_bytes()
+    for cut in (0, 1, 40):
+        with zipfile.ZipFile("outer.zip", "w") as made:
+            made.writestr("before", "some")
+            made.writestr("inner.zip", inner[: len(inner) - cut])
+            made.writestr("behind", inner[len(inner) - cut :] + bytes(100))
+        path = Path("outer.zip")
+        within = members(path)["inner.zip"]
+        if cut:
+            with pytest.raises(UnreadableFile, match=r"The file 'inner.zip' inside outer.zip is a damaged zip archive"):
+                members(path, within)
+            continue
+        data = path.read_bytes()
+        for name, member in members(path, within).items():
+            assert data[member.offset : member.offset + member.length] == content(path, member) == PARTS[name]
+            assert len(member.crc_at) == 2
+            assert {struct.unpack_from("<I", data, at)[0] for at in member.crc_at} == {zlib.crc32(PARTS[name])}

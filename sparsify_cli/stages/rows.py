@@ -1,0 +1,37 @@
+"""One row of the plan of a pruning: a tensor, whether it is prunable, and why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of a plan.
+
+    Args:
+        name: its name.
+        shape: its shape.
+        matched: True when it is prunable.
+        why: the reason, in a few words.
+        transposed: it is stored [in, out].
+        dtype: type of its numbers.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    matched: bool
+    why: str
+    transposed: bool = False
+    dtype: str = ""
+
+    @property
+    def oriented(self) -> tuple[int, ...]:
+        """The shape [out, in, *kernel]."""
+        return (self.shape[1], self.shape[0], *self.shape[2:]) if self.transposed else self.shape
+
+    @property
+    def weights(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
