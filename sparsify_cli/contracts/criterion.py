@@ -21,7 +21,7 @@ class Criterion(ABC):
     """
 
     needs: frozenset[str] = frozenset()
-    """What calibration must gather: empty, or {"gram"}."""
+    """What calibration must gather: of "gram" (`Stats.gram`), "inputs" (`Stats.inputs`), "network" (`Stats.network`)."""
 
     @abstractmethod
     def scores(self, weights: Mapping[str, Tensor], stats: Stats) -> Scores:

@@ -1,15 +1,22 @@
-"""The promise of a solver: it chooses which weights of a layer stay and repairs them, so that outputs change little."""
+"""The promise of a solver: it chooses which weights stay and repairs them, so that outputs change little."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.pattern import Pattern
+from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.network import Network
+
+Solution = tuple[Float[Tensor, "out columns"], Bool[Tensor, "out columns"]]
+"""A repaired matrix view, float64 and zero where pruned, and its mask."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +34,32 @@ class Keep:
     within: Bool[Tensor, "out columns"] | None = None
 
 
-class Solver(ABC):
+class Solver(ABC):  # noqa: B024 - what layers and networks have in common; not meant to be made
     """Chooses and repairs together. A frozen dataclass; its fields are its options."""
+
+    def check(self, pattern: Pattern) -> None:
+        """Refuse patterns the method cannot hold, before anything is computed; a method that holds blocks overrides this.
+
+        Raises:
+            BadRequest: it is one.
+        """
+        if pattern.block_size > 1:
+            name = type(self).__name__.lower()
+            raise BadRequest(
+                f"The solver {name} cannot hold {pattern}.",
+                "It decides weight after weight, and a block lies across several rows or columns.",
+                "Choose unstructured or N:M, or leave --solver out.",
+            )
+
+
+class LayerSolver(Solver):
+    """Solves one layer at a time, so that the layer's own outputs change little on calibration data."""
 
     sequential: bool = True
     """Whether each layer sees inputs from layers that are already pruned, or those of the dense network."""
 
     @abstractmethod
-    def solve(
-        self, weight: Float[Tensor, "out columns"], gram: Float[Tensor, "columns columns"], keep: Keep
-    ) -> tuple[Float[Tensor, "out columns"], Bool[Tensor, "out columns"]]:
+    def solve(self, weight: Float[Tensor, "out columns"], gram: Float[Tensor, "columns columns"], keep: Keep) -> Solution:
         """Solve one layer (or one group of a grouped convolution).
 
         Args:
@@ -53,16 +76,54 @@ class Solver(ABC):
             Infeasible: the pattern has no room for the count.
         """
 
-    def check(self, pattern: Pattern) -> None:
-        """Refuse patterns the method cannot hold, before anything is computed; a method that holds blocks overrides this.
+    def ladder(
+        self, weight: Float[Tensor, "out columns"], gram: Float[Tensor, "columns columns"], keep: Keep, counts: Sequence[int]
+    ) -> list[Solution]:
+        """Solutions for several counts; a method that finds them all in one run overrides this.
+
+        Args:
+            weight, gram: as for `solve`.
+            keep: pattern and support; its own count is not looked at.
+            counts: weights that stay in each solution.
+        """
+        return [self.solve(weight, gram, replace(keep, count=count)) for count in counts]
+
+
+Choose = Callable[[Mapping[str, Tensor], Fraction], MaskSet]
+"""Scores by name (higher = keep) and a share of the way in [0, 1] -> masks: the stage knows pattern, allocation and support."""
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """A network that a solver has pruned and repaired.
+
+    Args:
+        weights: name -> new values, zero where pruned, in the tensors' own shapes.
+        masks: which weights stay.
+        notes: what a person should know, one sentence each.
+    """
+
+    weights: Mapping[str, Tensor]
+    masks: MaskSet
+    notes: tuple[str, ...] = ()
+
+
+class NetworkSolver(Solver):
+    """Solves all layers at once, so that the network's own loss changes little: second-order methods with a Fisher matrix."""
+
+    @abstractmethod
+    def solve_network(self, network: Network, choose: Choose, pattern: Pattern) -> Solved:
+        """Prune and repair a network.
+
+        Args:
+            network: its weights, and samples to differentiate the loss on; a private copy whose weights may be set.
+            choose: gives masks that hold pattern, support and, at 1, the sparsity asked for.
+            pattern: that `choose` holds.
 
         Raises:
-            BadRequest: it is one.
+            Anomalous: gradients or curvature cannot be worked with.
         """
-        if pattern.block_size > 1:
-            name = type(self).__name__.lower()
-            raise BadRequest(
-                f"The solver {name} cannot hold {pattern}.",
-                "It decides column after column, and a block lies across several rows or columns.",
-                "Choose unstructured or N:M, or leave --solver out.",
-            )
+
+    @abstractmethod
+    def memory(self, sizes: Sequence[int], samples: int) -> int:
+        """Bytes that `solve_network` will hold at most beyond the network, for tensors of these sizes and so many samples."""

@@ -23,10 +23,10 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from sparsify_cli.errors import BadRequest, Infeasible, KeyMismatch, NonFinite
-from sparsify_cli.maths.allocate import ALLOCATIONS, Layer, Sized
+from sparsify_cli.maths.allocate import ALLOCATIONS, Allocation, Layer, Sized, with_floor
 from sparsify_cli.maths.keep import keep_count, top_k, top_k_of_groups, zeros_count
 from sparsify_cli.maths.matrix_view import from_blocks, from_matrix, matrix_shape, obstacle, to_blocks, to_matrix
-from sparsify_cli.recipes.allocation import parse_allocation
+from sparsify_cli.recipes.allocation import NEEDS_COSTS, parse_allocation
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.values.mask_set import MaskSet
 
@@ -39,9 +39,10 @@ def choose_masks(
     *,
     pattern: Pattern,
     sparsity: Fraction,
-    allocation: str,
+    allocation: str | Allocation,
     within: MaskSet | None = None,
     floor: MaskSet | None = None,
+    at_least: int = 0,
 ) -> MaskSet:
     """Choose which weights stay.
 
@@ -49,9 +50,10 @@ def choose_masks(
         scores: every prunable tensor's scores by name, finite, higher = keep.
         pattern: holds in every group of every layer whose shape can carry it.
         sparsity: fraction of zeros over all prunable weights, in [0, 1].
-        allocation: a name of `ALLOCATIONS`.
+        allocation: a name of `ALLOCATIONS`, or a function of their form, as those that know measured costs.
         within: positions that may stay; a tensor it does not name may stay everywhere.
         floor: positions that always stay, also outside `within`.
+        at_least: units that every layer that carries the pattern keeps, its best ones, so that none is emptied.
 
     Returns:
         A mask for every tensor of `scores`, True = kept.
@@ -62,16 +64,42 @@ def choose_masks(
     """
     constraints = _Constraints(pattern, within or MaskSet(), floor or MaskSet())
     shapes = {name: tuple(tensor.shape) for name, tensor in scores.items()}
-    share_out = ALLOCATIONS[parse_allocation(allocation)]
+    share_out = _sharing(allocation) if isinstance(allocation, str) else allocation
     able = carrying(shapes, pattern)
     check_forced(shapes, pattern, sparsity)
     masks = {name: constraints.allowed(name, scores[name]) for name in shapes if name not in able}
     total = units_to_keep(shapes, pattern, sparsity, sum(int(mask.sum()) for mask in masks.values()))
     layers = [constraints.layer(name, scores[name]) for name in able]
     check_room(layers, total)
+    layers = with_floor(layers, at_least)
+    check_none_is_emptied(layers, total, at_least)
     for layer, count in zip(layers, share_out(layers, total), strict=True):
         masks[layer.name] = _mask(layer, count, pattern)
     return MaskSet(masks)
+
+
+def layers_of(
+    scores: Mapping[str, Tensor], *, pattern: Pattern, within: MaskSet | None = None, floor: MaskSet | None = None, at_least: int = 0
+) -> tuple[list[Layer], int]:
+    """The layers that carry the pattern, as an allocation takes them, sorted by name; and how many weights stay in the others.
+
+    Args:
+        scores, pattern, within, floor, at_least: as for `choose_masks`.
+    """
+    constraints = _Constraints(pattern, within or MaskSet(), floor or MaskSet())
+    able = carrying({name: tuple(tensor.shape) for name, tensor in scores.items()}, pattern)
+    dense = sum(int(constraints.allowed(name, scores[name]).sum()) for name in scores if name not in able)
+    return with_floor([constraints.layer(name, scores[name]) for name in able], at_least), dense
+
+
+def _sharing(name: str) -> Allocation:
+    if parse_allocation(name) in NEEDS_COSTS:
+        raise BadRequest(
+            f"The allocation {name} needs each layer's error at several levels.",
+            "It weighs measured errors, and no calibration data gave any.",
+            "Choose one that scores are enough for, for example lamp.",
+        )
+    return ALLOCATIONS[name]
 
 
 def implied_sparsity(shapes: Shapes, pattern: Pattern) -> Fraction:
@@ -242,6 +270,27 @@ def check_room(layers: Sequence[Sized], total: int) -> None:
             f"{total} weights (or blocks) should stay, and only {most} may.",
             "The others are pruned already, and the support only shrinks.",
             "Ask for more sparsity.",
+        )
+
+
+def check_none_is_emptied(layers: Sequence[Sized], total: int, at_least: int) -> None:
+    """Refuse a number of units that is too few for every layer to keep some.
+
+    Args:
+        layers: with floors raised by `with_floor`.
+        total: units that stay.
+        at_least: what the floors were raised to.
+
+    Raises:
+        Infeasible: with the least number of units.
+    """
+    least, units = sum(layer.floor for layer in layers), sum(layer.units for layer in layers)
+    if total < least:
+        enough = Fraction(math.floor((1 - Fraction(least, max(1, units))) * 10**6), 10**6)
+        raise Infeasible(
+            f"Only {total} weights (or blocks) would stay in {len(layers)} layers, and {least} must.",
+            f"Every layer keeps at least {at_least}: an empty one would cut the network.",
+            f"Ask for at most {_shown(enough)} of zeros in the layers that carry the pattern.",
         )
 
 

@@ -14,8 +14,10 @@ Cholesky factor of H^-1 is reached without forming H^-1.
 
 from __future__ import annotations
 
+import math
+
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,13 +29,19 @@ CHUNK = 2**22
 
 
 def has_gram(layer: nn.Module) -> bool:
-    """True for layers whose inputs can be written as rows: linear ones and convolutions (not transposed ones)."""
-    return isinstance(layer, (nn.Linear, *CONVOLUTIONS))
+    """True for layers whose inputs can be written as rows: linear ones, stored either way, and convolutions (not transposed ones)."""
+    return isinstance(layer, (nn.Linear, *CONVOLUTIONS)) or is_turned(layer)
+
+
+def is_turned(layer: nn.Module) -> bool:
+    """True for a linear layer that stores its weight [in, out]: what transformers calls Conv1D."""
+    weight = getattr(layer, "weight", None)
+    return type(layer).__name__ == "Conv1D" and isinstance(weight, Tensor) and weight.ndim == 2
 
 
 def gram_shape(layer: nn.Module) -> tuple[int, ...]:
     """The shape of a layer's Gram matrix: [columns, columns], or [groups, columns, columns] for a grouped convolution."""
-    groups, columns = _groups(layer), _weight(layer)[0].numel()
+    groups, columns = _groups(layer), _weight(layer).shape[0] if is_turned(layer) else _weight(layer)[0].numel()
     return (groups, columns, columns) if groups > 1 else (columns, columns)
 
 
@@ -47,7 +55,40 @@ def input_rows(layer: nn.Module, inputs: Shaped[Tensor, "..."]) -> Shaped[Tensor
     if not isinstance(layer, CONVOLUTIONS):
         return inputs.reshape(1, -1, inputs.shape[-1])
     windows = _windows(layer, _batched(layer, inputs))
-    rows = windows.movedim(1, -1).flatten(0, len(layer.kernel_size))  # channels last: [n * positions, *kernel, channels]
+    return _by_group(layer, windows.movedim(1, -1).flatten(0, len(layer.kernel_size)))
+
+
+def chosen_rows(
+    layer: nn.Module, inputs: Shaped[Tensor, "..."], generator: torch.Generator, share: float, real: Bool[Tensor, " rows"] | None = None
+) -> Int[Tensor, " rows"]:
+    """Which rows are taken, ascending."""
+    count = row_count(layer, inputs)
+    taken = torch.ones(count, dtype=torch.bool) if share >= 1 else torch.rand(count, generator=generator) < share
+    if real is not None and real.numel() == count:
+        taken &= real.reshape(-1).cpu()
+    return taken.nonzero().reshape(-1)
+
+
+def row_count(layer: nn.Module, inputs: Shaped[Tensor, "..."]) -> int:
+    """Rows that inputs have: samples, tokens, or positions of a kernel."""
+    if not isinstance(layer, CONVOLUTIONS):
+        return inputs.numel() // inputs.shape[-1]
+    samples = _batched(layer, inputs)
+    return len(samples) * math.prod(_windows(layer, samples[:1]).shape[2 : 2 + len(layer.kernel_size)])
+
+
+def rows_at(layer: nn.Module, inputs: Shaped[Tensor, "..."], where: Int[Tensor, " rows"]) -> Shaped[Tensor, "groups rows columns"]:
+    """The rows of `input_rows` at some places, without the others."""
+    where = where.to(inputs.device)
+    if not isinstance(layer, CONVOLUTIONS):
+        return inputs.reshape(1, -1, inputs.shape[-1])[:, where]
+    windows = _windows(layer, _batched(layer, inputs)).movedim(1, -1)
+    places = torch.unravel_index(where, windows.shape[: len(layer.kernel_size) + 1])
+    return _by_group(layer, windows[places])
+
+
+def _by_group(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, rows: Shaped[Tensor, "..."]) -> Shaped[Tensor, "groups rows columns"]:
+    """[rows, *kernel, channels] -> a matrix for each group, channels fastest."""
     by_group: Tensor = rows.unflatten(-1, (layer.groups, -1)).movedim(-2, 0).flatten(2)
     return by_group
 
@@ -56,7 +97,7 @@ def gram_sum(layer: nn.Module, inputs: Shaped[Tensor, "..."]) -> tuple[Float[Ten
     """X X^T summed (not averaged) over the rows of some inputs, in float64 and of `gram_shape`, and how many rows there were."""
     shape = gram_shape(layer)
     total, count = torch.zeros(shape, dtype=torch.float64, device=inputs.device).reshape(-1, *shape[-2:]), 0
-    for part in _parts(layer, inputs):
+    for part in input_parts(layer, inputs):
         rows = input_rows(layer, part)
         for chunk in rows.split(max(1, CHUNK // (rows.shape[0] * rows.shape[2])), dim=1):
             precise = chunk.double()
@@ -120,7 +161,7 @@ def _windows(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor
     return seen
 
 
-def _parts(layer: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
+def input_parts(layer: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
     """The inputs, in parts whose windows fit in a chunk: stride 1, the most there is, repeats an input once a kernel position."""
     if not isinstance(layer, CONVOLUTIONS):
         return (inputs,)

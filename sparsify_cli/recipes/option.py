@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Pl
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.allocation import parse_allocation
+from sparsify_cli.recipes.budget import Budget
 from sparsify_cli.recipes.duration import Duration
 from sparsify_cli.recipes.duration import decimal as decimal
 from sparsify_cli.recipes.pattern import Pattern
@@ -132,6 +133,7 @@ Strategy = Annotated[
 ]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_texts)]
 Allocation = Annotated[str, BeforeValidator(_collected(parse_allocation))]
+BudgetText = Annotated[Budget, BeforeValidator(_collected(Budget.parse)), PlainSerializer(str)]
 Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(_split)]
 Levels = Annotated[
     tuple[Sparsity, ...],

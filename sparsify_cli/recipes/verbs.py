@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from sparsify_cli.recipes.masks import MasksRecipe
-from sparsify_cli.recipes.option import Choice, Levels, Option, Strategy, Texts
+from sparsify_cli.recipes.option import Allocation, BudgetText, Choice, Levels, Option, Strategy, Texts
 from sparsify_cli.recipes.recipe import Recipe
 from sparsify_cli.recipes.shared import DataFields, MachineFields, ModelFields, OutputFields, SparsityFields, TrainFields, WeightsFields
 
@@ -19,11 +19,25 @@ class PruneRecipe(ModelFields, DataFields, SparsityFields, WeightsFields):
     """Remove weights in one shot, without training."""
 
     verb: ClassVar[str] = "prune"
+    allocation: Annotated[Allocation, Option("How the zeros are shared among layers.")] = "auto"
+    budget: Annotated[
+        BudgetText | None, Option("Instead of --sparsity: params=0.1, macs=0.25 or bytes=2MB of the whole network.", metavar="KIND=AMOUNT")
+    ] = None
     solver: Annotated[
-        Strategy | None, Option("Repair the weights that stay, layer by layer, with data; left out = nothing is repaired.", shelf="solvers")
+        Strategy | None,
+        Option("Repair the weights that stay, with data: auto or one of the shelf; left out = nothing is repaired.", shelf="solvers"),
     ] = None
     samples: Annotated[int, Field(ge=1), Option("Training samples that --solver, or a criterion that sees inputs, looks at.")] = 1024
+    augment: Annotated[int, Field(ge=0, le=100), Option("Flipped and shifted copies of each calibration image; 0 = the image itself.")] = 0
+    target: Annotated[
+        Literal["dense", "own"], Option("What a --solver imitates: the dense network's outputs, or the layer's own on its inputs now.")
+    ] = "dense"
     batchnorm: Annotated[bool, Option("Re-estimate batch-norm statistics when architecture and data are known.")] = True
+    effort: Annotated[
+        Literal["normal", "high"], Option("high = afterwards the weights that stay are trained to imitate the dense network, for minutes.")
+    ] = "normal"
+    passes: Annotated[int, Field(ge=1), Option("Passes over the calibration samples of --effort high.")] = 30
+    bias: Annotated[bool, Option("Correct biases for the shift of mean outputs, with --solver.")] = True
     strict: Annotated[bool, Option("Refuse to go on when a layer cannot carry the pattern, instead of leaving it dense.")] = False
     allow_nonfinite: Annotated[bool, Option("Accept NaN and infinite weights: they rank like zeros, so they go first.")] = False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,18 +12,24 @@ from torch import Tensor, nn
 
 from sparsify_cli.contracts.criterion import Criterion
 from sparsify_cli.errors import BadRequest, MissingContext, NonFinite
+from sparsify_cli.maths.activity import Activity
 from sparsify_cli.maths.gram import gram_shape, gram_sum, has_gram
 from sparsify_cli.maths.holdout import hold_out, shuffled
+from sparsify_cli.recipes.allocation import NEEDS_COSTS
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.fit_keys import fitting_names
+from sparsify_cli.stages.memory import SHARE, machine_memory
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject
-from sparsify_cli.stages.timing import evaluating
+from sparsify_cli.training.augmented import augmented
 from sparsify_cli.training.batches import as_taken_by
+from sparsify_cli.training.modes import evaluating
+from sparsify_cli.values.network import Network
+from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.stats import Stats
 
-SHARE = 0.5
-"""Most of the machine's memory that Gram matrices may take."""
+BATCH = 64
+"""Samples of one forward pass of calibration."""
 
 Watcher = Callable[[str, nn.Module, Tensor], None]
 """Called with a layer's weight name, the layer, and the inputs of one call of it."""
@@ -34,7 +39,10 @@ def needs_inputs(recipe: PruneRecipe) -> str:
     """What of a recipe needs calibration, as a person wrote it; empty when nothing does."""
     criterion: Criterion = strategy("criteria", recipe.criterion)
     asking = [f"--solver {recipe.solver.name}"] if recipe.solver else []
-    return " and ".join(asking + ([f"--criterion {recipe.criterion.name}"] if criterion.needs else []))
+    asking += [f"--criterion {recipe.criterion.name}"] if criterion.needs else []
+    asking += [f"--allocation {recipe.allocation}"] if recipe.allocation in NEEDS_COSTS else []
+    asking += [f"--budget {recipe.budget}"] if recipe.budget is not None and recipe.budget.kind == "macs" else []
+    return " and ".join(asking)
 
 
 def require_context(recipe: PruneRecipe, subject: Subject) -> None:
@@ -43,8 +51,22 @@ def require_context(recipe: PruneRecipe, subject: Subject) -> None:
     Raises:
         MissingContext: it looks at inputs, and no architecture or no data is known.
     """
+    if asking := needs_inputs(recipe):
+        require_known(asking, subject)
+
+
+def require_known(asking: str, subject: Subject) -> None:
+    """Make sure that a network can be run.
+
+    Args:
+        asking: the flags that need it.
+        subject: of which architecture and data have to be known.
+
+    Raises:
+        MissingContext: one of them is not.
+    """
     missing = [flag for flag, known in (("--arch", subject.architecture), ("--data", subject.data)) if known is None]
-    if missing and (asking := needs_inputs(recipe)):
+    if missing:
         raise MissingContext(
             f"{asking} looks at the inputs of layers, and {subject.path} does not say how to compute them.",
             "Training samples are run through the network.",
@@ -52,11 +74,35 @@ def require_context(recipe: PruneRecipe, subject: Subject) -> None:
         )
 
 
-def calibration_inputs(recipe: PruneRecipe, subject: Subject) -> Tensor:
-    """The training samples a recipe calibrates on, drawn by its seed; those that judge batch norm are not among them."""
+def calibration_samples(recipe: PruneRecipe, subject: Subject) -> Samples:
+    """The training samples a recipe calibrates on, drawn by its seed; those that judge the result are not among them."""
     train = subject.samples("train")
     stay, _ = hold_out(len(train))
-    return train.inputs[stay[shuffled(len(stay), seed=recipe.seed)[: recipe.samples]]]
+    return train.take(stay[shuffled(len(stay), seed=recipe.seed)[: recipe.samples]])
+
+
+def calibration_inputs(recipe: PruneRecipe, subject: Subject) -> Tensor:
+    """Their inputs, with augmented copies where the recipe says so."""
+    inputs = calibration_samples(recipe, subject).inputs
+    return augmented(inputs, copies=recipe.augment, seed=recipe.seed) if recipe.augment else inputs
+
+
+def network_of(recipe: PruneRecipe, subject: Subject, names: Sequence[str]) -> Network:
+    """A private copy of the network with calibration samples, for methods that differentiate its loss.
+
+    Raises:
+        BadRequest: one of the tensors is no parameter of it.
+    """
+    samples, module = calibration_samples(recipe, subject), subject.module().eval()
+    ours, there = names_in(module, subject), dict(module.named_parameters())
+    missing = [name for name in names if ours[name] not in there]
+    if missing:
+        raise BadRequest(f"{missing[0]} is no parameter of the network.", "", f"Leave it dense with --skip {missing[0]}.")
+    module.requires_grad_(False)
+    for name in names:
+        there[ours[name]].requires_grad_(True)
+    pairs = {name: ours[name] for name in names}
+    return Network(module, pairs, samples.inputs, samples.targets, recipe.sparsity or recipe.pattern.implied_sparsity, recipe.seed)
 
 
 def names_in(module: nn.Module, subject: Subject) -> dict[str, str]:
@@ -71,47 +117,58 @@ def statistics(recipe: PruneRecipe, subject: Subject, names: Sequence[str]) -> S
     Raises:
         BadRequest: it needs inputs of tensors that are no linear layer or convolution, or memory does not hold them.
     """
-    if not strategy("criteria", recipe.criterion).needs:
-        return Stats()
+    needs = strategy("criteria", recipe.criterion).needs
+    network = network_of(recipe, subject, names) if "network" in needs else None
+    if not needs & {"gram", "inputs"}:
+        return Stats(network=network)
     module = subject.module()
     ours = {name: new for name, new in names_in(module, subject).items() if name in names}
-    seen = calibrate(module, calibration_inputs(recipe, subject), ours.values())
-    unseen = [name for name in names if ours[name] not in seen.gram]
+    seen = calibrate(module, calibration_inputs(recipe, subject), ours.values(), gram="gram" in needs)
+    unseen = [name for name in names if ours[name] not in seen.rows]
     if unseen:
         raise BadRequest(
             f"--criterion {recipe.criterion.name} cannot rank {len(unseen)} tensors, first {unseen[0]}.",
             "Only linear layers and convolutions that the network runs have inputs to look at.",
             f"Leave them dense with --skip {unseen[0]}, or choose another --criterion.",
         )
-    return Stats(rows={name: seen.rows[ours[name]] for name in names}, gram={name: seen.gram[ours[name]] for name in names})
+    grams = {name: seen.gram[ours[name]] for name in names} if seen.gram else {}
+    return Stats({name: seen.rows[ours[name]] for name in names}, grams, {name: seen.inputs[ours[name]] for name in names}, network)
 
 
-def calibrate(module: nn.Module, inputs: Tensor, names: Iterable[str], *, batch: int = 64) -> Stats:
-    """Gram matrices of the inputs of layers, in one streaming pass in eval mode; weights, modes and buffers stay as they are.
+def calibrate(module: nn.Module, inputs: Tensor, names: Iterable[str], *, batch: int = BATCH, gram: bool = True) -> Stats:
+    """What comes into layers, in one streaming pass in eval mode; weights, modes and buffers stay as they are.
 
     Args:
         module: the network; runs where its parameters are.
         inputs: [n, ...] as the network takes them.
         names: weights of the layers to watch; those that are no linear layer or convolution, or are never run, are left out.
         batch: samples a forward pass.
+        gram: gather Gram matrices too, besides how active each input is.
 
     Raises:
         BadRequest: the Gram matrices do not fit in memory.
         NonFinite: a layer's inputs are not finite.
     """
     layers = watchable(module, names)
-    require_memory(layers)
+    if gram:
+        require_memory(layers)
     sums: dict[str, Tensor] = {}
-    rows: dict[str, int] = {}
+    activity = {name: Activity() for name in layers}
 
     def add(name: str, layer: nn.Module, seen: Tensor) -> None:
-        total, count = gram_sum(layer, seen)
-        sums[name] = sums[name].add_(total) if name in sums else total
-        rows[name] = rows.get(name, 0) + count
+        activity[name].add(layer, seen)
+        if gram:
+            total, _ = gram_sum(layer, seen)
+            sums[name] = sums[name].add_(total) if name in sums else total
 
     with watching(layers, add):
         run(module, inputs, batch=batch)
-    return Stats(rows=rows, gram={name: _finite(name, total / max(1, rows[name])) for name, total in sums.items()})
+    rows = {name: seen.rows for name, seen in activity.items() if seen.rows}
+    grams = {name: _finite(name, total / rows[name]) for name, total in sums.items()}
+    inputs_seen = {name: activity[name].result() for name in rows}
+    for name, seen in inputs_seen.items():
+        _finite(name, seen.mean)
+    return Stats(rows=rows, gram=grams, inputs=inputs_seen)
 
 
 def execution_order(module: nn.Module, inputs: Tensor, names: Iterable[str]) -> list[str]:
@@ -140,7 +197,7 @@ def require_memory(layers: Mapping[str, nn.Module]) -> None:
         BadRequest: with what they need and what there is.
     """
     needed = {name: 8 * math.prod(gram_shape(layer)) for name, layer in layers.items()}
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**34
+    there = machine_memory()
     if sum(needed.values()) > SHARE * there:
         widest = max(needed, key=needed.__getitem__)
         raise BadRequest(
@@ -174,7 +231,7 @@ def run(module: nn.Module, inputs: Tensor, *, batch: int) -> None:
             module(as_taken_by(module, part))
 
 
-def _finite(name: str, gram: Tensor) -> Tensor:
-    if not bool(gram.isfinite().all()):
+def _finite(name: str, seen: Tensor) -> Tensor:
+    if not bool(seen.isfinite().all()):
         raise NonFinite(f"The inputs of {name} are NaN or infinite for some calibration samples.", "", "Check the network and the data.")
-    return gram
+    return seen

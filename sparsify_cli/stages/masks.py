@@ -28,13 +28,15 @@ from sparsify_cli.pages.wording import percent
 from sparsify_cli.recipes.masks import MasksRecipe
 from sparsify_cli.stages.open_masks import chosen, open_masks, prunable, require_used
 from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.plan import tied_names, untied
-from sparsify_cli.stages.reading import odd_notes
+from sparsify_cli.stages.plan import matches, tied_names, untied
+from sparsify_cli.stages.reading import odd_names, odd_notes, odd_places
+from sparsify_cli.stages.shared_memory import apart, seen_through
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.subject import Subject, open_path
 from sparsify_cli.stages.tables import before_after, filled
 from sparsify_cli.stages.write import Product, output_folder, write_product
 from sparsify_cli.values.artifact import MASKS, claimed
+from sparsify_cli.values.layout import Place
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding, Report
 
@@ -113,7 +115,8 @@ def _apply(recipe: MasksRecipe) -> Outcome:
     folder, held = output_folder(recipe, before.name)
     with claimed(folder, held=held):
         tensors = untied(fitting.apply(before.checkpoint.tensors), tied_names(before.checkpoint, before.architecture))
-        kept = {name: mask for name, mask in before.masks.items() if name not in fitting}  # layers that were left out keep theirs
+        left = apart(list(before.masks), list(fitting), _places(before))  # layers that were left out keep theirs
+        kept = {name: before.masks[name] for name in left}
         after = before.changed(before.checkpoint.with_tensors(tensors), MaskSet({**kept, **fitting}))
         report = Report(tuple(compared_sizes(before, after)), {"masks": recipe.masks, "masks_sha256": fitting.digest()})
         report = write_product(folder, Product(recipe, after, report, before, after.checkpoint, after.masks))
@@ -139,14 +142,38 @@ def _fitting(recipe: MasksRecipe, model: Subject, source: Subject) -> MaskSet:
     """
     shapes = shapes_of(model.checkpoint.tensors)
     every = aligned(source.masks, shapes)
-    require_used({**shapes, **every}, recipe.skip, recipe.include)
-    found = MaskSet({name: every[name] for name in chosen(every, recipe.skip, recipe.include)})
-    missing = [name for name in prunable(model, skip=recipe.skip, include=recipe.include) if name not in found]
+    require_used({**shapes, **every, **dict.fromkeys(odd_names(model.checkpoint))}, recipe.skip, recipe.include)
+    meant = prunable(model, skip=recipe.skip, include=recipe.include)
+    found = _shared(recipe, model, MaskSet({name: every[name] for name in _named(recipe, model, every)}), meant)
+    missing = [name for name in meant if name not in found]
     surplus = [name for name in found if name not in shapes]
     if missing or surplus or not found:
         raise _misfit(recipe, model, missing, surplus)
     require_same_shapes(found, shapes)
     return found
+
+
+def _named(recipe: MasksRecipe, model: Subject, every: MaskSet) -> list[str]:
+    """Names of the masks that the globs leave; a glob that means one name of a tied weight means them all."""
+    aliases = tied_names(model.checkpoint, model.architecture)
+    names = {
+        name: {name, aliases.get(name, name)} | {a for a, first in aliases.items() if first == aliases.get(name, name)} for name in every
+    }
+    left = {name for name in names if len(chosen(names[name], recipe.skip, ())) == len(names[name])}
+    return [name for name in every if name in left and chosen(names[name], (), recipe.include)]
+
+
+def _shared(recipe: MasksRecipe, model: Subject, found: MaskSet, meant: list[str]) -> MaskSet:
+    """The masks of tensors that share no number with each other, nor with one that was skipped."""
+    places = {**_places(model), **odd_places(model.checkpoint)}
+    skipped = [name for name in places if matches(name, recipe.skip)]
+    free = apart(list(found), skipped, places)
+    return seen_through(MaskSet({name: found[name] for name in free}), [name for name in meant if name in places], places)
+
+
+def _places(subject: Subject) -> Mapping[str, Place]:
+    """Where the tensors of a network lie in its files; empty when it came from none."""
+    return subject.checkpoint.home.places if subject.checkpoint.home else {}
 
 
 def _misfit(recipe: MasksRecipe, model: Subject, missing: list[str], surplus: list[str]) -> KeyMismatch:

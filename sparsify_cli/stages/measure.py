@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from sparsify_cli.contracts.metric import Evidence, Metric
 from sparsify_cli.errors import BadData, BadRequest
 from sparsify_cli.shelf import Shelf
-from sparsify_cli.stages.timing import evaluating, latency, latency_ratio
+from sparsify_cli.stages.timing import latency, latency_ratio
+from sparsify_cli.training.modes import evaluating
 from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.predictions import Predictions

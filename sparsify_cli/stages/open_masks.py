@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from sparsify_cli.errors import BadRequest, MissingFile, UnreadableFile
 from sparsify_cli.maths.mask_compare import canonical
-from sparsify_cli.stages.plan import matches, prunable_names, tied_names
+from sparsify_cli.stages.plan import matches, rows_of
 from sparsify_cli.stages.subject import Subject, open_path
 from sparsify_cli.values.artifact import MASKS, Artifact, is_artifact
 from sparsify_cli.values.checkpoint import Checkpoint, Source
@@ -59,13 +59,9 @@ def is_mask_file(path: Path) -> bool:
 
 
 def prunable(subject: Subject, *, skip: Sequence[str] = (), include: Sequence[str] = ()) -> list[str]:
-    """Names of a network's tensors that masks are for; `include` may name embeddings."""
-    tensors = subject.checkpoint.tensors
-    if not include:
-        return chosen(prunable_names(subject.checkpoint, subject.architecture), skip, ())
-    aliases = tied_names(subject.checkpoint, subject.architecture)
-    wide = (name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.ndim >= 2 and name not in aliases)
-    return chosen(wide, skip, include)
+    """Names of a network's tensors that masks are for, no two of which share a number; `include` may name embeddings."""
+    rows = rows_of(subject.checkpoint, subject.architecture, skip=skip, include=include)
+    return [row.name for row in rows if row.matched]
 
 
 def chosen(names: Iterable[str], skip: Sequence[str], include: Sequence[str]) -> list[str]:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.prunable import Verdict, is_called_otherwise, no_matrix, no_ranking, verdict
 from sparsify_cli.stages.fit_keys import fitting_names
+from sparsify_cli.stages.reading import odd_names, odd_places
 from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.stages.rows import Row
-from sparsify_cli.stages.shared_memory import without_shared
+from sparsify_cli.stages.shared_memory import SKIPPED, apart, without_shared
 from sparsify_cli.values.checkpoint import Checkpoint, Spec
-from sparsify_cli.values.layout import Hint
+from sparsify_cli.values.layout import Hint, Place
 from sparsify_cli.values.tensor_file import tied
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear)
@@ -42,16 +43,32 @@ def plan(checkpoint: Checkpoint, architecture: Spec | None, *, skip: Sequence[st
         BadRequest: no tensor is matched.
     """
     _check_globs(checkpoint, skip, include)
+    rows = _turned(rows_of(checkpoint, architecture, skip=skip, include=include), checkpoint, architecture)
+    if not any(row.matched for row in rows):
+        raise _nothing_matched(checkpoint, skip, include)
+    return rows
+
+
+def rows_of(checkpoint: Checkpoint, architecture: Spec | None, *, skip: Sequence[str] = (), include: Sequence[str] = ()) -> list[Row]:
+    """Every tensor, matched or not and why; maybe none is, and globs may name nothing."""
+    rows, home = _verdicts(checkpoint, architecture, skip, include), checkpoint.home
+    return without_shared(rows, home.places, asked=bool(include), skipped=_skipped(checkpoint, skip)) if home else rows
+
+
+def _verdicts(checkpoint: Checkpoint, architecture: Spec | None, skip: Sequence[str], include: Sequence[str]) -> list[Row]:
+    """What names, shapes and globs say of each tensor by itself."""
     types, aliases, hints = _layer_weights(checkpoint.tensors, architecture), tied_names(checkpoint, architecture), _hints(checkpoint)
     also = {first: tuple(alias for alias, name in aliases.items() if name == first) for first in aliases.values()}
     rows = [_row((n, *also.get(n, ())), tensor, types, skip, include, hints.get(n)) for n, tensor in checkpoint.tensors.items()]
     rows = [replace(row, matched=False, why=f"tied to {aliases[row.name]}") if row.name in aliases else row for row in rows]
-    rows = _without_shared_embeddings(rows, aliases, include)
-    rows = without_shared(rows, checkpoint.home.places, asked=bool(include)) if checkpoint.home else rows
-    rows = _turned(rows, checkpoint, architecture)
-    if not any(row.matched for row in rows):
-        raise _nothing_matched(checkpoint, skip, include)
-    return rows
+    return _without_shared_embeddings(rows, aliases, include)
+
+
+def _skipped(checkpoint: Checkpoint, skip: Sequence[str]) -> dict[str, Place]:
+    """Where the tensors lie that are to stay as they are, whatever they are; also those that are not plain numbers."""
+    home = checkpoint.home
+    places = {**home.places, **odd_places(checkpoint)} if home and skip else {}
+    return {name: place for name, place in places.items() if matches(name, skip)}
 
 
 def _without_shared_embeddings(rows: list[Row], aliases: Mapping[str, str], include: Sequence[str]) -> list[Row]:
@@ -106,10 +123,23 @@ def untied(tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> dict[st
 
 
 def prunable_names(checkpoint: Checkpoint, architecture: Spec | None) -> list[str]:
-    """Names of all prunable tensors; may be empty."""
-    types, aliases, hints = _layer_weights(checkpoint.tensors, architecture), tied_names(checkpoint, architecture), _hints(checkpoint)
-    rows = [_row((name,), tensor, types, (), (), hints.get(name)) for name, tensor in checkpoint.tensors.items() if name not in aliases]
-    return [row.name for row in _without_shared_embeddings(rows, aliases, ()) if row.matched]
+    """Names of all prunable tensors, no two of which share a number; may be empty."""
+    return [row.name for row in rows_of(checkpoint, architecture) if row.matched]
+
+
+def masked_names(rows: Sequence[Row], checkpoint: Checkpoint, architecture: Spec | None) -> list[str]:
+    """Names of the tensors that have masks in a file that was pruned before, no two of which share a number.
+
+    Args:
+        rows: the plan of what is done now; of tensors that share numbers, the one that is pruned now stands for all.
+        checkpoint: the tensors.
+        architecture: decides by module types when known.
+    """
+    now = {row.name for row in rows if row.matched}
+    usual = {row.name for row in _verdicts(checkpoint, architecture, (), ()) if row.matched}
+    names = prunable_names(checkpoint, architecture)
+    rest = set(apart(names, now, checkpoint.home.places) if checkpoint.home else names)
+    return [row.name for row in rows if row.name in rest or row.name in now & usual]
 
 
 def matches(name: str, globs: Sequence[str]) -> bool:
@@ -135,7 +165,7 @@ def _row(
         why = (no_ranking(dtype, shape) or ("" if len(shape) >= 2 else "not a matrix")) if asked else "not in --include"
         matched, why = not why, why or "included"
     if matched and any(matches(one, skip) for one in names):
-        matched, why = False, "skipped"
+        matched, why = False, SKIPPED
     return Row(name, shape, matched, why, dtype=dtype)
 
 
@@ -162,7 +192,7 @@ def _check_globs(checkpoint: Checkpoint, skip: Sequence[str], include: Sequence[
     for flag, globs in (("--skip", skip), ("--include", include)):
         for glob in globs:
             _check_expression(flag, glob)
-            if not any(matches(name, [glob]) for name in checkpoint.tensors):
+            if not any(matches(name, [glob]) for name in (*checkpoint.tensors, *(odd_names(checkpoint) if flag == "--skip" else ()))):
                 near = difflib.get_close_matches(glob, checkpoint.tensors, n=1, cutoff=0.4)
                 hint = f"The nearest is {near[0]!r}." if near else f"The first is {next(iter(checkpoint.tensors), '')!r}."
                 raise BadRequest(f"{flag} {glob} names no tensor of {checkpoint.source.path}.", hint, "`sparsify inspect` lists them.")

@@ -14,6 +14,7 @@ from sparsify_cli.stages.outcome import Table
 from sparsify_cli.stages.plan import plan
 from sparsify_cli.stages.prune import chosen_masks
 from sparsify_cli.stages.rows import Row
+from sparsify_cli.stages.shares import is_counted_alone, resolved
 from sparsify_cli.stages.slices import AHEAD, WORKERS, Target, slices_of
 from sparsify_cli.stages.sparsifier import require_carried
 from sparsify_cli.stages.streamed import Job, can_stream, job_of
@@ -52,21 +53,22 @@ class Planned:
 
 def planned(recipe: PruneRecipe, listener: Listener) -> Planned:
     """Count and choose as `prune` would; nothing is written."""
+    recipe = resolved(recipe)
     before = open_subject(recipe, verbs=("train",), listener=listener, survey=False)
-    if can_stream(recipe, before):
+    if is_counted_alone(recipe) and can_stream(recipe, before):
         job = job_of(recipe, before, listener)
         odd = job.home.layout.odd
         return Planned(job.rows, job.cuts.kept, decimal(job.cuts.target), _slices(job), True, _targets(recipe, job.rows), odd)
-    return _in_memory(recipe, before.surveyed())
+    return _in_memory(recipe, before.surveyed(), listener)
 
 
-def _in_memory(recipe: PruneRecipe, before: Subject) -> Planned:
+def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Planned:
     if not recipe.allow_nonfinite:
         before.checkpoint.require_finite()
     rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
     if recipe.strict:
         require_carried({row.name: row.oriented for row in rows if row.matched}, recipe.pattern)
-    masks = chosen_masks(recipe, before, rows)
+    _, masks = chosen_masks(recipe, before, rows, listener)
     kept = {row.name: int(masks[row.name].sum()) for row in rows if row.matched}
     total = sum(row.weights for row in rows if row.matched)
     asked = decimal(recipe.sparsity) if recipe.sparsity is not None else f"{1 - sum(kept.values()) / max(1, total):.6g}"

@@ -9,35 +9,36 @@ accuracy is measured before and after.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.maths.holdout import hold_out
+from sparsify_cli.recipes.allocation import NEEDS_COSTS
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import require_context, statistics
 from sparsify_cli.stages.compare import compared
 from sparsify_cli.stages.fit_keys import fitted
+from sparsify_cli.stages.imitation import Imitated, imitated
+from sparsify_cli.stages.norms import NormChoice, with_best_norms
 from sparsify_cli.stages.opening import shares_memory, tables_left
 from sparsify_cli.stages.outcome import Outcome
 from sparsify_cli.stages.plan import plan, tied_names, untied
 from sparsify_cli.stages.reading import odd_notes
 from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.stages.rows import Row
+from sparsify_cli.stages.shares import is_counted_alone, resolved, shared_out
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.solve import Solved, solved, solver_of
-from sparsify_cli.stages.sparsifier import collapse_notes, emptied_notes, pattern_notes, require_carried, sparsifier
+from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, emptied_notes, pattern_notes, require_carried, sparsifier
 from sparsify_cli.stages.streamed import Streamed, can_stream, streamed
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import before_after, said
 from sparsify_cli.stages.write import Product, output_folder, write_product
-from sparsify_cli.training.batchnorm import Reestimate, has_batchnorm, reestimated
 from sparsify_cli.values.artifact import Artifact, claimed
 from sparsify_cli.values.checkpoint import Home
 from sparsify_cli.values.mask_set import MaskSet
@@ -45,21 +46,13 @@ from sparsify_cli.values.report import Finding, Report
 from sparsify_cli.values.small_floats import computable
 
 SHOWN = ("sparsity", "sparsity_total", "nonzeros", "bytes_disk", "bytes_packed", "latency_ms", "accuracy", "nll", "ece")
-HELD_OUT = "mean cross-entropy on held-out training data"
-
-
-@dataclass(frozen=True, eq=False)
-class Pruned:
-    """A pruned subject, and what re-estimating its batch norm did."""
-
-    subject: Subject
-    batchnorm: Reestimate | None = None
 
 
 def prune(recipe: PruneRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
     """Prune a checkpoint or artifact and write the result: in slices where weights alone decide, else in memory."""
+    recipe = resolved(recipe)
     before = open_subject(recipe, verbs=("train",), listener=listener, survey=False).single()
-    if can_stream(recipe, before):
+    if is_counted_alone(recipe) and can_stream(recipe, before):
         if before.architecture is not None:
             fitted(build_architecture(before.architecture), before.checkpoint)
         return _outcome_of_stream(recipe, streamed(recipe, before, listener, resume=resume))
@@ -93,15 +86,23 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
     rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
     if recipe.strict:
         require_carried({row.name: row.oriented for row in rows if row.matched}, recipe.pattern)
-    chosen = chosen_masks(recipe, before, rows)
+    chooser, chosen = chosen_masks(recipe, before, rows, listener)
     folder, held = output_folder(recipe, before.name)
     with claimed(folder, held=held):  # before the work: a folder that is taken is refused now, not after solving
-        found = solved(recipe, before, chosen, listener)
-        after, masks = pruned(before, found, batchnorm=recipe.batchnorm), found.masks
-        report = Report(tuple(_findings(before, after)), dict(found.facts))
-        report = write_product(folder, Product(recipe, after.subject, report, before, after.subject.checkpoint, masks))
+        found = solved(recipe, before, chosen, chooser, listener)
+        masks = found.masks
+        after, imitation = imitated(recipe, before, pruned(before, found), followed=found.followed, listener=listener)
+        after, choice = with_best_norms(recipe, before, after, followed=found.followed or imitation is not None)
+        report = Report(tuple(_findings(before, after, choice, imitation)), dict(found.facts))
+        report = write_product(folder, Product(recipe, after, report, before, after.checkpoint, masks))
     shapes = {row.name: row.oriented for row in rows if row.matched}
-    notes = (*pattern_notes(shapes, recipe.pattern), *found.notes, *collapse_notes(masks), *batchnorm_notes(after.batchnorm))
+    notes = (
+        *pattern_notes(shapes, recipe.pattern),
+        *found.notes,
+        *collapse_notes(masks),
+        *([imitation.note()] if imitation else []),
+        *([choice.note()] if choice else []),
+    )
     notes += stored_notes(before, rows, recipe)
     return Outcome(
         "prune",
@@ -115,49 +116,39 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
     )
 
 
-def chosen_masks(recipe: PruneRecipe, before: Subject, rows: list[Row]) -> MaskSet:
-    """The masks a recipe's criterion chooses; a solver keeps as many weights in each layer.
+def chosen_masks(recipe: PruneRecipe, before: Subject, rows: Sequence[Row], listener: Listener) -> tuple[Sparsifier, MaskSet]:
+    """What chooses masks as a recipe says, and the masks; a solver of layers keeps as many weights in each.
 
     Raises:
         BadRequest, Infeasible: it asks for what cannot be.
         MissingContext: it needs calibration, and architecture or data are not known.
     """
-    solver_of(recipe)
+    solver = solver_of(recipe)
     require_context(recipe, before)
     names = [row.name for row in rows if row.matched]
     turned = frozenset(row.name for row in rows if row.transposed)
-    chooser = sparsifier(recipe, names, stats=statistics(recipe, before, names), turned=turned)
-    tensors = before.checkpoint.tensors
-    if recipe.allow_nonfinite:
-        numbers = {name: computable(tensors[name]) for name in names}
-        tensors = {name: torch.where(weight.isfinite(), weight, 0) for name, weight in numbers.items()}
-    target = chooser.target(tensors, recipe.sparsity, pruned=before.masks)
+    least = 1 if solver is not None or recipe.allocation in NEEDS_COSTS else 0
+    chooser = sparsifier(recipe, names, stats=statistics(recipe, before, names), turned=turned, at_least=least)
+    tensors = _finite(recipe, before, names)
+    chooser, sparsity = shared_out(recipe, before, chooser, tensors, listener)
+    target = chooser.target(tensors, sparsity, pruned=before.masks)
     masks = chooser.once(tensors, target, pruned=before.masks)
     chooser.require_held(masks, target)
-    return masks
+    return chooser, masks
 
 
-def pruned(before: Subject, found: Solved, *, batchnorm: bool) -> Pruned:
-    """The subject with real zeros, and batch norm measured anew where that helps."""
+def _finite(recipe: PruneRecipe, before: Subject, names: Sequence[str]) -> Mapping[str, Tensor]:
+    """The tensors, what is not finite taken as zero where the recipe allows it."""
+    if not recipe.allow_nonfinite:
+        return before.checkpoint.tensors
+    numbers = {name: computable(before.checkpoint.tensors[name]) for name in names}
+    return {name: torch.where(weight.isfinite(), weight, 0) for name, weight in numbers.items()}
+
+
+def pruned(before: Subject, found: Solved) -> Subject:
+    """The subject with real zeros."""
     tensors = untied(found.tensors, tied_names(before.checkpoint, before.architecture))
-    after = before.changed(before.checkpoint.with_tensors(tensors), found.masks)
-    if not (batchnorm and after.has_context):
-        return Pruned(after)
-    module = after.module()
-    if not has_batchnorm(module):
-        return Pruned(after)
-    train = after.samples("train")
-    stay, held = hold_out(len(train))
-    result = reestimated(module, train.take(stay), train.take(held))
-    return Pruned(_with_buffers(after, module) if result.kept else after, result)
-
-
-def batchnorm_notes(result: Reestimate | None) -> tuple[str, ...]:
-    """One sentence on what re-estimating batch norm did."""
-    if result is None:
-        return ()
-    verdict = "kept" if result.kept else "put back, since it did not help"
-    return (f"batch-norm statistics measured anew: {HELD_OUT} {result.before:.4g} -> {result.after:.4g} nats; {verdict}.",)
+    return before.changed(before.checkpoint.with_tensors(tensors), found.masks)
 
 
 def _hints(folder: Path, before: Subject) -> tuple[str, ...]:
@@ -178,25 +169,9 @@ def _context_hint(subject: Subject) -> str:
     return ("" if subject.architecture else " --arch ...") + ("" if subject.data else " --data ...")
 
 
-def _with_buffers(subject: Subject, module: nn.Module) -> Subject:
-    """The subject with the module's running statistics, in the checkpoint's own number types."""
-    buffers = dict(module.named_buffers())
-    tensors = {name: buffers[name].to(tensor.dtype) if name in buffers else tensor for name, tensor in subject.checkpoint.tensors.items()}
-    return replace(subject, checkpoint=subject.checkpoint.with_tensors(tensors))
-
-
-def _findings(before: Subject, after: Pruned) -> list[Finding]:
-    new = after.subject
-    found = compared_sizes(before, new)
-    if after.batchnorm is not None:
-        found += _batchnorm_findings(after.batchnorm)
-    return found + (compared(before, new) if new.has_context else [])
-
-
-def _batchnorm_findings(result: Reestimate) -> list[Finding]:
-    text = f"Batch norm measured anew: {HELD_OUT}, {'kept' if result.kept else 'not kept'}."
-    pairs = (("batchnorm_loss_before", result.before), ("batchnorm_loss_after", result.after))
-    return [Finding(name=name, value=value, unit="nats", better="lower", definition=text) for name, value in pairs]
+def _findings(before: Subject, after: Subject, choice: NormChoice | None, imitation: Imitated | None) -> list[Finding]:
+    found = compared_sizes(before, after) + [one for tried in (imitation, choice) if tried for one in tried.findings()]
+    return found + (compared(before, after) if after.has_context else [])
 
 
 def _headline(weights: int, zeros: int, layers: int, report: Report) -> str:

@@ -11,8 +11,11 @@ from sparsify_cli.stages.opening import Opened
 from sparsify_cli.values.checkpoint import Checkpoint, Home, Source
 from sparsify_cli.values.file_hash import joint_fingerprint
 from sparsify_cli.values.folds import fold_masks, folded
+from sparsify_cli.values.layout import Place
 from sparsify_cli.values.mapped import mapped
 from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.overlaps import meeting
+from sparsify_cli.values.torch_tensors import Repeated
 
 
 def checkpoint_of(opened: Opened, path: Path) -> Checkpoint:
@@ -47,6 +50,21 @@ def require_plain(checkpoint: Checkpoint, path: Path) -> None:
         )
 
 
+def odd_names(checkpoint: Checkpoint) -> dict[str, str]:
+    """The network's tensors that are not plain numbers, called as the others are -> their names in the file."""
+    home = checkpoint.home
+    under = "".join(f"{key}." for key in home.wrapper) if home else ""
+    odd = home.layout.odd if home else {}
+    return {name.removeprefix(under).removeprefix(checkpoint.prefix): name for name in odd if name.startswith(under)}
+
+
+def odd_places(checkpoint: Checkpoint) -> dict[str, Place]:
+    """Where those of them lie that are seen as they are but repeat their own numbers, as after `expand`."""
+    odd = checkpoint.home.layout.odd if checkpoint.home else {}
+    found = {name: odd[theirs] for name, theirs in odd_names(checkpoint).items()}
+    return {name: why.place for name, why in found.items() if isinstance(why, Repeated)}
+
+
 def odd_notes(checkpoint: Checkpoint, *, stay: bool) -> tuple[str, ...]:
     """A sentence on the network's tensors that are not plain numbers; none where all are.
 
@@ -54,10 +72,25 @@ def odd_notes(checkpoint: Checkpoint, *, stay: bool) -> tuple[str, ...]:
         checkpoint: what was read of a file.
         stay: they are still there in what was written of it.
     """
-    home = checkpoint.home
-    under = "".join(f"{key}." for key in home.wrapper) if home else ""
-    listed = [f"{name} ({why})" for name, why in (home.layout.odd.items() if home else ()) if name.startswith(under)]
-    if not listed:
-        return ()
+    odd = checkpoint.home.layout.odd if checkpoint.home else {}
+    names, near = odd_names(checkpoint), _memory_of(checkpoint) if stay else {}
+    left = [f"{theirs} ({odd[theirs]})" for name, theirs in names.items() if name not in near]
+    same = [f"{names[name]} (with {other})" for name, other in near.items()]
     fate = "left as they are" if stay else "left out"
-    return (f"not plain numbers, and {fate}: {', '.join(listed[:3])}{f' and {len(listed) - 3} more' if listed[3:] else ''}.",)
+    notes = (
+        f"not plain numbers, and {fate}: {_some(left)}.",
+        f"numbers of other tensors, repeated; they go or stay with those: {_some(same)}.",
+    )
+    return tuple(note for note, some in zip(notes, (left, same), strict=True) if some)
+
+
+def _memory_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """Tensors that repeat their own numbers -> the first tensor that has some of them too."""
+    odd = odd_places(checkpoint)
+    places = checkpoint.home.places if checkpoint.home else {}
+    near = meeting(list(odd), {**places, **odd}) if odd else {}
+    return {name: min(others & places.keys()) for name, others in near.items() if others & places.keys()}
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if names[3:] else ''}"

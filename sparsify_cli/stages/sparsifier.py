@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from sparsify_cli.contracts.criterion import Criterion, Scores
+from sparsify_cli.contracts.solver import Choose
 from sparsify_cli.errors import BadRequest, Infeasible, NonFinite
-from sparsify_cli.maths.choose_masks import choose_masks, holds, least_sparsity
+from sparsify_cli.maths.allocate import Allocation, Layer
+from sparsify_cli.maths.choose_masks import choose_masks, holds, layers_of, least_sparsity
 from sparsify_cli.maths.keep import zeros_count
 from sparsify_cli.maths.matrix_view import obstacle
+from sparsify_cli.recipes.allocation import NEEDS_COSTS
 from sparsify_cli.recipes.duration import decimal
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.shared import SparsityFields
@@ -36,15 +39,17 @@ class Sparsifier:
         floor: positions that always stay (frozen weights).
         stats: what calibration saw; empty for a criterion that needs nothing.
         turned: tensors that are stored [in, out]; it matters to patterns, which run along inputs.
+        at_least: weights (or blocks) that every layer keeps.
     """
 
     names: tuple[str, ...]
     criterion: Criterion
-    allocation: str
+    allocation: str | Allocation
     pattern: Pattern
     floor: MaskSet = field(default_factory=MaskSet)
     stats: Stats = field(default_factory=Stats)
     turned: frozenset[str] = frozenset()
+    at_least: int = 0
 
     def __call__(self, weights: Mapping[str, Tensor], sparsity: Fraction, *, within: MaskSet | None = None) -> MaskSet:
         """Masks with `sparsity` zeros, or the least that pattern and support allow (N:M holds from the first pruning on)."""
@@ -82,6 +87,22 @@ class Sparsifier:
         scores = self._scores({name: weights[name] for name in self.names})
         return self._least(scores, pruned or None)
 
+    def layers(self, weights: Mapping[str, Tensor], pruned: MaskSet) -> tuple[list[Layer], int]:
+        """The layers that carry the pattern, as an allocation takes them, and how many weights stay in the others."""
+        scores = self._oriented(self._scores({name: weights[name] for name in self.names}))
+        inside, floor = (MaskSet(self._oriented(m)) if m else None for m in (pruned, self.floor))
+        return layers_of(scores, pattern=self.pattern, within=inside, floor=floor, at_least=self.at_least)
+
+    def along(self, target: Fraction, pruned: MaskSet) -> Choose:
+        """What a solver of networks chooses masks with: at a share of the way, the density is that share of the target's on a log scale."""
+
+        def choose(scores: Mapping[str, Tensor], share: Fraction) -> MaskSet:
+            sparsity = target if share >= 1 else _on_the_way(target, share)
+            least = self._least(dict(scores), pruned or None)
+            return self._chosen(dict(scores), max(sparsity, least), pruned or None)
+
+        return choose
+
     def require_held(self, masks: MaskSet, target: Fraction) -> None:
         """Make sure that the masks of this sparsifier's tensors hold the sparsity and the pattern.
 
@@ -97,7 +118,13 @@ class Sparsifier:
     def _chosen(self, scores: Scores, sparsity: Fraction, within: MaskSet | None) -> MaskSet:
         inside, floor = (None if m is None else MaskSet(self._oriented(m)) for m in (within, self.floor))
         chosen = choose_masks(
-            self._oriented(scores), pattern=self.pattern, sparsity=sparsity, allocation=self.allocation, within=inside, floor=floor
+            self._oriented(scores),
+            pattern=self.pattern,
+            sparsity=sparsity,
+            allocation=self.allocation,
+            within=inside,
+            floor=floor,
+            at_least=self.at_least,
         )
         return MaskSet({name: mask.contiguous() for name, mask in self._oriented(chosen).items()})
 
@@ -115,7 +142,12 @@ class Sparsifier:
 
 
 def sparsifier(
-    recipe: SparsityFields, names: Sequence[str], *, stats: Stats | None = None, turned: frozenset[str] = frozenset()
+    recipe: SparsityFields,
+    names: Sequence[str],
+    *,
+    stats: Stats | None = None,
+    turned: frozenset[str] = frozenset(),
+    at_least: int = 0,
 ) -> Sparsifier:
     """The sparsifier a recipe describes.
 
@@ -124,6 +156,7 @@ def sparsifier(
         names: prunable tensors.
         stats: what calibration saw; None in verbs that do not calibrate.
         turned: tensors that are stored [in, out].
+        at_least: weights (or blocks) that every layer keeps.
 
     Raises:
         BadRequest: the criterion needs calibration and the verb does not calibrate.
@@ -135,7 +168,20 @@ def sparsifier(
             f"`{recipe.verb}` ranks weights while they train, and does not calibrate.",
             f"Prune with it first (sparsify prune --criterion {recipe.criterion.name}), or choose another --criterion.",
         )
-    return Sparsifier(tuple(names), criterion, recipe.allocation, recipe.pattern, stats=stats or Stats(), turned=turned)
+    allocation = "global" if recipe.allocation == "auto" else recipe.allocation
+    if allocation in NEEDS_COSTS and stats is None:
+        raise BadRequest(
+            f"The allocation {allocation} weighs measured errors of layers.",
+            f"`{recipe.verb}` changes weights while they train, and measures none.",
+            "Choose another --allocation, or prune with it first.",
+        )
+    return Sparsifier(tuple(names), criterion, allocation, recipe.pattern, stats=stats or Stats(), turned=turned, at_least=at_least)
+
+
+def _on_the_way(target: Fraction, share: Fraction) -> Fraction:
+    """The sparsity at a share of the way, when the density falls exponentially; exact in thousandths of a percent."""
+    density = float(1 - target)
+    return 1 - Fraction(round((density ** float(share) if density else 1 - float(share)) * 100_000), 100_000)
 
 
 def below_pruned(sparsity: Fraction, pattern: Pattern, least: Fraction) -> BadRequest:

@@ -24,10 +24,10 @@ from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.cutting import Census, Cuts, census, cuts_of, ranked_alone, seen_as_pruned
 from sparsify_cli.stages.like_original import base_of, copy_companions, written
-from sparsify_cli.stages.plan import plan, prunable_names
+from sparsify_cli.stages.plan import masked_names, plan
 from sparsify_cli.stages.rewriting import write_copy
 from sparsify_cli.stages.rows import Row
-from sparsify_cli.stages.shared_memory import sharing
+from sparsify_cli.stages.shared_memory import apart, sharing
 from sparsify_cli.stages.slices import Meter, Target
 from sparsify_cli.stages.sparsifier import require_carried
 from sparsify_cli.stages.strategy import strategy
@@ -40,6 +40,7 @@ from sparsify_cli.values.checkpoint import Home
 from sparsify_cli.values.file_hash import fingerprint
 from sparsify_cli.values.mask_file import mask_digest
 from sparsify_cli.values.mask_writer import MaskWriter
+from sparsify_cli.values.overlaps import meeting
 from sparsify_cli.values.report import Report
 
 PARTIAL = "masks.partial"
@@ -140,18 +141,23 @@ def job_of(recipe: PruneRecipe, before: Subject, listener: Listener, *, known: M
 
 def _pruned_before(before: Subject, rows: Sequence[Row], counted: Census) -> frozenset[str]:
     """Names of the tensors whose zeros stay: an artifact's masks say it, a plain file's share of zeros tells, skipped layers included."""
-    if before.artifact is not None:
-        return frozenset(name for name, mask in before.masks.items() if not bool(mask.all()))
-    prunable = set(prunable_names(before.checkpoint, before.architecture))
-    return seen_as_pruned([_whole(row, before) for row in rows if row.name in prunable], counted.zeros)
+    if before.artifact is None:
+        names = set(masked_names(rows, before.checkpoint, before.architecture))
+        return seen_as_pruned([_whole(row, before) for row in rows if row.name in names], counted.zeros)
+    pruned = {name for name, mask in before.masks.items() if not bool(mask.all())}
+    near = meeting([row.name for row in rows if row.matched], home_of(before).places)
+    return frozenset(pruned | {name for name, others in near.items() if others & pruned})
 
 
 def _job(recipe: PruneRecipe, before: Subject, rows: Sequence[Row], targets: Sequence[Target], cuts: Cuts, counted: Census) -> Job:
-    """The job, with the tensors that are not pruned now and keep the masks they had."""
+    """The job, with the tensors that are not pruned now, share no number with one that is, and keep the masks they had."""
     now = {target.name for target in targets}
-    given = {name: mask for name, mask in before.masks.items() if name not in now} if before.artifact is not None else {}
-    names = set(given) or (set(prunable_names(before.checkpoint, before.architecture)) if cuts.zeros_go and not before.artifact else set())
-    held = [_whole(row, before) for row in rows if row.name in names - now]
+    names = list(before.masks) if before.artifact is not None else []
+    if cuts.zeros_go and before.artifact is None:
+        names = masked_names(rows, before.checkpoint, before.architecture)
+    still = set(apart(names, now, home_of(before).places))
+    given = {name: mask for name, mask in before.masks.items() if name in still} if before.artifact is not None else {}
+    held = [_whole(row, before) for row in rows if row.name in still]
     kept = {target.name: target.weights - (counted.zeros[target.name] if target.name in cuts.zeros_go else 0) for target in held}
     kept |= {name: int(mask.sum()) for name, mask in given.items()}
     return Job(recipe, before, rows, targets, replace(cuts, kept={**cuts.kept, **kept}, given=given), counted, held)
@@ -237,7 +243,7 @@ def _one_file(job: Job, name: str, base: Path, here: Sequence[Target], masks: Ma
 
 def _finished(job: Job, folder: Path, zeros: Mapping[str, int]) -> Report:
     """The report, and the manifest that vouches for everything."""
-    zeros = {**zeros, **_zeros_beside(job, folder)}
+    zeros = {**zeros, **_zeros_beside(job, folder, zeros)}
     report = stream_report(job.before, job.rows, job.counted.zeros, zeros, job.cuts.kept)
     product = _product(job, report, masks=mask_digest(folder / MASKS))
     counts = {row.name: _count(row, job, zeros) for row in job.rows}
@@ -245,12 +251,15 @@ def _finished(job: Job, folder: Path, zeros: Mapping[str, int]) -> Report:
     return report
 
 
-def _zeros_beside(job: Job, folder: Path) -> dict[str, int]:
+def _zeros_beside(job: Job, folder: Path, zeros: Mapping[str, int]) -> dict[str, int]:
     """Zeros of the tensors that are not pruned themselves and share numbers with pruned ones, as they are now."""
     places = job.home.places
+    known = {target.place: zeros[target.name] for target in job.targets}
     rows = [row for row in sharing(job.rows, places) if row.name in job.counted.zeros]
-    targets = [Target(row.name, places[row.name], _plain_view(row)) for row in rows]
-    return dict(census(base_of(folder, job.home.layout), targets, Listener()).zeros)
+    new = {places[row.name]: Target(row.name, places[row.name], _plain_view(row)) for row in rows if places[row.name] not in known}
+    found = census(base_of(folder, job.home.layout), list(new.values()), Listener()).zeros
+    known |= {place: found[target.name] for place, target in new.items()}
+    return {row.name: known[places[row.name]] for row in rows}
 
 
 def _count(row: Row, job: Job, zeros: Mapping[str, int]) -> dict[str, Any]:

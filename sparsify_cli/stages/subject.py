@@ -13,13 +13,15 @@ from torch import nn
 from sparsify_cli.contracts.dataset import Split
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import BadRequest, MissingContext, MissingFile
-from sparsify_cli.recipes.shared import DataFields, ModelFields
+from sparsify_cli.recipes.shared import DataFields, ModelFields, SparsityFields
 from sparsify_cli.stages.fit_keys import fitting_names, loaded
 from sparsify_cli.stages.forgotten import without_forgotten
 from sparsify_cli.stages.opening import Opened, open_headers
-from sparsify_cli.stages.plan import prunable_names, tied_names
+from sparsify_cli.stages.plan import masked_names, rows_of, tied_names
 from sparsify_cli.stages.reading import checkpoint_of, require_plain
 from sparsify_cli.stages.resolve import build_architecture, check_inputs, load_samples, parse_spec
+from sparsify_cli.stages.rows import Row
+from sparsify_cli.stages.shared_memory import inherited
 from sparsify_cli.stages.support import pruned_support
 from sparsify_cli.values.artifact import MASKS, Artifact, is_artifact, newest
 from sparsify_cli.values.checkpoint import Checkpoint, Source, Spec, with_names
@@ -48,6 +50,7 @@ class Subject:
         artifact: the folder it came from, or None for a plain file.
         nest: the levels of an embedded artifact, or None.
         trusted: False when the artifact names code that this user did not name; it is then forgotten.
+        globs: what is to be left dense, and what alone is to be pruned; None when nothing is.
     """
 
     checkpoint: Checkpoint
@@ -57,6 +60,7 @@ class Subject:
     artifact: Artifact | None = None
     nest: Nest | None = None
     trusted: bool = True
+    globs: tuple[Sequence[str], Sequence[str]] | None = None
 
     @property
     def path(self) -> Path:
@@ -128,14 +132,14 @@ class Subject:
         return self
 
     def surveyed(self) -> Subject:
-        """Itself, with the masks that a plain file's zeros show; every number is read for it.
+        """Itself, with the masks that a plain file's zeros show, of tensors that share no number; every number is read for it.
 
         Raises:
             UnreadableFile: an architecture is known, and some tensors are not plain numbers.
         """
         if self.architecture is not None:
             require_plain(self.checkpoint, self.path)
-        return _seen_as_pruned(self)
+        return _settled(self) if self.masks else _seen_as_pruned(self)
 
     def single(self) -> Subject:
         """Itself, if it holds one network.
@@ -180,7 +184,8 @@ def open_subject(recipe: ModelFields, *, verbs: tuple[str, ...] = (), listener: 
         listener.note(f"taking {path}, the newest")
     subject = open_path(path, entry=recipe.entry, trust=recipe.trust_pickle, plain=False)
     data = (recipe.data, recipe.data_arg) if isinstance(recipe, DataFields) else ("", ())
-    found = with_context(subject, (recipe.arch, recipe.arch_arg), data)
+    globs = (recipe.skip, recipe.include) if isinstance(recipe, SparsityFields) else None
+    found = with_context(replace(subject, globs=globs), (recipe.arch, recipe.arch_arg), data)
     return found.surveyed() if survey else found
 
 
@@ -307,8 +312,23 @@ def _seen_as_pruned(subject: Subject) -> Subject:
     """A plain file with the masks its zeros show; artifacts say themselves what was pruned."""
     if subject.masks or subject.nest is not None or subject.artifact is not None:
         return subject
-    names = prunable_names(subject.checkpoint, subject.architecture)
+    names = masked_names(_rows(subject), subject.checkpoint, subject.architecture)
     return replace(subject, masks=pruned_support({name: subject.checkpoint.tensors[name] for name in names}))
+
+
+def _settled(subject: Subject) -> Subject:
+    """A network that is to be pruned further, with no masks but those of tensors that share no number with what is pruned now."""
+    home = subject.checkpoint.home
+    if subject.globs is None or home is None or subject.nest is not None:
+        return subject
+    now = [row.name for row in _rows(subject) if row.matched]
+    return replace(subject, masks=inherited(subject.masks, now, home.places, subject.checkpoint.tensors))
+
+
+def _rows(subject: Subject) -> list[Row]:
+    """What is pruned now."""
+    skip, include = subject.globs or ((), ())
+    return rows_of(subject.checkpoint, subject.architecture, skip=skip, include=include)
 
 
 def _trusted(artifact: Artifact) -> bool:

@@ -6,8 +6,6 @@ Alternating runs see the same background load, so the ratio of two modules is fa
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.order_statistics import median_interval, spread
+from sparsify_cli.training.modes import evaluating
 from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.report import Finding
 
@@ -67,18 +66,6 @@ def latency_ratio(
     low, high = (exact.low, exact.high) if exact else (None, None)
     ratio = replace(RATIO, value=spread(ratios).value, low=low, high=high, n=repeats, note=_circumstances(batch))
     return [_latency(now, batch), replace(_latency(before, batch), of="dense"), ratio]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every submodule's own mode afterwards, whatever happens."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -1,8 +1,9 @@
 """Batch norm: measure running statistics anew, or keep them still.
 
 Pruning changes what every layer puts out, so the running statistics a network was saved with no longer describe it.
-`recalibrate` measures them again as the exact average over batches; `reestimated` does so only if that helps on data it
-did not measure; `quiet` lets extra forward passes in train mode leave them untouched.
+`recalibrate` measures them again as the exact average over batches; `follow` moves them by as much as the inputs moved
+away from those of the dense network; `quiet` lets extra forward passes in train mode leave them untouched. Which of them
+helps is judged in `stages/norms.py`, on data that none of them saw.
 
 Source: batch-norm tuning as in Peste et al. 2023 (CrAM, arXiv 2207.14200), official `utils/eval_utils.py`; there with
 momentum 0.1 and augmented data, here the cumulative average (`momentum=None` of torch), each sample seen once.
@@ -10,10 +11,8 @@ momentum 0.1 and augmented data, here the cumulative average (`momentum=None` of
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +21,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparsify_cli.errors import BadData
 from sparsify_cli.training.batches import as_taken_by
+from sparsify_cli.training.modes import evaluating
 from sparsify_cli.values.samples import Samples
 
 
-@dataclass(frozen=True)
-class Reestimate:
-    """What re-estimating batch-norm statistics did.
-
-    Args:
-        before: mean cross-entropy on the held-out samples with the old statistics, nats.
-        after: the same with the new ones.
-        kept: whether the new statistics stay.
-    """
-
-    before: float
-    after: float
-    kept: bool
+def norms(module: nn.Module) -> dict[str, nn.Module]:
+    """Path -> layer, of those that keep running statistics."""
+    return {path: layer for path, layer in module.named_modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None}
 
 
 def has_batchnorm(module: nn.Module) -> bool:
@@ -66,6 +56,36 @@ def recalibrate(module: nn.Module, inputs: Tensor, *, batch: int) -> None:
             module(as_taken_by(module, part))
 
 
+@torch.no_grad()
+def follow(layer: nn.Module, now: Sequence[Tensor], dense: Sequence[Tensor]) -> None:
+    """Move a layer's running statistics by as much as its inputs moved away from those of the dense network.
+
+    The mean moves by the difference of the means, the variance by the ratio of the variances. Nothing moves where the inputs
+    are the same, whatever samples they come from: unlike `recalibrate` this does not replace what training saw (augmented
+    images, all of them) by what a few calibration samples show.
+
+    Args:
+        layer: a batch norm with running statistics; changed in place.
+        now: its inputs, batch by batch, [n, channels, ...].
+        dense: those of the same samples in the dense network.
+    """
+    buffers = dict(layer.named_buffers())
+    running_mean, running_var = buffers["running_mean"], buffers["running_var"]
+    (mean, variance), (old_mean, old_variance) = _channel_moments(now), _channel_moments(dense)
+    ratio = torch.where(old_variance > 0, variance / old_variance.clamp_min(1e-30), torch.ones_like(variance))
+    running_mean += (mean - old_mean).to(running_mean)
+    running_var *= ratio.to(running_var)
+
+
+def _channel_moments(batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, float64, [channels]."""
+    rows = [batch.movedim(1, -1).flatten(0, -2) for batch in batches]
+    count = sum(len(part) for part in rows)
+    mean = torch.stack([part.sum(0, dtype=torch.float64) for part in rows]).sum(0) / count
+    variance = torch.stack([(part - mean).square().sum(0, dtype=torch.float64) for part in rows]).sum(0) / count
+    return mean, variance
+
+
 @contextmanager
 def quiet(module: nn.Module) -> Iterator[None]:
     """Inside, forward passes in train mode normalise by their batch as usual but leave running statistics untouched."""
@@ -79,30 +99,6 @@ def quiet(module: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
-def reestimated(module: nn.Module, train_samples: Samples, held_out_samples: Samples, *, batch: int = 128) -> Reestimate:
-    """Recalibrate on training data; keep it only if the cross-entropy on held-out training data falls.
-
-    Otherwise the old statistics are restored bit for bit. Nothing happens to a module without running statistics.
-
-    Args:
-        module: changed in place.
-        train_samples: measured.
-        held_out_samples: judged on; training data, disjoint from `train_samples`, never the test split.
-        batch: samples of one batch.
-    """
-    before = _cross_entropy(module, held_out_samples, batch)
-    if not has_batchnorm(module):
-        return Reestimate(before, before, kept=False)
-    saved = [(buffer, buffer.clone()) for layer in _layers(module) for buffer in layer.buffers()]
-    recalibrate(module, train_samples.inputs, batch=batch)
-    after = _cross_entropy(module, held_out_samples, batch)
-    kept = math.isfinite(after) and not after >= before
-    if not kept:
-        for buffer, old in saved:
-            buffer.copy_(old)
-    return Reestimate(before, after, kept)
-
-
 def _layers(module: nn.Module) -> list[_BatchNorm]:
     return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
@@ -110,8 +106,7 @@ def _layers(module: nn.Module) -> list[_BatchNorm]:
 @contextmanager
 def _measuring(module: nn.Module) -> Iterator[None]:
     """Batch-norm layers in train mode, reset, averaging cumulatively; everything else in eval mode."""
-    with _modes_restored(module), ExitStack() as after:
-        module.eval()
+    with evaluating(module), ExitStack() as after:
         for layer in _layers(module):
             after.callback(setattr, layer, "momentum", layer.momentum)
             layer.momentum = None
@@ -120,21 +115,10 @@ def _measuring(module: nn.Module) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _modes_restored(module: nn.Module) -> Iterator[None]:
-    modes = [(m, m.training) for m in module.modules()]
-    try:
-        yield
-    finally:
-        for m, training in modes:
-            m.training = training
-
-
 @torch.no_grad()
-def _cross_entropy(module: nn.Module, samples: Samples, batch: int) -> float:
+def cross_entropy(module: nn.Module, samples: Samples, *, batch: int = 128) -> float:
     """Mean cross-entropy in eval mode, nats."""
-    with _modes_restored(module):
-        module.eval()
+    with evaluating(module):
         logits = torch.cat([module(as_taken_by(module, part)).cpu() for part in torch.split(samples.inputs, batch)])
     return float(functional.cross_entropy(logits.double(), samples.targets))
 

@@ -1,21 +1,25 @@
 """Tensors that share numbers in a file without being one: a matrix and its transpose, a part of a fused one, a flat buffer and its views.
 
-Whoever changes one of them changes the others. What is shared is found exactly: spans of bytes first, then, where a
-tensor's numbers lie apart, byte for byte.
+Whoever changes one of them changes the others. What is shared is found exactly: by arithmetic where tensors fill their
+spans of bytes or are windows of columns of one matrix, else byte for byte, in one pass over the memory that they meet in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from sparsify_cli.values.layout import Place, row_major
+from sparsify_cli.values.painted import Shared, bytes_of, painted
 
-Array = npt.NDArray[Any]
+Window = tuple[int, int, int]
+"""Rows of bytes that lie apart equally: bytes of a row, number of rows, bytes from one row to the next."""
+
+NOTHING = Shared(False, False, False)
+"""What tensors share that share nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,50 +44,148 @@ def overlaps(places: Mapping[str, Place]) -> list[Overlap]:
     for name, place in places.items():
         if place.size:
             first.setdefault(place, name)
-    ordered = sorted(first.items(), key=lambda item: (item[0].file, item[0].offset, -item[0].end))
-    return [found for pair in _near(ordered) if (found := _overlap(*pair)) is not None]
+    return [Overlap(first[a], first[b], *held) for a, b, held in _found(tuple(sorted(first, key=_order)))]
 
 
-def _near(ordered: list[tuple[Place, str]]) -> Iterator[tuple[tuple[Place, str], tuple[Place, str]]]:
-    """Pairs whose spans of bytes meet."""
-    open_: list[tuple[Place, str]] = []
-    for item in ordered:
-        open_ = [other for other in open_ if other[0].file == item[0].file and other[0].end > item[0].offset]
-        yield from ((other, item) for other in open_)
-        open_.append(item)
-
-
-def _overlap(one: tuple[Place, str], two: tuple[Place, str]) -> Overlap | None:
-    (a, first), (b, second) = one, two
-    if a.is_contiguous and b.is_contiguous:
-        return Overlap(first, second, b.end <= a.end, a.offset >= b.offset and a.end <= b.end)
-    start, end = min(a.offset, b.offset), max(a.end, b.end)
-    touched = np.zeros((2, end - start), dtype=np.bool_)
-    for row, place in zip(touched, (a, b), strict=True):
-        bytes_of(row[place.offset - start :], place)[...] = True
-    both = int(np.count_nonzero(touched[0] & touched[1]))
-    of_first, of_second = (int(np.count_nonzero(row)) for row in touched)
-    return Overlap(first, second, both == of_second, both == of_first) if both else None
-
-
-def bytes_of(memory: Array, place: Place) -> Array:
-    """The bytes of a tensor, [*shape, width], in memory that begins where it begins; a view.
+def meeting(names: Sequence[str], places: Mapping[str, Place]) -> dict[str, set[str]]:
+    """Of each of some tensors, the others that share a byte with it; those at the same place too.
 
     Args:
-        memory: one byte (or flag) for each byte of the file.
-        place: of the tensor.
+        names: of some tensors.
+        places: of all of them, by name.
     """
+    at: dict[Place, set[str]] = {}
+    for name, place in places.items():
+        if place.size:
+            at.setdefault(place, set()).add(name)
+    found = {name: at.get(places[name], set()) - {name} for name in names}
+    wanted = {places[name] for name in names}
+    near: dict[Place, set[str]] = {place: set() for place in wanted}
+    for a, b, _ in _found(tuple(sorted(at, key=_order))):
+        for one, other in ((a, b), (b, a)):
+            if one in wanted:
+                near[one] |= at[other]
+    return {name: others | near[places[name]] for name, others in found.items()}
+
+
+def _order(place: Place) -> tuple[object, ...]:
+    return place.file, place.offset, -place.end, place.dtype, place.shape, place.strides
+
+
+@lru_cache(maxsize=4)
+def _found(ordered: tuple[Place, ...]) -> list[tuple[Place, Place, tuple[bool, bool]]]:
+    """Pairs of places that share a byte, and whether the first holds the second, and the second the first."""
+    sure: list[tuple[Place, Place, tuple[bool, bool]]] = []
+    unsure: list[tuple[Place, Place]] = []
+    for a, b in _near([_span(place) for place in ordered]):
+        shared = _by_spans(a, b) if a.solid or b.solid else _by_windows(a, b)
+        if shared is None:
+            unsure.append((a.place, b.place))
+        elif shared.some:
+            sure.append((a.place, b.place, (shared.holds_second, shared.holds_first)))
+    looked = painted(unsure)
+    return sure + [(a, b, (found.holds_second, found.holds_first)) for (a, b), found in looked.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A place: its first byte, the one behind its last, its rows, if there are; whether it fills what lies between, or has gaps."""
+
+    place: Place
+    start: int
+    end: int
+    window: Window | None
+    solid: bool
+    gaps: bool
+
+
+def _span(place: Place) -> _Span:
+    solid = _is_solid(place)
+    return _Span(place, place.offset, place.end, _window(place), solid, not solid and not _may_repeat(place))
+
+
+def _near(ordered: Sequence[_Span]) -> Iterator[tuple[_Span, _Span]]:
+    """Pairs whose spans of bytes meet."""
+    open_: list[_Span] = []
+    for span in ordered:
+        open_ = [other for other in open_ if other.end > span.start and other.place.file == span.place.file]
+        yield from ((other, span) for other in open_)
+        open_.append(span)
+
+
+def _by_spans(a: _Span, b: _Span) -> Shared | None:
+    """What is shared, where the spans alone say it; they meet."""
+    a_holds, b_holds = a.start <= b.start and b.end <= a.end, b.start <= a.start and a.end <= b.end
+    if a.solid and b.solid:
+        return Shared(True, a_holds, b_holds)
+    if a.solid and a_holds and b.gaps:
+        return Shared(True, True, False)
+    return Shared(True, False, True) if b.solid and b_holds and a.gaps else None
+
+
+def _by_windows(a: _Span, b: _Span) -> Shared | None:
+    """What is shared by windows of columns of matrices with rows of the same length; `a` begins first."""
+    if a.window is None or b.window is None or a.window[2] != b.window[2]:
+        return None
+    (run, rows, step), (other, count, _) = a.window, b.window
+    down, right = divmod(b.start - a.start, step)
+    wraps = right + other > step  # the end of a row of `b` lies in what is the next row of `a`
+    if not ((right < run and down < rows) or (wraps and down + 1 < rows)):
+        return NOTHING
+    holds = not wraps and right + other <= run and down + count <= rows
+    held = not wraps and right == 0 and run <= other and down == 0 and rows <= count
+    return Shared(True, holds, held)
+
+
+def _steps(place: Place) -> list[tuple[int, int]]:
+    """Stride in bytes and size of every axis that is longer than one, the smallest stride first."""
     strides = place.strides or row_major(place.shape)
-    return np.lib.stride_tricks.as_strided(memory, (*place.shape, place.width), (*(step * place.width for step in strides), 1))
+    return sorted((stride * place.width, size) for stride, size in zip(strides, place.shape, strict=True) if size > 1)
+
+
+def _is_solid(place: Place) -> bool:
+    """True when its numbers fill its span, in whatever order."""
+    return place.is_contiguous or _rows(place)[1] == []
+
+
+def _window(place: Place) -> Window | None:
+    """The tensor as rows that lie apart equally; None for others."""
+    run, rest = _rows(place)
+    if len(rest) == 1:
+        (step, rows) = rest[0]
+        return (run, rows, step) if step > run else None
+    return None
+
+
+def _rows(place: Place) -> tuple[int, list[tuple[int, int]]]:
+    """Bytes that lie one after the other, and the axes along which they repeat, merged where two are one."""
+    run, rest = place.width, list[tuple[int, int]]()
+    for step, size in _steps(place):
+        if not rest and step == run:
+            run *= size
+        elif rest and step == rest[-1][0] * rest[-1][1]:
+            rest[-1] = (rest[-1][0], rest[-1][1] * size)
+        else:
+            rest.append((step, size))
+    return run, rest
 
 
 def repeats_itself(place: Place) -> bool:
     """True when a number of the tensor stands for several of its elements, as after `expand`."""
-    if place.is_contiguous:
+    if not place.size or not _may_repeat(place):
         return False
-    span = place.end - place.offset
-    if span < place.nbytes:
+    if place.end - place.offset < place.nbytes:
         return True
-    touched = np.zeros(span, dtype=np.bool_)
+    touched = np.zeros(place.end - place.offset, dtype=np.bool_)
     bytes_of(touched, place)[...] = True
     return int(np.count_nonzero(touched)) < place.nbytes
+
+
+def _may_repeat(place: Place) -> bool:
+    """False when every step is longer than all that lies below it: then no number stands for two elements."""
+    reach = 0
+    for step, size in _steps(place):
+        if step < reach + place.width:
+            return True
+        reach += step * (size - 1)
+    return False

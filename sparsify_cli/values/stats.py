@@ -1,4 +1,4 @@
-"""Stats: what calibration saw of each layer's inputs, and what was not gathered."""
+"""Stats: what calibration saw of a network and of each layer's inputs, and what was not gathered."""
 
 from __future__ import annotations
 
@@ -8,20 +8,40 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from sparsify_cli.errors import MissingContext
+from sparsify_cli.values.network import Network
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """How active each input column of a layer is, over calibration rows; tensors [columns] or [groups, columns], float64.
+
+    Args:
+        mean: E[x].
+        variance: E[x^2] - E[x]^2, >= 0.
+        active: fraction of rows in which the input is not zero, in [0, 1].
+    """
+
+    mean: Tensor
+    variance: Tensor
+    active: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Stats:
-    """Statistics of layer inputs over calibration rows; empty when nothing was gathered.
+    """Statistics of layer inputs over calibration rows, and the network itself; empty when nothing was gathered.
 
     Args:
         rows: name -> how many rows were seen.
         gram: name -> X X^T / n, float64, [columns, columns] of the matrix view, n = rows; for a grouped convolution
             [groups, columns, columns], n = rows of one group.
+        inputs: name -> how active its inputs are.
+        network: a private copy of the network with calibration samples, for criteria that differentiate its loss.
     """
 
     rows: Mapping[str, int] = field(default_factory=dict)
     gram: Mapping[str, Tensor] = field(default_factory=dict)
+    inputs: Mapping[str, Inputs] = field(default_factory=dict)
+    network: Network | None = None
 
     def second_moment(self, name: str) -> Tensor:
         """E[x_j^2] of a layer's inputs over calibration rows, [columns] or [groups, columns]: the diagonal of its Gram matrix.
@@ -32,3 +52,23 @@ class Stats:
         if name not in self.gram:
             raise MissingContext(f"No calibration statistics for {name!r}.", "This criterion needs inputs.", "Give --data and --arch.")
         return self.gram[name].diagonal(dim1=-2, dim2=-1)
+
+    def activity(self, name: str) -> Inputs:
+        """How active a layer's inputs are.
+
+        Raises:
+            MissingContext: calibration did not see this layer.
+        """
+        if name not in self.inputs:
+            raise MissingContext(f"No input activity for {name!r}.", "This criterion needs inputs.", "Give --data and --arch.")
+        return self.inputs[name]
+
+    def probed(self) -> Network:
+        """The network to differentiate.
+
+        Raises:
+            MissingContext: there is none.
+        """
+        if self.network is None:
+            raise MissingContext("There is no network to run.", "This criterion looks at gradients.", "Give --data and --arch.")
+        return self.network

@@ -46,6 +46,18 @@ class Contradiction(ValueError):
     """What contradicts what in a checkpoint, as part of a sentence."""
 
 
+class Repeated(str):
+    """Why a tensor is an odd one whose numbers stand for several of its elements, and where they lie."""
+
+    place: Place
+
+    def __new__(cls, place: Place) -> Repeated:
+        """The reason, as text."""
+        made = super().__new__(cls, "overlapping (its numbers share memory with each other)")
+        made.place = place
+        return made
+
+
 @dataclass(frozen=True)
 class Extent:
     """Where the numbers of a storage lie in a file: first byte and bytes; `why` they are not there as they are, if so."""
@@ -153,7 +165,7 @@ def place_of(file: str, extent: Extent, dtype: str, start: int, sizes: tuple[int
     place = Place(file, extent.offset + skipped, dtype, sizes, plain)
     if place.end > extent.offset + extent.length:
         raise Contradiction(f"a tensor of the sizes {list(sizes)} reaches past the {extent.length} bytes of its storage")
-    return "overlapping (its numbers share memory with each other)" if _overlaps(sizes, strides) else place
+    return Repeated(place) if _overlaps(sizes, strides) else place
 
 
 def key_text(key: Tree) -> str:

@@ -119,3 +119,118 @@ def test_a_glob_may_name_a_tied_weight_by_its_second_name(flag: str) -> None:
     tensors, _, masks = pruned({"a.weight": w, "b.weight": w, "c.weight": other}, "--sparsity", "0.5", flag, "b.weight")
     assert list(masks) == [{"--skip": "c.weight", "--include": "a.weight"}[flag]]
     assert torch.equal(tensors["a.weight"], tensors["b.weight"])
+
+
+def half_pruned(rows: int, columns: int) -> Tensor:
+    """Every second number is zero."""
+    return weight(rows, columns) * (torch.arange(columns) % 2)
+
+
+FLAT = weight(1, 1024).reshape(-1)
+WHOLE = weight(32, 32)
+SKIPPED = {
+    "a flat buffer": ({"flat": FLAT, "a.weight": FLAT[:512].view(16, 32)}, "flat"),
+    "a bias that is a row": ({"a.weight": WHOLE, "x.bias": WHOLE[0]}, "x.bias"),
+    "a second name of a matrix with a part": ({"y.weight": WHOLE, "a.weight": WHOLE, "p.weight": WHOLE[:8]}, "y.weight"),
+    "an expanded row": ({"a.weight": WHOLE, "e.weight": WHOLE[:1].expand(8, 32)}, "e.weight"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("case", SKIPPED)
+def test_what_is_skipped_keeps_its_numbers_whatever_it_is(case: str, way: str) -> None:
+    """A tensor that is no matrix, goes by a second name or repeats its numbers is protected too; another weight is pruned."""
+    before, name = SKIPPED[case]
+    tensors, counts, masks = pruned({**before, "o.weight": weight(32, 32)}, "--sparsity", "0.5", "--skip", name, *WAYS[way])
+    check_told({key: tensors[key] for key in counts}, counts, masks)
+    assert torch.equal(tensors[name], before[name])
+    assert list(masks) == ["o.weight"]
+    assert int((tensors["o.weight"] == 0).sum()) == 512
+
+
+def test_what_is_included_loses_nothing_that_is_skipped() -> None:
+    """--include of a matrix does not outweigh --skip of a bias inside it."""
+    torch.save({"a.weight": WHOLE, "x.bias": WHOLE[0]}, "m.pt")
+    assert main(["prune", "m.pt", "--out", "o", "--sparsity", "0.5", "--include", "a.weight", "--skip", "x.bias"]) == 2
+    assert not Path("o").exists()
+
+
+def test_an_expanded_row_follows_its_matrix_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody skipped it: it is the same memory, and a note says so."""
+    tensors, _, masks = pruned({"a.weight": WHOLE, "e.weight": WHOLE[:1].expand(8, 32)}, "--sparsity", "0.5")
+    assert torch.equal(tensors["e.weight"][3], tensors["a.weight"][0])
+    assert list(masks) == ["a.weight"]
+    assert "e.weight (with a.weight)" in capsys.readouterr().err
+
+
+PRUNED_BEFORE = {
+    "with its transpose": lambda w: {"a.weight": w, "t.weight": w.t()},
+    "with a part": lambda w: {"a.weight": w, "q.weight": w[:16]},
+    "turned, with a part": lambda w: {"a.weight": w.t(), "q.weight": w[:16]},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("case", PRUNED_BEFORE)
+def test_a_pruned_file_is_pruned_further(case: str, way: str) -> None:
+    """Only the matrix has a mask, 819 of 1024 numbers are zero, and those that were zero are."""
+    before = PRUNED_BEFORE[case](half_pruned(32, 32))
+    tensors, counts, masks = pruned(before, "--sparsity", "0.8", *WAYS[way])
+    check_told(tensors, counts, masks)
+    assert {name: int((~mask).sum()) for name, mask in masks.items()} == {"a.weight": 819}
+    assert bool((tensors["a.weight"][before["a.weight"] == 0] == 0).all())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("first", ["q.weight", "a.weight"])
+def test_an_artifact_of_a_part_is_pruned_as_a_whole_and_the_other_way_round(first: str, way: str) -> None:
+    """What was pruned stays so under the mask of the tensor that is pruned now, and only that one has a mask."""
+    now = {"q.weight": "a.weight", "a.weight": "q.weight"}[first]
+    torch.save({"a.weight": WHOLE, "q.weight": WHOLE[:16]}, "m.pt")
+    assert main(["prune", "m.pt", "--out", "s", "--sparsity", "0.5", "--include", first]) == 0
+    assert main(["prune", "s", "--out", "o", "--sparsity", "0.75", "--include", now, *WAYS[way]]) == 0
+    old, tensors = torch.load("s/m.pt", weights_only=True), torch.load("o/m.pt", weights_only=True)
+    masks = dict(read_masks(Path("o") / MASKS))
+    check_told(tensors, json.loads(Path("o/manifest.json").read_text())["tensors"], masks)
+    assert {name: int((~mask).sum()) for name, mask in masks.items()} == {now: WHOLE.numel() * 3 // 4 if now == "a.weight" else 384}
+    assert bool((tensors["a.weight"][old["a.weight"] == 0] == 0).all())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_name_of_a_buffer_is_counted(way: str) -> None:
+    """Two names of the flat buffer around a weight, and a second name of the weight, say how many zeros there are."""
+    part = FLAT[:512].view(16, 32)
+    tensors, counts, masks = pruned({"flat": FLAT, "flat2": FLAT, "a.weight": part, "b.weight": part}, "--sparsity", "0.5", *WAYS[way])
+    check_told(tensors, counts, masks)
+    assert {name: count["zeros"] for name, count in counts.items()} == dict.fromkeys(tensors, 256)
+
+
+@pytest.mark.parametrize("flags", [[], ["--include", "t.weight"]])
+def test_the_masks_of_a_pruning_are_applied_to_its_file(flags: list[str]) -> None:
+    """What comes out is what the pruning wrote; a mask of the transpose does for the matrix."""
+    before = {"a.weight": WHOLE, "t.weight": WHOLE.t(), "o.weight": weight(32, 32)}
+    tensors, _, masks = pruned(before, "--sparsity", "0.5", *flags)
+    skip = ["--skip", "o.weight"] if flags else []
+    assert main(["masks", "apply", "m.pt", "--masks", "o", "--out", "p", *skip]) == 0
+    applied = torch.load("p/m.pt", weights_only=True)
+    assert all(torch.equal(applied[name], tensor) for name, tensor in tensors.items())
+    check_told(applied, json.loads(Path("p/manifest.json").read_text())["tensors"], dict(read_masks(Path("p") / MASKS)))
+    assert len(masks) == 2 - len(skip) // 2
+
+
+def test_masks_are_not_applied_to_what_shares_numbers_with_a_skipped_tensor() -> None:
+    """The part that is skipped keeps its numbers, the other weight gets its mask."""
+    pruned({"a.weight": WHOLE, "q.weight": WHOLE[:16], "o.weight": weight(32, 32)}, "--sparsity", "0.5")
+    assert main(["masks", "apply", "m.pt", "--masks", "o", "--out", "p", "--skip", "q.weight"]) == 0
+    applied = torch.load("p/m.pt", weights_only=True)
+    assert torch.equal(applied["a.weight"], WHOLE)
+    assert int((applied["o.weight"] == 0).sum()) == int((torch.load("o/m.pt", weights_only=True)["o.weight"] == 0).sum()) > 0
+
+
+def test_masks_are_applied_by_the_second_name_of_a_tied_weight() -> None:
+    """The mask goes by the first name, and --include says the second, as when it was made."""
+    before = {"a.weight": WHOLE, "b.weight": WHOLE, "o.weight": weight(32, 32)}
+    tensors, _, _ = pruned(before, "--sparsity", "0.5", "--include", "b.weight")
+    assert main(["masks", "apply", "m.pt", "--masks", "o", "--out", "p", "--include", "b.weight"]) == 0
+    applied = torch.load("p/m.pt", weights_only=True)
+    assert all(torch.equal(applied[name], tensor) for name, tensor in tensors.items())

@@ -1,17 +1,17 @@
-"""Every solver on the shelf keeps the promises of its contract; a new file is found by itself."""
+"""Every solver of layers on the shelf keeps the promises of its contract; a new file is found by itself."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from sparsify_cli.contracts.solver import Keep
+from sparsify_cli.contracts.solver import Keep, LayerSolver
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.gram import output_change
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.shelf import Shelf
 
-EACH = pytest.mark.parametrize("name", Shelf("solvers").names())
+EACH = pytest.mark.parametrize("name", [name for name in Shelf("solvers").names() if issubclass(Shelf("solvers").load(name), LayerSolver)])
 PATTERNS = {"unstructured": [0, 1, 37, 95, 96], "2:4": [0, 1, 30, 48], "1:4": [0, 13, 24], "5:8": [7, 60]}
 REQUESTS = pytest.mark.parametrize(("pattern", "count"), [(p, count) for p, counts in PATTERNS.items() for count in counts])
 
@@ -73,6 +73,37 @@ def test_the_same_request_gives_the_same_answer(name):
     torch.manual_seed(2)
     second = solved(name, Keep(30, Pattern()))
     assert torch.equal(first[2], second[2]) and torch.equal(first[3], second[3])
+
+
+@EACH
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+def test_a_ladder_is_its_steps(name, pattern):
+    """Several counts at once give what each gives alone."""
+    weight, gram = problem()
+    solver, keep, counts = Shelf("solvers").load(name)(), Keep(0, Pattern.parse(pattern)), [48, 0, 11, 30]
+    for count, (repaired, mask) in zip(counts, solver.ladder(weight, gram, keep, counts), strict=True):
+        alone = solver.solve(weight, gram, Keep(count, keep.pattern))
+        assert int(mask.sum()) == count and torch.equal(mask, alone[1])
+        torch.testing.assert_close(repaired, alone[0], rtol=0, atol=1e-9)
+
+
+@EACH
+def test_what_was_pruned_stays_pruned(name):
+    """Weights outside the support come back only where more are asked for than it has."""
+    weight, gram = problem()
+    within = weight > 0
+    solver, there = Shelf("solvers").load(name)(), int(within.sum())
+    less, more = (solver.solve(weight * within, gram, Keep(count, Pattern(), within))[1] for count in (there - 12, there + 2))
+    assert not (less & ~within).any() and int(less.sum()) == there - 12
+    assert int(more.sum()) == there + 2
+
+
+@EACH
+def test_weights_at_dead_inputs_go_first(name):
+    """An input that is never active keeps no weight while others can be had, however large."""
+    weight, gram = problem()
+    weight[:, 3] = 100
+    assert not Shelf("solvers").load(name)().solve(weight, gram, Keep(90, Pattern()))[1][:, 3].any()
 
 
 @EACH

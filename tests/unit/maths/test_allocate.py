@@ -10,7 +10,8 @@ import torch
 
 from sparsify_cli.maths.allocate import ALLOCATIONS, Layer, erk, globally, uniform
 from sparsify_cli.maths.keep import keep_count
-from sparsify_cli.recipes.allocation import ALLOCATION_NAMES, ALLOCATION_SUMMARIES, parse_allocation
+from sparsify_cli.maths.knapsack import dp, sensitivity
+from sparsify_cli.recipes.allocation import ALLOCATION_NAMES, ALLOCATION_SUMMARIES, NEEDS_COSTS, parse_allocation
 
 
 def layer(name, *shape):
@@ -46,7 +47,9 @@ def resnet20():
 def test_names_and_summaries_match_the_functions():
     """What the command line lists without torch is what there is, in the words of the docstrings."""
     assert tuple(ALLOCATIONS) == ALLOCATION_NAMES
-    assert {name: function.__doc__.splitlines()[0] for name, function in ALLOCATIONS.items()} == ALLOCATION_SUMMARIES
+    every = {**ALLOCATIONS, "dp": dp, "sensitivity": sensitivity}
+    assert {name: function.__doc__.splitlines()[0] for name, function in every.items()} == ALLOCATION_SUMMARIES
+    assert set(ALLOCATION_SUMMARIES) - set(ALLOCATION_NAMES) == NEEDS_COSTS
 
 
 def test_known_names_pass_and_unknown_are_answered():

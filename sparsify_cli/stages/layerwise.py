@@ -1,0 +1,183 @@
+"""Layer after layer: one pass of all calibration batches, each layer pruned and repaired when they stand in front of it.
+
+Beside the network runs the dense one, on the same batches and to the same layers, so that of each layer it is known what
+goes in now, what went in before, and what should come out:
+
+    weights      the solver prunes the weight that imitates the dense outputs best on the inputs now (`target=dense`), or
+                 the weight as it was (`target=own`, as SparseGPT, Wanda and ALPS do)
+    batch norm   running statistics move by as much as the inputs moved (see `training/batchnorm.follow`)
+    bias         moves by as much as the mean of the outputs did, where no batch norm takes care of that
+
+Padding is left out: where the samples are token ids and an embedding has a padding id, rows at such positions do not count.
+
+Source: sequential layer-wise pruning, Frantar and Alistarh 2022 and 2023 (arXiv 2208.11580, 2301.00774); bias correction as in
+Nagel et al. 2019 (arXiv 1906.04721, section 4.2). Ours: dense outputs as target, and batch norm that follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_cli.contracts.listener import Listener, Progress
+from sparsify_cli.contracts.solver import Keep, LayerSolver, Solution
+from sparsify_cli.errors import NonFinite
+from sparsify_cli.maths.gram import is_turned
+from sparsify_cli.maths.matrix_view import from_matrix, to_matrix
+from sparsify_cli.maths.paired_moments import Moments, imitating, mean_outputs, output_error, paired_moments
+from sparsify_cli.recipes.pattern import Pattern
+from sparsify_cli.stages.calibrate import watchable
+from sparsify_cli.training.batchnorm import follow
+from sparsify_cli.training.lockstep import Visit
+from sparsify_cli.training.twins import Twins
+
+RIDGE = 1e-2
+"""Damping of the imitation of dense outputs, relative to the mean diagonal of the Gram matrix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A solved layer.
+
+    Args:
+        weight: its tensor now.
+        mask: which of its weights stay.
+        change: mean squared error of its outputs, relative to the mean square of the dense ones.
+        rows: calibration rows it was solved on.
+        columns: inputs of an output.
+    """
+
+    weight: Tensor
+    mask: Tensor
+    change: float
+    rows: int
+    columns: int
+
+    @property
+    def is_short(self) -> bool:
+        """True when there were fewer rows than a Gram matrix needs to have full rank."""
+        return self.rows < self.columns
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What is done to a network on its way.
+
+    Args:
+        solver: chooses and repairs.
+        pattern: holds in every group.
+        pruned: masks of what was pruned before, by the network's names.
+        target: whose outputs are imitated.
+        batchnorm: running statistics follow.
+        bias: biases are corrected.
+        batch: samples of a batch.
+        seed: of what is drawn.
+    """
+
+    solver: LayerSolver
+    pattern: Pattern
+    pruned: Mapping[str, Tensor]
+    target: Literal["dense", "own"] = "dense"
+    batchnorm: bool = True
+    bias: bool = True
+    batch: int = 64
+    seed: int = 0
+
+    def run(self, module: nn.Module, dense: nn.Module, inputs: Tensor, masks: Mapping[str, Tensor], listener: Listener) -> dict[str, Layer]:
+        """Solve a network in place.
+
+        Args:
+            module: changed.
+            dense: the same network before; on the same device.
+            inputs: calibration samples, [n, ...].
+            masks: name of a weight -> mask with as many weights as are to stay in it (in each group of a convolution).
+
+        Returns:
+            The layers that were solved, in the order in which the network runs them.
+        """
+        done: dict[str, Layer] = {}
+        total, zeros = max(1, sum(mask.numel() for mask in masks.values())), 0
+        twins = Twins.of(module, dense, inputs, watchable(module, masks), follows=self.batchnorm, batch=self.batch)
+        for now, before in twins.visits():
+            if now.name not in masks:
+                follow(now.layer, now.inputs, before.inputs)
+                continue
+            done[now.name] = layer = self._layer(now, before, masks[now.name], twins.real)
+            zeros += int((~layer.mask).sum())
+            listener.progress(Progress(f"solving {now.name}", len(done), len(twins.reached(masks)), sparsity=zeros / total))
+        listener.done()
+        return done
+
+    @torch.no_grad()
+    def _layer(self, now: Visit, before: Visit, target: Tensor, real: Sequence[Tensor | None]) -> Layer:
+        """Solve one layer in place; each group of a convolution on its own, with as many weights as its rows have in the target."""
+        dense, layer = matrix_of(before.layer), now.layer
+        seen = now.inputs if self.solver.sequential else before.inputs
+        moments = paired_moments(layer, seen, before.inputs, dense, real=real, seed=self.seed)
+        _require_finite(now.name, moments)
+        within = self.pruned.get(now.name)
+        masks = [to_matrix(oriented(layer, mask)) for mask in (target, torch.ones_like(target) if within is None else within)]
+        new, kept = self._groups(dense, moments, *masks)
+        _put(layer, new)
+        if self.bias and getattr(layer, "bias", None) is not None:
+            _correct_bias(layer, before.layer, moments)
+        mask = oriented(layer, from_matrix(kept, tuple(oriented(layer, target).shape))).contiguous()
+        return Layer(weight_of(layer).clone(), mask, _change(dense, new, moments), moments.rows, dense.shape[1])
+
+    def _groups(self, dense: Tensor, moments: Moments, wanted: Tensor, may: Tensor) -> Solution:
+        parts = [tensor.chunk(len(moments.gram)) for tensor in (dense, wanted, may)]
+        pairs = [self._group(moments, group, *each) for group, each in enumerate(zip(*parts, strict=True))]
+        weights, masks = zip(*pairs, strict=True)
+        return torch.cat(weights), torch.cat(masks)
+
+    def _group(self, moments: Moments, group: int, dense: Tensor, wanted: Tensor, may: Tensor) -> Solution:
+        gram, aim = moments.gram[group], dense.double()
+        if self.target == "dense" and self.solver.sequential:
+            aim = imitating(aim, gram, moments.cross[group], damping=RIDGE).masked_fill(~may, 0)
+        return self.solver.solve(aim, gram, Keep(int(wanted.sum()), self.pattern, None if bool(may.all()) else may))
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight of a layer as it is stored."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight.detach()
+
+
+def oriented(layer: nn.Module, tensor: Tensor) -> Tensor:
+    """A weight, or a mask of it, as [out, in, *kernel], or back."""
+    return tensor.T if is_turned(layer) else tensor
+
+
+def matrix_of(layer: nn.Module) -> Tensor:
+    """The matrix view of a layer's weight."""
+    return to_matrix(oriented(layer, weight_of(layer)))
+
+
+def _put(layer: nn.Module, matrix: Tensor) -> None:
+    weight = weight_of(layer)
+    weight.copy_(oriented(layer, from_matrix(matrix, tuple(oriented(layer, weight).shape))))
+
+
+def _correct_bias(layer: nn.Module, dense: nn.Module, moments: Moments) -> None:
+    """Move a layer's bias so that the mean of its outputs is that of the dense network's."""
+    shift = mean_outputs(oriented(dense, weight_of(dense)), moments.dense_mean) - mean_outputs(
+        oriented(layer, weight_of(layer)), moments.mean
+    )
+    bias, old = (dict(one.named_parameters(recurse=False))["bias"].detach() for one in (layer, dense))
+    bias.copy_(old + shift.to(bias))
+
+
+def _change(dense: Tensor, new: Tensor, moments: Moments) -> float:
+    """Mean squared error of the outputs relative to the mean square of the dense ones."""
+    parts = zip(dense.chunk(len(moments.gram)), new.chunk(len(moments.gram)), strict=True)
+    error = moments.power + sum(output_error(old, now, moments, group) for group, (old, now) in enumerate(parts))
+    return max(0.0, error) / moments.power if moments.power else 0.0
+
+
+def _require_finite(name: str, moments: Moments) -> None:
+    if not bool(moments.gram.isfinite().all() & moments.cross.isfinite().all()):
+        raise NonFinite(f"The inputs of {name} are NaN or infinite for some calibration samples.", "", "Check the network and the data.")

@@ -1,0 +1,209 @@
+"""Reorder a network's channels so that N:M retains more of its weights; its outputs stay what they were.
+
+Groups of tensors that share an order of channels are found by tracing (maths/channel_groups.py), the order of each that retains
+the most magnitude by search (maths/permutation.py). Outputs are compared in float64 before anything is handed out.
+
+Source: Pool and Yu 2021, "Channel permutations for N:M sparsity" (NeurIPS). Differs: see the two files of maths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_cli.errors import BadRequest
+from sparsify_cli.maths.channel_groups import ChannelGroup, Place, channel_groups
+from sparsify_cli.maths.matrix_view import to_matrix
+from sparsify_cli.maths.permutation import Found, best_order
+from sparsify_cli.recipes.pattern import Pattern
+from sparsify_cli.values.arrays import as_taken_by
+
+TOLERANCE = 1e-5
+"""Largest difference of outputs, relative to the largest output."""
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """A group of channels that was reordered.
+
+    Args:
+        readers: pruned weights that read them.
+        writers: weights that make them.
+        channels: how many.
+        before, after: sum of |w| that the pattern retains in the readers, in the old and in the new order.
+        efficacy: share of the gain that the best N/M of each whole row would bring, in %.
+    """
+
+    readers: tuple[str, ...]
+    writers: tuple[str, ...]
+    channels: int
+    before: float
+    after: float
+    efficacy: float
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """Pruned weights whose input channels stay as they were, and why."""
+
+    readers: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """What reordering did.
+
+    Args:
+        reordered: groups that gained.
+        blocked: groups that could not be reordered, each with the reason.
+        difference: largest difference of the outputs of the sample, relative to the largest output.
+        given_back: why nothing was changed although something would have gained; empty when it was changed.
+    """
+
+    reordered: tuple[Reordered, ...] = ()
+    blocked: tuple[Blocked, ...] = ()
+    difference: float = 0.0
+    given_back: str = ""
+
+    def sentences(self) -> list[str]:
+        """The same in words, the sum first."""
+        before, after = (sum(getattr(group, side) for group in self.reordered) for side in ("before", "after"))
+        count = f"{len(self.reordered)} group{'s' * (len(self.reordered) > 1)} of channels"
+        done = [f"Reordered {count}: the pattern retains {100 * (after / before - 1):.2f} % more of their readers."] if before else []
+        return [*done, *filter(None, [self.given_back]), *(f"Not reordered: {', '.join(b.readers)}: {b.reason}." for b in self.blocked)]
+
+
+def permuted(
+    module: nn.Module, names: Iterable[str], pattern: Pattern, sample: Tensor, *, escapes: int = 0, seed: int = 0
+) -> tuple[dict[str, Tensor], Permutation]:
+    """Find the order of each group of channels for which the pattern retains most.
+
+    Args:
+        module: left as it was.
+        names: parameters that will be pruned with the pattern.
+        pattern: N:M.
+        sample: [n, ...] inputs, as the network is fed; a few are enough.
+        escapes: random swaps that may fail before the search of a group ends.
+        seed: of the search.
+
+    Returns:
+        Tensors of the state dict that change (every name of a shared tensor), in their dtypes, and what was done. No tensor where
+        outputs on the sample would not stay the same.
+
+    Raises:
+        BadRequest: the pattern is not N:M.
+    """
+    if not pattern.is_grouped:
+        raise BadRequest(f"The order of channels matters to N:M only, not to {pattern}.", "", "Add --pattern 2:4, or leave --permute out.")
+    state, wanted = module.state_dict(), list(dict.fromkeys(names))
+    found = channel_groups(module, sample)
+    if found.untraced:
+        return {}, Permutation(blocked=(Blocked(tuple(wanted), found.untraced),))
+    orders, blocked = _orders(state, found.groups, wanted, pattern, escapes, seed)
+    changes = _changes(state, orders)
+    reordered = tuple(_reordered(group, order, wanted) for group, order in orders)
+    return _checked(module, sample, changes, reordered, (*blocked, *_unread(found.groups, wanted)))
+
+
+def _orders(
+    state: Mapping[str, Tensor], groups: Iterable[ChannelGroup], names: list[str], pattern: Pattern, escapes: int, seed: int
+) -> tuple[list[tuple[ChannelGroup, Found]], list[Blocked]]:
+    """Groups that gain with their orders, and those that cannot be reordered."""
+    orders, blocked = [], []
+    for group in groups:
+        readers = [place for place in group.readers if place.name in names]
+        reasons = group.blocked or tuple(_misfits(group, readers, pattern))
+        if reasons and readers:
+            blocked.append(Blocked(_names(readers), "; ".join(reasons)))
+        elif scores := _scores(state, readers):
+            order = best_order(torch.cat(scores), pattern.keep, pattern.group, escapes=escapes, seed=seed)
+            orders += [(group, order)] if order.after > order.before else []
+    return orders, blocked
+
+
+def _misfits(group: ChannelGroup, readers: list[Place], pattern: Pattern) -> Iterator[str]:
+    if group.channels % pattern.group:
+        yield f"{group.channels} channels are no multiple of {pattern.group}"
+    for place in readers:
+        if place.repeat > 1 and place.repeat % pattern.group:
+            yield f"`{place.name}` reads each channel as {place.repeat} columns, which the groups of {pattern.group} do not divide evenly"
+
+
+def _scores(state: Mapping[str, Tensor], readers: list[Place]) -> list[Tensor]:
+    """|w| of the readers, channels as columns; a tensor of several names once, and none whose groups lie within a channel."""
+    once = {state[place.name].data_ptr(): place.name for place in readers if place.repeat == 1}
+    return [to_matrix(state[name].double().abs()).reshape(-1, state[name].shape[1]) for name in once.values()]
+
+
+def _changes(state: Mapping[str, Tensor], orders: Iterable[tuple[ChannelGroup, Found]]) -> dict[str, Tensor]:
+    changes: dict[str, Tensor] = {}
+    for group, found in orders:
+        for place in group.places:
+            tensor = changes.get(place.name, state[place.name])
+            entries = found.order[:, None] * place.repeat + torch.arange(place.repeat)
+            changes[place.name] = tensor.index_select(place.dim, entries.flatten().to(tensor.device))
+    return changes
+
+
+def _reordered(group: ChannelGroup, found: Found, names: list[str]) -> Reordered:
+    readers = _names(place for place in group.readers if place.name in names)
+    return Reordered(readers, group.writers, group.channels, found.before, found.after, found.efficacy)
+
+
+def _unread(groups: Iterable[ChannelGroup], names: list[str]) -> list[Blocked]:
+    """Pruned weights that no followed layer reads."""
+    read = {place.name for group in groups for place in group.readers}
+    reasons = {place.name: "; ".join(group.blocked) for group in groups for place in group.places if place.dim == 1}
+    return [Blocked((name,), reasons.get(name) or "no layer that is followed uses it") for name in names if name not in read]
+
+
+def _checked(
+    module: nn.Module, sample: Tensor, changes: dict[str, Tensor], reordered: tuple[Reordered, ...], blocked: tuple[Blocked, ...]
+) -> tuple[dict[str, Tensor], Permutation]:
+    if not changes:
+        return {}, Permutation(blocked=blocked)
+    exact = deepcopy(module).eval().double()
+    before = _outputs(exact, sample)
+    exact.load_state_dict(changes, strict=False)
+    difference = _difference(before, _outputs(exact, sample))
+    if difference <= TOLERANCE:
+        return changes, Permutation(reordered, blocked, difference)
+    why = f"The channels were left as they were: reordering them would have changed the outputs by {difference:.1e} of their scale."
+    return {}, Permutation((), blocked, difference, why)
+
+
+@torch.no_grad()
+def _outputs(module: nn.Module, sample: Tensor) -> list[Tensor]:
+    return list(_tensors(module(as_taken_by(module, sample))))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor in what a network returns."""
+    if isinstance(value, Tensor):
+        yield value.double()
+    elif isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _difference(before: list[Tensor], after: list[Tensor]) -> float:
+    """The largest change relative to the largest entry of its tensor; infinite when an output is not finite."""
+    worst = 0.0
+    for old, new in zip(before, after, strict=True):
+        if old.numel() and not torch.equal(old, new):
+            scale = float(old.abs().max())
+            change = float((new - old).abs().max()) / scale if scale else float("inf")
+            worst = max(worst, change if change == change else float("inf"))
+    return worst
+
+
+def _names(places: Iterable[Place]) -> tuple[str, ...]:
+    return tuple(place.name for place in places)

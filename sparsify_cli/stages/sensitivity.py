@@ -1,0 +1,171 @@
+"""Sensitivity: what pruning each layer alone costs the network, at several levels.
+
+Each layer is solved at a ladder of counts on inputs of the dense network, which gives the error of its own outputs. At a few
+of these levels the layer is put into the network, and what comes out is compared with the dense network's: the Kullback-Leibler
+divergence of the predictions. Between those the divergence follows the error, whose ratio is interpolated. The sum over
+layers is what a budget is shared out by.
+
+Source: the error database of Frantar and Alistarh 2022 (arXiv 2208.11580, section 6; SPDY, arXiv 2201.13096), which takes
+summed layer errors or the loss with one layer compressed. Ours: the second, measured at a few levels only, as divergence
+from the dense network instead of loss, so that no labels are needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparsify_cli.contracts.listener import Listener, Progress
+from sparsify_cli.contracts.solver import Keep, LayerSolver
+from sparsify_cli.maths.error_curves import Curve, levels
+from sparsify_cli.maths.gram import output_change
+from sparsify_cli.maths.keep import top_k
+from sparsify_cli.maths.matrix_view import from_matrix
+from sparsify_cli.recipes.pattern import Pattern
+from sparsify_cli.stages.calibrate import calibrate, watchable
+from sparsify_cli.stages.layerwise import matrix_of, oriented, weight_of
+from sparsify_cli.training.batches import as_taken_by
+from sparsify_cli.training.modes import evaluating
+
+STEP, LEAST = Fraction(7, 10), Fraction(2, 100)
+"""Densities of the ladder: each 0.7 of the one before, to 2 %."""
+
+PROBES = 4
+"""Levels of each layer at which the whole network is run."""
+
+JUDGES = 256
+"""Samples it is run on."""
+
+
+@dataclass(frozen=True)
+class LayerCosts:
+    """What pruning one layer alone costs.
+
+    Args:
+        name: of its weight in the network.
+        weights: it has.
+        kept: counts, descending.
+        errors: mean squared error of its outputs at each, relative to their mean square.
+        divergence: of the network's predictions at each, nats; measured at a few, between them by the error.
+        measured: the counts at which it was measured.
+    """
+
+    name: str
+    weights: int
+    kept: tuple[int, ...]
+    errors: tuple[float, ...]
+    divergence: tuple[float, ...]
+    measured: tuple[int, ...]
+
+    def curve(self, name: str, *, block: int = 1) -> Curve:
+        """The divergence as a curve over units of `block` weights, under the name of the tensor."""
+        points = [(count // block, cost) for count, cost in zip(self.kept, self.divergence, strict=True)]
+        return Curve.measured(name, self.weights // block, points)
+
+
+def costs_of(
+    module: nn.Module, inputs: Tensor, names: Sequence[str], solver: LayerSolver | None, listener: Listener, *, seed: int = 0
+) -> list[LayerCosts]:
+    """The costs of layers, in the order of `names`; those that no solver can take are left out.
+
+    Args:
+        module: the dense network; as it was afterwards.
+        inputs: calibration samples.
+        names: weights in the network.
+        solver: repairs what stays; None = the smallest weights go, and nothing is repaired.
+        listener: hears progress.
+        seed: of which samples judge.
+    """
+    del seed
+    seen = calibrate(module, inputs, names)
+    layers = watchable(module, names)
+    judges = inputs[:JUDGES]
+    with evaluating(module), torch.no_grad():
+        aim = _log_probabilities(module, judges)
+        found = []
+        for i, name in enumerate([name for name in names if name in seen.gram], start=1):
+            listener.progress(Progress(f"measuring {name}", i, len(seen.gram)))
+            found.append(_costs(module, layers[name], name, seen.gram[name], solver, judges, aim))
+    listener.done()
+    return found
+
+
+def _costs(
+    module: nn.Module, layer: nn.Module, name: str, gram: Tensor, solver: LayerSolver | None, judges: Tensor, aim: Tensor
+) -> LayerCosts:
+    dense = matrix_of(layer).double()
+    grams = gram.reshape(-1, *gram.shape[-2:])
+    counts = [count for count in levels(dense.numel(), step=STEP, least=LEAST) if count < dense.numel()]
+    ladder = _ladder(dense, grams, solver, counts)
+    power = _change(dense, grams)
+    errors = [_change(dense - new, grams) / power if power else 0.0 for new in ladder]
+    probes = _spread(len(counts), PROBES)
+    saved = weight_of(layer).clone()
+    measured = {}
+    for i in probes:
+        weight_of(layer).copy_(oriented(layer, from_matrix(ladder[i], tuple(oriented(layer, saved).shape))))
+        measured[i] = _divergence(module, judges, aim)
+    weight_of(layer).copy_(saved)
+    between = _along(errors, measured)
+    return LayerCosts(name, dense.numel(), tuple(counts), tuple(errors), tuple(between), tuple(counts[i] for i in probes))
+
+
+def _ladder(dense: Tensor, grams: Tensor, solver: LayerSolver | None, counts: Sequence[int]) -> list[Tensor]:
+    """The layer's matrix at each count; groups of a convolution share counts equally."""
+    if solver is None:
+        return [torch.where(top_k(dense.abs().flatten(), count).view_as(dense), dense, 0) for count in counts]
+    parts = dense.chunk(len(grams))
+    rungs = [
+        solver.ladder(part, one, Keep(0, Pattern()), [round(count / len(grams)) for count in counts])
+        for part, one in zip(parts, grams, strict=True)
+    ]
+    return [torch.cat([rung[i][0] for rung in rungs]) for i in range(len(counts))]
+
+
+def _change(change: Tensor, grams: Tensor) -> float:
+    return sum(output_change(part, one) for part, one in zip(change.chunk(len(grams)), grams, strict=True))
+
+
+def _spread(count: int, probes: int) -> list[int]:
+    """Places of probes among `count` levels: both ends and evenly between."""
+    if count <= probes:
+        return list(range(count))
+    return sorted({round(i * (count - 1) / (probes - 1)) for i in range(probes)})
+
+
+def _along(errors: Sequence[float], measured: Mapping[int, float]) -> list[float]:
+    """Divergences at all levels: at measured ones as measured, between them in a ratio to the error that changes evenly in logarithms."""
+    tiny = 1e-12
+    ratios = {i: math.log(max(value, tiny) / max(errors[i], tiny)) for i, value in measured.items()}
+    places = sorted(ratios)
+    return [measured[i] if i in measured else errors[i] * math.exp(_between(ratios, places, i)) for i in range(len(errors))]
+
+
+def _between(ratios: Mapping[int, float], places: Sequence[int], i: int) -> float:
+    low, high = max((p for p in places if p < i), default=places[0]), min((p for p in places if p > i), default=places[-1])
+    way = (i - low) / (high - low) if high > low else 0.0
+    return ratios[low] + way * (ratios[high] - ratios[low])
+
+
+def _divergence(module: nn.Module, judges: Tensor, aim: Tensor) -> float:
+    """Mean KL(dense || now) of the predictions, nats, >= 0."""
+    now = _log_probabilities(module, judges)
+    return max(0.0, float(functional.kl_div(now, aim, log_target=True, reduction="batchmean")))
+
+
+def _log_probabilities(module: nn.Module, judges: Tensor) -> Tensor:
+    """Logarithms of the predicted probabilities, [rows, classes], float64."""
+    outputs = torch.cat([_tensor(module(as_taken_by(module, part))).cpu() for part in judges.split(64)])
+    return functional.log_softmax(outputs.double(), dim=-1).flatten(0, -2)
+
+
+def _tensor(output: object) -> Tensor:
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]  # type: ignore[index]
+    return output

@@ -1,0 +1,129 @@
+"""How many weights each layer keeps: allocations that need measured costs, and budgets other than a sparsity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+from torch import Tensor
+
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.contracts.solver import LayerSolver
+from sparsify_cli.maths.allocate import ALLOCATIONS, BY_SIZE, Allocation, Layer, for_many_totals
+from sparsify_cli.maths.budget import Amount, largest, multiply_accumulates, packed_bytes, parameters, room_for
+from sparsify_cli.maths.error_curves import Curve
+from sparsify_cli.maths.knapsack import dp, priced, sensitivity, within_budget
+from sparsify_cli.maths.macs import macs_per_weight
+from sparsify_cli.recipes.allocation import NEEDS_COSTS
+from sparsify_cli.recipes.budget import Budget
+from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.shelf import Shelf
+from sparsify_cli.stages.calibrate import calibration_inputs, names_in
+from sparsify_cli.stages.sensitivity import LayerCosts, costs_of
+from sparsify_cli.stages.solve import solver_of
+from sparsify_cli.stages.sparsifier import Sparsifier
+from sparsify_cli.stages.subject import Subject
+
+BY_COST = {"dp": dp, "sensitivity": sensitivity}
+QUICK = "sparsegpt"
+"""The solver with which ladders are measured: what a layer can bear hardly depends on the method, and this one is the fastest."""
+
+
+def resolved(recipe: PruneRecipe) -> PruneRecipe:
+    """The recipe with the allocation that `auto` means: by measured errors where a solver of layers repairs, else one ranking."""
+    if recipe.allocation != "auto":
+        return recipe
+    return replace(recipe, allocation="dp" if isinstance(solver_of(recipe), LayerSolver) else "global")
+
+
+def is_counted_alone(recipe: PruneRecipe) -> bool:
+    """True when sizes or one ranking say what each layer keeps, and nothing is trained afterwards: all that pruning in slices does."""
+    return recipe.allocation in {*BY_SIZE, "global"} and recipe.budget is None and recipe.effort == "normal"
+
+
+def shared_out(
+    recipe: PruneRecipe, before: Subject, chooser: Sparsifier, weights: Mapping[str, Tensor], listener: Listener
+) -> tuple[Sparsifier, Fraction | None]:
+    """What chooses masks, with measured costs where the allocation needs them, and the sparsity that a budget means.
+
+    Raises:
+        Infeasible: no allocation meets the budget.
+    """
+    curves: dict[str, Curve] = {}
+    if recipe.allocation in NEEDS_COSTS:
+        curves = curves_of(measured(recipe, before, chooser.names, listener), chooser, weights)
+        rule = BY_COST[recipe.allocation]
+        chooser = replace(chooser, allocation=lambda layers, total: rule([curves[layer.name] for layer in layers], layers, total))
+    if recipe.budget is None:
+        return chooser, recipe.sparsity
+    return _within(recipe.budget, before, chooser, weights, curves)
+
+
+def measured(recipe: PruneRecipe, before: Subject, names: Sequence[str], listener: Listener) -> dict[str, LayerCosts]:
+    """The costs of pruning each layer alone, by the tensors' names; those that no solver can take are absent."""
+    module = before.module()
+    ours = {name: new for name, new in names_in(module, before).items() if name in names}
+    theirs = {new: name for name, new in ours.items()}
+    repairs = isinstance(solver_of(recipe), LayerSolver)
+    quick: LayerSolver | None = Shelf("solvers").load(QUICK)() if repairs else None
+    inputs = calibration_inputs(recipe, before)
+    found = costs_of(module, inputs, [ours[name] for name in names], quick, listener)
+    return {theirs[costs.name]: costs for costs in found}
+
+
+def curves_of(costs: Mapping[str, LayerCosts], chooser: Sparsifier, weights: Mapping[str, Tensor]) -> dict[str, Curve]:
+    """A curve for every tensor; one that could not be measured costs, weight for weight, what the others do on average."""
+    block = chooser.pattern.block_size
+    known = {name: found.curve(name, block=block) for name, found in costs.items()}
+    return {name: known.get(name) or _average(name, weights[name].numel() // block, list(known.values())) for name in chooser.names}
+
+
+def _average(name: str, units: int, known: Sequence[Curve]) -> Curve:
+    every = max(1, sum(curve.weights for curve in known))
+    levels = [Fraction(k, 20) for k in range(19, 0, -1)]
+    costs = [sum(curve.cost(round(curve.weights * level)) for curve in known) * units / every for level in levels]
+    points = {round(units * level): cost for level, cost in zip(levels, costs, strict=True)}
+    return Curve.measured(name, units, list(points.items()))
+
+
+def _within(
+    budget: Budget, before: Subject, chooser: Sparsifier, weights: Mapping[str, Tensor], curves: Mapping[str, Curve]
+) -> tuple[Sparsifier, Fraction]:
+    """The largest network that fits a budget."""
+    layers, dense = chooser.layers(weights, before.masks)
+    amounts, fixed = _amounts(budget, before, chooser, layers, weights)
+    counts = _counts(budget, chooser, layers, amounts, fixed, curves)
+    by_name = {layer.name: count for layer, count in zip(layers, counts, strict=True)}
+    total = sum(weights[name].numel() for name in chooser.names)
+    kept = dense + sum(counts) * chooser.pattern.block_size
+    return replace(chooser, allocation=lambda given, _: [by_name[layer.name] for layer in given]), 1 - Fraction(kept, max(1, total))
+
+
+def _counts(
+    budget: Budget, chooser: Sparsifier, layers: Sequence[Layer], amounts: Sequence[Amount], fixed: int, curves: Mapping[str, Curve]
+) -> list[int]:
+    if curves:
+        limit = room_for(layers, amounts, budget, fixed=fixed)
+        return within_budget(priced([curves[layer.name] for layer in layers], layers, amounts), limit)
+    rule: Allocation = ALLOCATIONS[chooser.allocation] if isinstance(chooser.allocation, str) else chooser.allocation
+    many = for_many_totals(rule, layers)
+    return largest(layers, lambda _, total: many(total), amounts, budget, fixed=fixed)
+
+
+def _amounts(
+    budget: Budget, before: Subject, chooser: Sparsifier, layers: Sequence[Layer], weights: Mapping[str, Tensor]
+) -> tuple[list[Amount], int]:
+    """What each layer takes, and what everything else does."""
+    block, pruned = chooser.pattern.block_size, {layer.name for layer in layers}
+    tensors = before.checkpoint.tensors
+    if budget.kind == "macs":
+        module = before.module()
+        uses, ours = macs_per_weight(module, before.samples("train").inputs[:1]), names_in(module, before)
+        others = sum(count * tensors[name].numel() for name, new in ours.items() if (count := uses.get(new, 0)) and name not in pruned)
+        return [multiply_accumulates(uses.get(ours[layer.name], 0), block) for layer in layers], others
+    rest = [tensor for name, tensor in tensors.items() if name not in pruned]
+    if budget.kind == "bytes":
+        amounts = [packed_bytes(weights[layer.name].numel(), tensors[layer.name].element_size(), block) for layer in layers]
+        return amounts, sum(tensor.numel() * tensor.element_size() for tensor in rest)
+    return [parameters(block)] * len(layers), sum(tensor.numel() for tensor in rest if tensor.is_floating_point())

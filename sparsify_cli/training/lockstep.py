@@ -1,0 +1,172 @@
+"""Lockstep: all batches go through a network together, one layer at a time, so that a layer can be changed before the next one runs.
+
+Every batch runs in a thread of its own, and only one of them at a time. Each stops in front of the layers that are
+watched; when all batches are there, the caller sees the inputs of all of them, changes the layer if it likes, and lets them
+go on. So a network is calibrated on inputs from already pruned predecessors in one pass, instead of one pass a layer, and
+nothing has to be known of how the layers are connected. What is held is what the batches need to go on: the tensors that
+are alive between two layers, not those inside a block that is done.
+
+A layer that is called several times in one pass stops only the first time; `calls` says which those are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_cli.errors import BadRequest
+from sparsify_cli.training.batches import as_taken_by
+
+Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """A watched layer that all batches stand in front of.
+
+    Args:
+        name: what the layer is called among those watched.
+        layer: itself; may be changed.
+        inputs: what each batch is about to put into it.
+    """
+
+    name: str
+    layer: nn.Module
+    inputs: Sequence[Tensor]
+
+
+class _Stopped(BaseException):
+    """Nobody waits for a batch any more."""
+
+
+@dataclass(eq=False)
+class _Runner:
+    """One batch on its way through the network, in a thread that runs only when it is told to."""
+
+    module: nn.Module
+    inputs: Tensor
+    go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    stopped: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    at: str = ""
+    seen: Tensor | None = None
+    error: BaseException | None = None
+    abandoned: bool = False
+    done: bool = False
+    passed: set[str] = field(default_factory=set)
+    thread: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def advance(self) -> None:
+        """Let it run to the next watched layer, or to the end."""
+        self.seen = None
+        self.go.release()
+        self.stopped.acquire()
+        if self.error is not None:
+            raise self.error
+
+    def abandon(self) -> None:
+        """End the thread, wherever it is."""
+        if self.thread.is_alive() and not self.done:
+            self.abandoned = True
+            self.go.release()
+            self.thread.join()
+
+    def pause(self, name: str, seen: Tensor) -> None:
+        """Called inside the thread: stop in front of a layer."""
+        if name in self.passed:
+            return
+        self.passed.add(name)
+        self.at, self.seen = name, seen
+        self.stopped.release()
+        self._wait()
+
+    def _wait(self) -> None:
+        self.go.acquire()
+        if self.abandoned:
+            raise _Stopped
+
+    @torch.no_grad()
+    def _run(self) -> None:
+        try:
+            self._wait()
+            self.module(as_taken_by(self.module, self.inputs))
+        except _Stopped:
+            pass
+        except BaseException as error:  # told to the caller, in its own thread
+            self.error = error
+        self.at, self.done = "", True
+        self.stopped.release()
+
+
+def lockstep(module: nn.Module, batches: Sequence[Tensor], layers: Mapping[str, nn.Module]) -> Generator[Visit]:
+    """Visit layers in the order in which the network runs them; what the caller changes counts from the next layer on.
+
+    Args:
+        module: in the mode it is to run in.
+        batches: inputs as the data hold them.
+        layers: name -> layer to stop at; layers that are never run are never visited.
+
+    Raises:
+        BadRequest: batches take different ways through the network.
+    """
+    runners: dict[threading.Thread, _Runner] = {}
+    with ExitStack() as after:
+        for name, layer in layers.items():
+            after.callback(layer.register_forward_pre_hook(_stop(name, runners), with_kwargs=True).remove)
+        for batch in batches:
+            runner = _Runner(module, batch)
+            after.callback(runner.abandon)
+            runners[runner.thread] = runner
+            runner.thread.start()
+        yield from _visits(list(runners.values()), layers)
+
+
+def _stop(name: str, runners: Mapping[threading.Thread, _Runner]) -> Hook:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        runner = runners.get(threading.current_thread())
+        if runner is not None:
+            runner.pause(name, (args[0] if args else kwargs["input"]).detach())
+
+    return hook
+
+
+def _visits(runners: Sequence[_Runner], layers: Mapping[str, nn.Module]) -> Iterator[Visit]:
+    while runners:
+        for runner in runners:
+            runner.advance()
+        places = {runner.at for runner in runners}
+        if len(places) > 1:
+            raise BadRequest(
+                f"The network takes different ways for different samples: {', '.join(sorted(filter(None, places))[:2])}.",
+                "Its layers cannot be pruned one after the other on all of them.",
+                "Choose a --criterion without --solver.",
+            )
+        if runners[0].done:
+            return
+        name = runners[0].at
+        yield Visit(name, layers[name], [runner.seen for runner in runners if runner.seen is not None])
+
+
+def calls(module: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Module]) -> dict[str, int]:
+    """How often each layer is called in one forward pass, in the order of first calls; layers that never run are absent."""
+    counted: dict[str, int] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def count(*_: Any) -> None:
+            counted[name] = counted.get(name, 0) + 1
+
+        return count
+
+    with ExitStack() as after, torch.no_grad():
+        for name, layer in layers.items():
+            after.callback(layer.register_forward_pre_hook(hook(name)).remove)
+        module(as_taken_by(module, inputs))
+    return counted

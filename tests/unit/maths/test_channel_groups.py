@@ -1,0 +1,138 @@
+"""Which parameters share an order of channels, on networks small enough to say by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sparsify_cli.maths.channel_groups import Place, channel_groups
+
+
+class Of(nn.Module):
+    """Two convolutions with something of our own between them."""
+
+    def __init__(self, between, writes=8, reads=8, **extra):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, writes, 3, padding=1), nn.Conv2d(reads, 4, 3, padding=1)
+        for name, value in extra.items():
+            setattr(self, name, value)
+        self.between = [between]
+
+    def forward(self, x):
+        return self.b(self.between[0](self, self.a(x)))
+
+
+def read_by(module, name, sample=None):
+    """The group whose channels are the inputs of a weight."""
+    groups = channel_groups(module, torch.rand(2, 3, 8, 8) if sample is None else sample).groups
+    return next(group for group in groups if Place(name, 1) in group.readers or any(reader.name == name for reader in group.readers))
+
+
+def test_a_group_is_the_writers_rows_its_bias_the_norm_and_the_readers_columns():
+    """Convolution, batch norm, convolution: rows, bias and four vectors of the norm go with the second one's columns."""
+    module = Of(lambda net, y: functional.relu(net.norm(y)), norm=nn.BatchNorm2d(8))
+    group = read_by(module, "b.weight")
+    vectors = {"a.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"}
+    assert {(place.name, place.dim) for place in group.places} == {("a.weight", 0), ("b.weight", 1), *((name, 0) for name in vectors)}
+    assert (group.channels, group.writers, group.blocked) == (8, ("a.weight",), ())
+
+
+def test_a_residual_sum_joins_its_branches():
+    """What is added has one order: both writers and the reader are in one group."""
+    group = read_by(Of(lambda net, y: y + net.c(y), c=nn.Conv2d(8, 8, 1)), "b.weight")
+    assert set(group.writers) == {"a.weight", "c.weight"}
+    assert {place.name for place in group.readers} == {"b.weight", "c.weight"}
+    assert not group.blocked
+
+
+@pytest.mark.parametrize(
+    ("between", "extra", "passes"),
+    [
+        (lambda net, y: functional.max_pool2d(y, 2), {}, True),
+        (lambda net, y: y[:, :, ::2, ::2], {}, True),
+        (lambda net, y: functional.pad(y, (1, 1, 1, 1)), {}, True),
+        (lambda net, y: y.permute(0, 2, 3, 1).transpose(1, 3), {}, True),
+        (lambda net, y: y * net.gain, {"gain": nn.Parameter(torch.rand(8, 1, 1))}, True),
+        (lambda net, y: y * net.c(y.mean((2, 3), keepdim=True)), {"c": nn.Conv2d(8, 8, 1)}, True),
+        (lambda net, y: y * net.c(y).sigmoid(), {"c": nn.Conv2d(8, 1, 1)}, True),
+        (lambda net, y: net.c(y), {"c": nn.PReLU(8)}, True),
+        (lambda net, y: net.c(y), {"c": nn.Conv2d(8, 8, 3, padding=1, groups=8)}, False),
+        (lambda net, y: net.c(y), {"c": nn.GroupNorm(2, 8)}, False),
+        (lambda net, y: y.roll(1, 1), {}, False),
+        (lambda net, y: y.flip(1), {}, False),
+        (lambda net, y: y[:, [1, 0, 2, 3, 4, 5, 6, 7]], {}, False),
+        (lambda net, y: torch.cat([y[:, :4], y[:, 4:]], 1), {}, False),
+        (lambda net, y: y.cumsum(1), {}, False),
+        (lambda net, y: y * torch.arange(8.0).view(8, 1, 1), {}, False),
+        (lambda net, y: y.transpose(1, 2), {}, False),
+        (lambda net, y: functional.conv2d(y, net.b.weight.transpose(0, 1)[:, :4].repeat(1, 2, 1, 1), padding=1), {}, False),
+        (lambda net, y: y + functional.max_pool2d(y.transpose(1, 2), 3, 1, 1).transpose(1, 2), {}, False),
+    ],
+)
+def test_operations_pass_or_block(between, extra, passes):
+    """Operations that treat channels alike pass; those that tell them apart, or are not known, block with a reason."""
+    group = read_by(Of(between, **extra), "b.weight")
+    assert (group.blocked == ()) is passes
+    assert all(isinstance(reason, str) and reason for reason in group.blocked)
+
+
+@pytest.mark.parametrize(
+    ("between", "reads"), [(lambda net, y: functional.pad(y, (0, 0, 0, 0, 4, 4)), 16), (lambda net, y: torch.cat([y, y], 1), 16)]
+)
+def test_channels_that_are_added_block_both_sides(between, reads):
+    """Zero-padded or concatenated channels: the wider tensor has no free order, and neither has the one before."""
+    module = Of(between, reads=reads)
+    groups = channel_groups(module, torch.rand(2, 3, 8, 8)).groups
+    assert all(group.blocked for group in groups if group.readers or "a.weight" in group.writers)
+
+
+def test_inputs_and_outputs_keep_their_order():
+    """The first layer's inputs and the last one's outputs are blocked, and the reason says which."""
+    groups = channel_groups(Of(lambda net, y: y), torch.rand(2, 3, 8, 8)).groups
+    reasons = {place.name: group.blocked for group in groups for place in group.readers}
+    assert reasons == {"a.weight": ("they are the network's input",), "b.weight": ()}
+    assert [group.blocked for group in groups if "b.weight" in group.writers] == [("they are the network's output",)]
+
+
+@pytest.mark.parametrize("flat", [nn.Flatten(), None])
+def test_flattening_makes_blocks_of_columns(flat):
+    """After flattening 4 x 4 positions each channel is 16 neighbouring columns of the linear layer."""
+
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.flat, self.b = nn.Conv2d(3, 8, 3, padding=1), flat, nn.Linear(128, 5)
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.b(self.flat(y) if self.flat else y.view(y.size(0), -1))
+
+    group = read_by(Flat(), "b.weight", torch.rand(2, 3, 4, 4))
+    assert Place("b.weight", 1, 16) in group.readers
+    assert group.channels == 8 and not group.blocked
+
+
+def test_a_weight_under_two_names_goes_along_under_both():
+    """Tied layers are one tensor: all its names are places, and its two uses are one group."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    net[4].weight = net[2].weight
+    group = read_by(net, "2.weight", torch.rand(3, 4))
+    assert {("2.weight", 0), ("2.weight", 1), ("4.weight", 0), ("4.weight", 1)} <= {(place.name, place.dim) for place in group.places}
+    assert group is not None and not group.blocked
+
+
+def test_a_network_that_cannot_be_traced_has_no_groups_and_a_reason():
+    """Control flow that depends on numbers stops the tracing; the reason names it."""
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.a(x) if x.sum() > 0 else x
+
+    found = channel_groups(Branches(), torch.rand(2, 4))
+    assert not found.groups and "cannot trace" in found.untraced
