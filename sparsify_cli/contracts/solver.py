@@ -27,11 +27,13 @@ class Keep:
         count: weights that stay, exactly; at most what the pattern allows.
         pattern: holds in every group of consecutive columns.
         within: positions that may stay, [out, columns]; others stay only when there are too few. None = all may.
+        positions: of a kernel: columns are kernel positions x input channels, channels fastest.
     """
 
     count: int
     pattern: Pattern
     within: Bool[Tensor, "out columns"] | None = None
+    positions: int = 1
 
 
 class Solver(ABC):  # noqa: B024 - what layers and networks have in common; not meant to be made
@@ -44,7 +46,7 @@ class Solver(ABC):  # noqa: B024 - what layers and networks have in common; not 
             BadRequest: it is one.
         """
         if pattern.block_size > 1:
-            name = type(self).__name__.lower()
+            name = type(self).__module__.rpartition(".")[2].replace("_", "-")
             raise BadRequest(
                 f"The solver {name} cannot hold {pattern}.",
                 "It decides weight after weight, and a block lies across several rows or columns.",

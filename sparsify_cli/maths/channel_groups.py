@@ -21,42 +21,28 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from sparsify_cli.maths.channel_spaces import BATCH_NORMS, CONVOLUTIONS, ELEMENTWISE, JOINS, POOLING, POOLS, SAME, SIZES, Axis, Place, Space
+from sparsify_cli.maths.channel_spaces import (
+    BATCH_NORMS,
+    CONVOLUTIONS,
+    ELEMENTWISE,
+    JOINS,
+    POOLING,
+    POOLS,
+    SAME,
+    SIZES,
+    Axis,
+    ChannelGroup,
+    ChannelGroups,
+    Place,
+    Space,
+)
 from sparsify_cli.values.arrays import as_taken_by
-
-
-@dataclass(frozen=True)
-class ChannelGroup:
-    """Places whose channels have one order.
-
-    Args:
-        channels: how many.
-        places: every tensor of the state that is indexed by them.
-        readers: weights that read them as inputs, and how many columns each channel has there.
-        writers: weights that make them.
-        blocked: why they may not be reordered; empty when they may.
-    """
-
-    channels: int
-    places: tuple[Place, ...]
-    readers: tuple[Place, ...]
-    writers: tuple[str, ...]
-    blocked: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ChannelGroups:
-    """The groups of a network; when it cannot be traced there are none, and `untraced` says why."""
-
-    groups: tuple[ChannelGroup, ...] = ()
-    untraced: str = ""
 
 
 def channel_groups(module: nn.Module, inputs: Tensor) -> ChannelGroups:
@@ -95,8 +81,6 @@ class _Follower:
             except (TypeError, ValueError, IndexError):  # arguments that are themselves computed, or of an unusual form
                 self._unknown(node, f"`{node.name}`")
         return tuple(_group_of(space) for space in self.spaces if space.into is None and space.members)
-
-    # ------------------------------------------------------------------------------------------------ what a node does
 
     def _visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
@@ -156,8 +140,6 @@ class _Follower:
             "getitem": self._slice,
         }
 
-    # ---------------------------------------------------------------------------------------------------------- layers
-
     def _convolution(self, node: fx.Node, module: Any) -> None:
         source = node.all_input_nodes[0]
         if module.groups > 1:
@@ -213,8 +195,6 @@ class _Follower:
                 self._place(axis, tensor, 0, "goes along")
             elif tensor is not None:
                 self._block_parameter(tensor, f"`{node.target}` lies across channels")
-
-    # ------------------------------------------------------------------------------------------------------ operations
 
     def _same(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
@@ -338,8 +318,6 @@ class _Follower:
             self.axes[node] = axis
         else:
             self._unknown(node, f"indexing in `{node.name}`")
-
-    # ---------------------------------------------------------------------------------------------------------- spaces
 
     def _space(self, channels: int, blocked: str = "") -> Space:
         space = Space(channels, blocked=[blocked] if blocked else [])

@@ -55,6 +55,33 @@ class Place:
     repeat: int = 1
 
 
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Places whose channels have one order.
+
+    Args:
+        channels: how many.
+        places: every tensor of the state that is indexed by them.
+        readers: weights that read them as inputs, and how many columns each channel has there.
+        writers: weights that make them.
+        blocked: why they may not be reordered; empty when they may.
+    """
+
+    channels: int
+    places: tuple[Place, ...]
+    readers: tuple[Place, ...]
+    writers: tuple[str, ...]
+    blocked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChannelGroups:
+    """The groups of a network; when it cannot be traced there are none, and `untraced` says why."""
+
+    groups: tuple[ChannelGroup, ...] = ()
+    untraced: str = ""
+
+
 @dataclass(eq=False)
 class Space:
     """One order of channels; spaces that must agree are merged into one."""

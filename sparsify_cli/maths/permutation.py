@@ -11,8 +11,8 @@ Only which columns share a stripe matters, so 2M columns have C(2M, M)/2 differe
     efficacy = 100 (retained - as it was) / (retained by the best N/M of each whole row - as it was), in %
 
 Above M = 4 a pair has too many orders (6,435 for M = 8); its best swap of one column against one is searched instead.
-Where the map of all pairs costs more than `WORK`, each round searches random pairs, every stripe in one, until the best
-of `PATIENCE` rounds in a row gains next to nothing.
+Where the map of all pairs costs more than `WORK`, each round searches random pairs, every stripe in one, until
+`PATIENCE` rounds in a row gain next to nothing.
 
 Source: Pool and Yu 2021, "Channel permutations for N:M sparsity" (NeurIPS), algorithm 1; official code NVIDIA/apex,
 contrib/sparsity/permutation_search_kernels/exhaustive_search.py. Differs: any N:M; the least gain is relative to what is
@@ -41,8 +41,8 @@ SHARE = 0.8
 """Of the best gain, what a pair must gain to be applied in the same round."""
 WORK = 5 * 10**8
 """Numbers compared for one map of all pairs, above which random pairs are searched: a few seconds of one core."""
-PATIENCE = 4
-"""Rounds of random pairs that may in turn gain less than `SLOW` before the search ends."""
+PATIENCE = 16
+"""Rounds of random pairs in a row that gain less than `SLOW` before the search ends."""
 SLOW = 1e-5
 """Share of what is retained that a round of random pairs should gain."""
 CHUNK = 2**22

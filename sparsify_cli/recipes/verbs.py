@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from sparsify_cli.recipes.analyze import AnalyzeRecipe
 from sparsify_cli.recipes.masks import MasksRecipe
 from sparsify_cli.recipes.option import Allocation, BudgetText, Choice, Levels, Option, Strategy, Texts
 from sparsify_cli.recipes.recipe import Recipe
@@ -33,6 +34,9 @@ class PruneRecipe(ModelFields, DataFields, SparsityFields, WeightsFields):
         Literal["dense", "own"], Option("What a --solver imitates: the dense network's outputs, or the layer's own on its inputs now.")
     ] = "dense"
     batchnorm: Annotated[bool, Option("Re-estimate batch-norm statistics when architecture and data are known.")] = True
+    permute: Annotated[
+        bool, Option("N:M: first reorder channels so that the pattern costs less; the network's outputs stay what they are.")
+    ] = False
     effort: Annotated[
         Literal["normal", "high"], Option("high = afterwards the weights that stay are trained to imitate the dense network, for minutes.")
     ] = "normal"
@@ -150,6 +154,7 @@ RECIPES: tuple[type[Recipe], ...] = (
     ExportRecipe,
     ReportRecipe,
     MasksRecipe,
+    AnalyzeRecipe,
     InspectRecipe,
     DemoRecipe,
 )

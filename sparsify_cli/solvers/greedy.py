@@ -43,7 +43,7 @@ class Greedy(LayerSolver):
         repeats: `line` and `fixed` may take a channel again, which raises its coefficient.
         away: `line` may also step away from a channel.
         refit: least squares sets the kept weights; else the coefficients scale them, as in the paper.
-        positions: kernel positions of a channel, 9 for 3x3; layers whose columns they do not divide have 1.
+        positions: kernel positions of a channel, 9 for 3x3; 0 = those of the layer.
         damping: of the refit, added to the diagonal of the Gram matrix, relative to its mean.
         sequential: layers see inputs from layers that are already pruned, else those of the dense network.
     """
@@ -52,7 +52,7 @@ class Greedy(LayerSolver):
     repeats: bool = True
     away: bool = True
     refit: bool = True
-    positions: Annotated[int, Field(ge=1)] = 1
+    positions: Annotated[int, Field(ge=0)] = 0
     damping: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     sequential: bool = True
 
@@ -63,7 +63,8 @@ class Greedy(LayerSolver):
         usable.require_room(keep.count, keep.pattern)
         if keep.count == dense.numel():
             return dense, torch.ones_like(dense, dtype=torch.bool)
-        positions = self.positions if dense.shape[1] % self.positions == 0 else 1
+        asked = self.positions or keep.positions
+        positions = asked if dense.shape[1] % asked == 0 else 1
         terms = channel_terms(dense, precise, positions=positions)
         found = self._selected(terms, self._wanted(terms, usable, keep, positions))
         mask = best(usable.ranked(_ranks(dense, terms, found, positions)), keep.count, keep.pattern)

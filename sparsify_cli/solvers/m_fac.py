@@ -42,7 +42,7 @@ class MFAC(NetworkSolver):
     """
 
     gradients: Annotated[int, Field(ge=1)] = 256
-    damping: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    damping: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     stages: Annotated[int, Field(ge=1)] = 4
     update: bool = True
 

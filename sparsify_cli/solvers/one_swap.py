@@ -23,12 +23,10 @@ from pydantic import Field
 from torch import Tensor
 
 from sparsify_cli.contracts.solver import Keep, LayerSolver, Solution
-from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.gram import damped
 from sparsify_cli.maths.refit import refit
 from sparsify_cli.maths.swaps import Swaps
 from sparsify_cli.maths.usable import Usable, best, best_of_rows
-from sparsify_cli.recipes.pattern import Pattern
 
 
 @dataclass(frozen=True)
@@ -55,19 +53,6 @@ class OneSwap(LayerSolver):
     refit: bool = True
     damping: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     sequential: bool = True
-
-    def check(self, pattern: Pattern) -> None:
-        """Refuse blocks, by the name on the shelf, which has a hyphen that the class has not.
-
-        Raises:
-            BadRequest: the pattern has blocks.
-        """
-        if pattern.block_size > 1:
-            raise BadRequest(
-                f"The solver one-swap cannot hold {pattern}.",
-                "It exchanges single weights, and a block lies across several rows or columns.",
-                "Choose unstructured or N:M, or leave --solver out.",
-            )
 
     def solve(self, weight: Float[Tensor, "out columns"], gram: Float[Tensor, "columns columns"], keep: Keep) -> Solution:
         """Prune and repair one layer."""

@@ -42,6 +42,7 @@ def needs_inputs(recipe: PruneRecipe) -> str:
     asking += [f"--criterion {recipe.criterion.name}"] if criterion.needs else []
     asking += [f"--allocation {recipe.allocation}"] if recipe.allocation in NEEDS_COSTS else []
     asking += [f"--budget {recipe.budget}"] if recipe.budget is not None and recipe.budget.kind == "macs" else []
+    asking += ["--permute"] if recipe.permute else []
     return " and ".join(asking)
 
 

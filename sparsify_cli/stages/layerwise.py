@@ -17,6 +17,7 @@ Nagel et al. 2019 (arXiv 1906.04721, section 4.2). Ours: dense outputs as target
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,13 +103,14 @@ class Pass:
         done: dict[str, Layer] = {}
         total, zeros = max(1, sum(mask.numel() for mask in masks.values())), 0
         twins = Twins.of(module, dense, inputs, watchable(module, masks), follows=self.batchnorm, batch=self.batch)
-        for now, before in twins.visits():
-            if now.name not in masks:
-                follow(now.layer, now.inputs, before.inputs)
-                continue
-            done[now.name] = layer = self._layer(now, before, masks[now.name], twins.real)
-            zeros += int((~layer.mask).sum())
-            listener.progress(Progress(f"solving {now.name}", len(done), len(twins.reached(masks)), sparsity=zeros / total))
+        with closing(twins.visits()) as visits:
+            for now, before in visits:
+                if now.name not in masks:
+                    follow(now.layer, now.inputs, before.inputs)
+                    continue
+                done[now.name] = layer = self._layer(now, before, masks[now.name], twins.real)
+                zeros += int((~layer.mask).sum())
+                listener.progress(Progress(f"solving {now.name}", len(done), len(twins.reached(masks)), sparsity=zeros / total))
         listener.done()
         return done
 
@@ -117,34 +119,42 @@ class Pass:
         """Solve one layer in place; each group of a convolution on its own, with as many weights as its rows have in the target."""
         dense, layer = matrix_of(before.layer), now.layer
         seen = now.inputs if self.solver.sequential else before.inputs
-        moments = paired_moments(layer, seen, before.inputs, dense, real=real, seed=self.seed)
+        each = [one for one in real for _ in range(len(seen) // len(real))]  # a layer may be called several times a batch
+        moments = paired_moments(layer, seen, before.inputs, dense, real=each, seed=self.seed)
         _require_finite(now.name, moments)
         within = self.pruned.get(now.name)
         masks = [to_matrix(oriented(layer, mask)) for mask in (target, torch.ones_like(target) if within is None else within)]
-        new, kept = self._groups(dense, moments, *masks)
+        new, kept = self._groups(dense, moments, positions_of(layer), *masks)
         _put(layer, new)
         if self.bias and getattr(layer, "bias", None) is not None:
             _correct_bias(layer, before.layer, moments)
         mask = oriented(layer, from_matrix(kept, tuple(oriented(layer, target).shape))).contiguous()
         return Layer(weight_of(layer).clone(), mask, _change(dense, new, moments), moments.rows, dense.shape[1])
 
-    def _groups(self, dense: Tensor, moments: Moments, wanted: Tensor, may: Tensor) -> Solution:
+    def _groups(self, dense: Tensor, moments: Moments, positions: int, wanted: Tensor, may: Tensor) -> Solution:
         parts = [tensor.chunk(len(moments.gram)) for tensor in (dense, wanted, may)]
-        pairs = [self._group(moments, group, *each) for group, each in enumerate(zip(*parts, strict=True))]
+        pairs = [self._group(moments, group, positions, *each) for group, each in enumerate(zip(*parts, strict=True))]
         weights, masks = zip(*pairs, strict=True)
         return torch.cat(weights), torch.cat(masks)
 
-    def _group(self, moments: Moments, group: int, dense: Tensor, wanted: Tensor, may: Tensor) -> Solution:
+    def _group(self, moments: Moments, group: int, positions: int, dense: Tensor, wanted: Tensor, may: Tensor) -> Solution:
         gram, aim = moments.gram[group], dense.double()
         if self.target == "dense" and self.solver.sequential:
             aim = imitating(aim, gram, moments.cross[group], damping=RIDGE).masked_fill(~may, 0)
-        return self.solver.solve(aim, gram, Keep(int(wanted.sum()), self.pattern, None if bool(may.all()) else may))
+        keep = Keep(int(wanted.sum()), self.pattern, None if bool(may.all()) else may, positions)
+        return self.solver.solve(aim, gram, keep)
 
 
 def weight_of(layer: nn.Module) -> Tensor:
     """The weight of a layer as it is stored."""
     weight: Tensor = layer.weight  # type: ignore[assignment]
     return weight.detach()
+
+
+def positions_of(layer: nn.Module) -> int:
+    """Positions of a layer's kernel; 1 for a linear layer."""
+    weight = weight_of(layer)
+    return weight[0, 0].numel() if weight.ndim > 2 else 1
 
 
 def oriented(layer: nn.Module, tensor: Tensor) -> Tensor:

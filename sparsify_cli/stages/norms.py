@@ -8,6 +8,7 @@ network lies in between and needs the fewest samples.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from sparsify_cli.maths.holdout import hold_out
 from sparsify_cli.recipes.verbs import PruneRecipe
-from sparsify_cli.stages.calibrate import BATCH, calibration_inputs
+from sparsify_cli.stages.calibrate import BATCH, calibration_inputs, names_in
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.training.augmented import augmented
 from sparsify_cli.training.batchnorm import cross_entropy, follow, has_batchnorm, norms, recalibrate
@@ -102,8 +103,9 @@ def _candidates(
 
 def move(module: nn.Module, dense: nn.Module, inputs: Tensor) -> None:
     """Move the running statistics of a network by as much as its layers' inputs moved away from the dense network's."""
-    for now, then in Twins.of(module, dense, inputs, {}, follows=True, batch=BATCH).visits():
-        follow(now.layer, now.inputs, then.inputs)
+    with closing(Twins.of(module, dense, inputs, {}, follows=True, batch=BATCH).visits()) as visits:
+        for now, then in visits:
+            follow(now.layer, now.inputs, then.inputs)
 
 
 def _statistics(module: nn.Module) -> dict[str, Tensor]:
@@ -121,6 +123,9 @@ def _put(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
 
 def _with_buffers(subject: Subject, module: nn.Module) -> Subject:
     """The subject with the module's running statistics, in the checkpoint's own number types."""
-    buffers = dict(module.named_buffers())
-    tensors = {name: buffers[name].to(tensor.dtype) if name in buffers else tensor for name, tensor in subject.checkpoint.tensors.items()}
+    buffers, ours = dict(module.named_buffers()), names_in(module, subject)
+    tensors = {
+        name: buffers[ours[name]].to(tensor.dtype) if ours[name] in buffers else tensor
+        for name, tensor in subject.checkpoint.tensors.items()
+    }
     return replace(subject, checkpoint=subject.checkpoint.with_tensors(tensors))

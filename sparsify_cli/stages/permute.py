@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.maths.channel_groups import ChannelGroup, Place, channel_groups
+from sparsify_cli.maths.channel_groups import channel_groups
+from sparsify_cli.maths.channel_spaces import ChannelGroup, Place
 from sparsify_cli.maths.matrix_view import to_matrix
 from sparsify_cli.maths.permutation import Found, best_order
 from sparsify_cli.recipes.pattern import Pattern

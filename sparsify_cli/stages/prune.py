@@ -20,13 +20,14 @@ from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.allocation import NEEDS_COSTS
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
-from sparsify_cli.stages.calibrate import require_context, statistics
+from sparsify_cli.stages.calibrate import names_in, require_context, statistics
 from sparsify_cli.stages.compare import compared
 from sparsify_cli.stages.fit_keys import fitted
 from sparsify_cli.stages.imitation import Imitated, imitated
 from sparsify_cli.stages.norms import NormChoice, with_best_norms
 from sparsify_cli.stages.opening import shares_memory, tables_left
 from sparsify_cli.stages.outcome import Outcome
+from sparsify_cli.stages.permute import permuted
 from sparsify_cli.stages.plan import plan, tied_names, untied
 from sparsify_cli.stages.reading import odd_notes
 from sparsify_cli.stages.resolve import build_architecture
@@ -86,23 +87,19 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
     rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
     if recipe.strict:
         require_carried({row.name: row.oriented for row in rows if row.matched}, recipe.pattern)
-    chooser, chosen = chosen_masks(recipe, before, rows, listener)
+    start, reordered = reordered_first(recipe, before, rows)
+    chooser, chosen = chosen_masks(recipe, start, rows, listener)
     folder, held = output_folder(recipe, before.name)
     with claimed(folder, held=held):  # before the work: a folder that is taken is refused now, not after solving
-        found = solved(recipe, before, chosen, chooser, listener)
+        found = solved(recipe, start, chosen, chooser, listener)
         masks = found.masks
-        after, imitation = imitated(recipe, before, pruned(before, found), followed=found.followed, listener=listener)
-        after, choice = with_best_norms(recipe, before, after, followed=found.followed or imitation is not None)
+        after, imitation = imitated(recipe, start, pruned(start, found), followed=found.followed, listener=listener)
+        after, choice = with_best_norms(recipe, start, after, followed=found.followed or (imitation is not None and imitation.kept))
         report = Report(tuple(_findings(before, after, choice, imitation)), dict(found.facts))
         report = write_product(folder, Product(recipe, after, report, before, after.checkpoint, masks))
     shapes = {row.name: row.oriented for row in rows if row.matched}
-    notes = (
-        *pattern_notes(shapes, recipe.pattern),
-        *found.notes,
-        *collapse_notes(masks),
-        *([imitation.note()] if imitation else []),
-        *([choice.note()] if choice else []),
-    )
+    tried = [one.note() for one in (imitation, choice) if one is not None]
+    notes = (*reordered, *pattern_notes(shapes, recipe.pattern), *found.notes, *collapse_notes(masks), *tried)
     notes += stored_notes(before, rows, recipe)
     return Outcome(
         "prune",
@@ -114,6 +111,28 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
         hints=_hints(folder, before),
         weights=weights_of(folder),
     )
+
+
+def reordered_first(recipe: PruneRecipe, before: Subject, rows: Sequence[Row]) -> tuple[Subject, tuple[str, ...]]:
+    """The network with its channels in the order in which N:M costs least, where the recipe asks for it, and what was done.
+
+    Raises:
+        BadRequest: it is pruned already, so that its masks belong to the old order.
+        MissingContext: architecture or data are not known.
+    """
+    if not recipe.permute:
+        return before, ()
+    require_context(recipe, before)
+    if before.masks:
+        raise BadRequest(f"{before.path} is pruned already.", "Its masks hold in the order of channels it has.", "Leave --permute out.")
+    module = before.module()
+    ours = names_in(module, before)
+    theirs = {new: name for name, new in ours.items()}
+    names = [ours[row.name] for row in rows if row.matched]
+    changes, done = permuted(module, names, recipe.pattern, before.samples("train").inputs[:8], seed=recipe.seed)
+    old = before.checkpoint.tensors
+    tensors = {**old, **{theirs[name]: tensor.to(old[theirs[name]].dtype) for name, tensor in changes.items() if name in theirs}}
+    return before.changed(before.checkpoint.with_tensors(tensors), before.masks), tuple(done.sentences())
 
 
 def chosen_masks(recipe: PruneRecipe, before: Subject, rows: Sequence[Row], listener: Listener) -> tuple[Sparsifier, MaskSet]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -27,19 +28,21 @@ from sparsify_cli.maths.error_curves import Curve, levels
 from sparsify_cli.maths.gram import output_change
 from sparsify_cli.maths.keep import top_k
 from sparsify_cli.maths.matrix_view import from_matrix
+from sparsify_cli.maths.paired_moments import sampled_gram
 from sparsify_cli.recipes.pattern import Pattern
-from sparsify_cli.stages.calibrate import calibrate, watchable
-from sparsify_cli.stages.layerwise import matrix_of, oriented, weight_of
+from sparsify_cli.stages.calibrate import BATCH, watchable
+from sparsify_cli.stages.layerwise import matrix_of, oriented, positions_of, weight_of
 from sparsify_cli.training.batches import as_taken_by
+from sparsify_cli.training.lockstep import lockstep
 from sparsify_cli.training.modes import evaluating
 
-STEP, LEAST = Fraction(7, 10), Fraction(2, 100)
-"""Densities of the ladder: each 0.7 of the one before, to 2 %."""
+STEP, LEAST = Fraction(6, 10), Fraction(2, 100)
+"""Densities of the ladder: each 0.6 of the one before, to 2 %."""
 
-PROBES = 4
+PROBES = 3
 """Levels of each layer at which the whole network is run."""
 
-JUDGES = 256
+JUDGES = 192
 """Samples it is run on."""
 
 
@@ -82,29 +85,26 @@ def costs_of(
         listener: hears progress.
         seed: of which samples judge.
     """
-    del seed
-    seen = calibrate(module, inputs, names)
-    layers = watchable(module, names)
-    judges = inputs[:JUDGES]
-    with evaluating(module), torch.no_grad():
+    layers, judges = watchable(module, names), inputs[:JUDGES]
+    found: dict[str, LayerCosts] = {}
+    with evaluating(module), torch.no_grad(), closing(lockstep(module, inputs.split(BATCH), layers)) as visits:
         aim = _log_probabilities(module, judges)
-        found = []
-        for i, name in enumerate([name for name in names if name in seen.gram], start=1):
-            listener.progress(Progress(f"measuring {name}", i, len(seen.gram)))
-            found.append(_costs(module, layers[name], name, seen.gram[name], solver, judges, aim))
+        for visit in visits:
+            listener.progress(Progress(f"measuring {visit.name}", len(found) + 1, len(layers)))
+            gram = sampled_gram(visit.layer, visit.inputs, seed=seed)
+            found[visit.name] = _costs(module, visit.layer, visit.name, gram, solver, judges, aim)
     listener.done()
-    return found
+    return [found[name] for name in names if name in found]
 
 
 def _costs(
     module: nn.Module, layer: nn.Module, name: str, gram: Tensor, solver: LayerSolver | None, judges: Tensor, aim: Tensor
 ) -> LayerCosts:
     dense = matrix_of(layer).double()
-    grams = gram.reshape(-1, *gram.shape[-2:])
     counts = [count for count in levels(dense.numel(), step=STEP, least=LEAST) if count < dense.numel()]
-    ladder = _ladder(dense, grams, solver, counts)
-    power = _change(dense, grams)
-    errors = [_change(dense - new, grams) / power if power else 0.0 for new in ladder]
+    ladder = _ladder(layer, dense, gram, solver, counts)
+    power = _change(dense, gram)
+    errors = [_change(dense - new, gram) / power if power else 0.0 for new in ladder]
     probes = _spread(len(counts), PROBES)
     saved = weight_of(layer).clone()
     measured = {}
@@ -116,14 +116,14 @@ def _costs(
     return LayerCosts(name, dense.numel(), tuple(counts), tuple(errors), tuple(between), tuple(counts[i] for i in probes))
 
 
-def _ladder(dense: Tensor, grams: Tensor, solver: LayerSolver | None, counts: Sequence[int]) -> list[Tensor]:
+def _ladder(layer: nn.Module, dense: Tensor, grams: Tensor, solver: LayerSolver | None, counts: Sequence[int]) -> list[Tensor]:
     """The layer's matrix at each count; groups of a convolution share counts equally."""
     if solver is None:
         return [torch.where(top_k(dense.abs().flatten(), count).view_as(dense), dense, 0) for count in counts]
     parts = dense.chunk(len(grams))
     rungs = [
-        solver.ladder(part, one, Keep(0, Pattern()), [round(count / len(grams)) for count in counts])
-        for part, one in zip(parts, grams, strict=True)
+        solver.ladder(part, one, Keep(0, Pattern(), positions=positions_of(layer)), [(count + group) // len(grams) for count in counts])
+        for group, (part, one) in enumerate(zip(parts, grams, strict=True))
     ]
     return [torch.cat([rung[i][0] for rung in rungs]) for i in range(len(counts))]
 

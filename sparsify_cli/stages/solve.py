@@ -67,7 +67,7 @@ def solved(recipe: PruneRecipe, before: Subject, masks: MaskSet, chooser: Sparsi
     if solver is None:
         return Solved(masks.apply(before.checkpoint.tensors), masks)
     if isinstance(solver, NetworkSolver):
-        return _network(recipe, solver, before, chooser, listener)
+        return _network(recipe, solver, before, masks, chooser, listener)
     assert isinstance(solver, LayerSolver)
     return _layers(recipe, solver, before, masks, listener)
 
@@ -103,13 +103,16 @@ def _beside(recipe: PruneRecipe, before: Subject, module: Any, ours: Mapping[str
     }
 
 
-def _network(recipe: PruneRecipe, solver: NetworkSolver, before: Subject, chooser: Sparsifier, listener: Listener) -> Solved:
+def _network(
+    recipe: PruneRecipe, solver: NetworkSolver, before: Subject, masks: MaskSet, chooser: Sparsifier, listener: Listener
+) -> Solved:
     network = network_of(recipe, before, chooser.names)
     require_room(
         f"--solver {recipe.solver.name if recipe.solver else ''}", solver.memory(_sizes(network.weights()), recipe.samples), listener
     )
     weights = {name: before.checkpoint.tensors[name] for name in chooser.names}
-    target = chooser.target(weights, recipe.sparsity, pruned=before.masks)
+    meant = MaskSet({name: masks[name] for name in chooser.names}).sparsity if recipe.budget else recipe.sparsity
+    target = chooser.target(weights, meant, pruned=before.masks)
     found = solver.solve_network(network, chooser.along(target, before.masks), recipe.pattern)
     old = before.checkpoint.tensors
     tensors = found.masks.apply({**old, **{name: weight.to(old[name].dtype) for name, weight in found.weights.items()}})

@@ -60,9 +60,9 @@ def recalibrate(module: nn.Module, inputs: Tensor, *, batch: int) -> None:
 def follow(layer: nn.Module, now: Sequence[Tensor], dense: Sequence[Tensor]) -> None:
     """Move a layer's running statistics by as much as its inputs moved away from those of the dense network.
 
-    The mean moves by the difference of the means, the variance by the ratio of the variances. Nothing moves where the inputs
-    are the same, whatever samples they come from: unlike `recalibrate` this does not replace what training saw (augmented
-    images, all of them) by what a few calibration samples show.
+    As if each channel had been scaled and shifted: the variance moves by the ratio of the variances, the mean by the difference
+    of the means, and its distance from that of the samples by the scale. Nothing moves where the inputs are the same: unlike
+    `recalibrate` this does not replace what training saw (augmented images, all of them) by what a few samples show.
 
     Args:
         layer: a batch norm with running statistics; changed in place.
@@ -73,7 +73,7 @@ def follow(layer: nn.Module, now: Sequence[Tensor], dense: Sequence[Tensor]) -> 
     running_mean, running_var = buffers["running_mean"], buffers["running_var"]
     (mean, variance), (old_mean, old_variance) = _channel_moments(now), _channel_moments(dense)
     ratio = torch.where(old_variance > 0, variance / old_variance.clamp_min(1e-30), torch.ones_like(variance))
-    running_mean += (mean - old_mean).to(running_mean)
+    running_mean += (mean - old_mean + (running_mean.double() - old_mean) * (ratio.sqrt() - 1)).to(running_mean)
     running_var *= ratio.to(running_var)
 
 

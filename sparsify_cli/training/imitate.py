@@ -123,7 +123,7 @@ class _Held:
 
     @classmethod
     def of(cls, module: nn.Module, masks: Mapping[str, Tensor]) -> _Held:
-        there = dict(module.named_parameters())
+        there = dict(module.named_parameters(remove_duplicate=False))
         return cls(tuple((there[name], mask.to(there[name].device)) for name, mask in masks.items() if name in there))
 
     def still(self) -> None:

@@ -74,13 +74,15 @@ class _Runner:
 
     def abandon(self) -> None:
         """End the thread, wherever it is."""
-        if self.thread.is_alive() and not self.done:
-            self.abandoned = True
-            self.go.release()
+        self.abandoned = True
+        self.go.release()
+        if self.thread.is_alive():
             self.thread.join()
 
     def pause(self, name: str, seen: Tensor) -> None:
         """Called inside the thread: stop in front of a layer."""
+        if self.abandoned:  # again, where the network catches every exception
+            raise _Stopped
         if name in self.passed:
             return
         self.passed.add(name)

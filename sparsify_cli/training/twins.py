@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparsify_cli.errors import BadRequest
 from sparsify_cli.training.batches import as_taken_by
 from sparsify_cli.training.batchnorm import norms
 from sparsify_cli.training.lockstep import Visit, calls, lockstep
@@ -47,16 +49,20 @@ class Twins:
             often = calls(module, inputs[: min(len(inputs), 2)], watched)
         return cls(module, dense, inputs.split(batch), watched, often)
 
-    def visits(self) -> Iterator[Seen]:
-        """Layers in the order in which the networks run them, in eval mode."""
+    def visits(self) -> Generator[Seen]:
+        """Layers in the order in which the networks run them, in eval mode; a layer that is called twice has two inputs a batch.
+
+        Raises:
+            BadRequest: the two networks, or batches, take different ways.
+        """
         others = {name: self.dense.get_submodule(path) for name, path in self._paths().items()}
         with evaluating(self.module), evaluating(self.dense), ExitStack() as after:
             streams = [
                 after.enter_context(closing(lockstep(net, self.batches, layers)))
                 for net, layers in ((self.module, self.watched), (self.dense, others))
             ]
-            for now, before in zip(*streams, strict=True):
-                yield self._complete(self.module, now), self._complete(self.dense, before)
+            for now, before in zip_longest(*streams):
+                yield _paired(now and self._complete(self.module, now), before and self._complete(self.dense, before))
 
     def reached(self, names: Iterable[str]) -> list[str]:
         """Those of the names that a pass comes to, in its order."""
@@ -78,11 +84,22 @@ class Twins:
         """What a layer that is called several times in a pass sees in all of them."""
         if self.often.get(visit.name, 1) < 2:
             return visit
-        return replace(visit, inputs=[_all_inputs(net, visit.layer, batch) for batch in self.batches])
+        return replace(visit, inputs=[seen for batch in self.batches for seen in _all_inputs(net, visit.layer, batch)])
+
+
+def _paired(now: Visit | None, before: Visit | None) -> Seen:
+    """The visits, when they are of the same layer with inputs of the same shapes: routing may depend on what was pruned."""
+    if now and before and now.name == before.name and [x.shape for x in now.inputs] == [z.shape for z in before.inputs]:
+        return now, before
+    raise BadRequest(
+        f"The pruned network takes another way than the dense one, at {' and '.join(visit.name for visit in (now, before) if visit)}.",
+        "Its layers cannot be compared with the dense ones one by one.",
+        "Choose a --criterion without --solver, or --skip what decides the way.",
+    )
 
 
 @torch.no_grad()
-def _all_inputs(net: nn.Module, layer: nn.Module, batch: Tensor) -> Tensor:
+def _all_inputs(net: nn.Module, layer: nn.Module, batch: Tensor) -> list[Tensor]:
     seen: list[Tensor] = []
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -93,4 +110,4 @@ def _all_inputs(net: nn.Module, layer: nn.Module, batch: Tensor) -> Tensor:
         net(as_taken_by(net, batch))
     finally:
         remove()
-    return torch.cat(seen)
+    return seen

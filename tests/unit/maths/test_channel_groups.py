@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sparsify_cli.maths.channel_groups import Place, channel_groups
+from sparsify_cli.maths.channel_groups import channel_groups
+from sparsify_cli.maths.channel_spaces import Place
 
 
 class Of(nn.Module):

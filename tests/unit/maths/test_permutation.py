@@ -95,13 +95,14 @@ def test_escapes_never_retain_less_and_repeat():
 
 
 def test_wide_layers_are_searched_in_random_pairs(monkeypatch):
-    """Where a map of all pairs is too much work, random pairs come within a tenth of what the map gains."""
-    scores = uniform(4, 32, 64)
-    by_map = best_order(scores, 2, 4)
+    """Where a map of all pairs is too much work, random pairs gain at least nine tenths of what the map gains, on average of three."""
+    matrices = [uniform(seed, 32, 64) for seed in (4, 5, 6)]
+    by_map = [best_order(scores, 2, 4) for scores in matrices]
     monkeypatch.setattr("sparsify_cli.maths.permutation.WORK", 0)
-    by_pairs = best_order(scores, 2, 4)
-    assert by_pairs.after - by_pairs.before > 0.9 * (by_map.after - by_map.before)
-    assert by_pairs.order.sort().values.tolist() == list(range(64))
+    by_pairs = [best_order(scores, 2, 4) for scores in matrices]
+    assert sum(found.efficacy for found in by_pairs) > 0.9 * sum(found.efficacy for found in by_map)
+    assert all(found.order.sort().values.tolist() == list(range(64)) for found in by_pairs)
+    assert not torch.equal(by_pairs[0].order, by_map[0].order)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])

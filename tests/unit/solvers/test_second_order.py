@@ -81,7 +81,7 @@ def test_scores_of_woodfisher_are_costs_of_single_weights(network):
     """w^2 / (2 [F^-1]_ii) of the dense inverse."""
     inverse, choose = torch.linalg.inv(dense_fisher(network, "conv", 1.0)), Recorded(Fraction(1, 2))
     weights = network.weights()["conv"].double().flatten()
-    WoodFisher(block=72, stages=1).solve_network(network, choose, ANY)
+    WoodFisher(block=72, damping=1.0, stages=1).solve_network(network, choose, ANY)
     torch.testing.assert_close(choose.asked[0][0]["conv"].flatten(), weights**2 / inverse.diagonal() / 2, rtol=1e-5, atol=0)
 
 
@@ -92,7 +92,7 @@ def test_m_fac_knows_correlations_between_layers(network):
     fisher = joined.T @ joined / 40
     inverse = torch.linalg.inv(fisher + float(fisher.diagonal().mean()) * torch.eye(120, dtype=torch.float64))
     flat = torch.cat([before["conv"].flatten(), before["linear"].flatten()]).double()
-    found = MFAC(stages=1).solve_network(network, one_weight("linear", 7), ANY)
+    found = MFAC(damping=1.0, stages=1).solve_network(network, one_weight("linear", 7), ANY)
     expected = flat - flat[79] * inverse[:, 79] / inverse[79, 79]
     ours = torch.cat([found.weights["conv"].flatten(), found.weights["linear"].flatten()]).double()
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
@@ -107,7 +107,7 @@ def test_obert_shares_a_blocks_cost_among_its_weights(network):
     inverse = torch.linalg.inv(dense_fisher(network, "conv", 1.0))
     pair = weights.flatten()[places]
     cost = float(pair @ torch.linalg.inv(inverse[places][:, places]) @ pair) / 2
-    found = OBERT(block=72, stages=1).solve_network(network, choose, pattern)
+    found = OBERT(block=72, damping=1.0, stages=1).solve_network(network, choose, pattern)
     assert choose.asked[0][0]["conv"].flatten()[places].tolist() == pytest.approx([cost / 2] * 2, rel=1e-5)
     assert torch.equal(found.masks["conv"][0::2], found.masks["conv"][1::2]) and not found.masks["conv"].all()
 

@@ -1,13 +1,16 @@
-"""Batch-norm statistics: exact averages, stillness, and bit-exact restoring."""
+"""Batch-norm statistics: exact averages, stillness, and following inputs that moved."""
 
 from __future__ import annotations
+
+import copy
+import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sparsify_cli.errors import BadData
-from sparsify_cli.training.batchnorm import has_batchnorm, quiet, recalibrate, reestimated
+from sparsify_cli.training.batchnorm import cross_entropy, follow, has_batchnorm, norms, quiet, recalibrate
 from sparsify_cli.values.samples import Samples
 
 
@@ -98,33 +101,62 @@ def test_has_batchnorm() -> None:
     assert not has_batchnorm(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.BatchNorm1d(2, track_running_stats=False)))
 
 
-def test_better_statistics_are_kept() -> None:
-    """A mean of 100 for one feature makes every prediction class 1; measured anew the classes are apart."""
-    module = nn.Sequential(nn.BatchNorm1d(2)).train()
-    module[0].running_mean[0] = 100.0
-    inputs = torch.tensor([[4.0, 0.0], [0.0, 4.0]] * 4)
-    samples = labelled(inputs, [0, 1] * 4)
-    result = reestimated(module, samples, samples)
-    assert result.kept and result.after < result.before
-    assert result.before == pytest.approx(48, abs=0.01)  # class 0: logits 4 - 100 and 0, so 96; class 1: 0
-    assert module[0].running_mean.tolist() == [2.0, 2.0]
-    assert module.training
+def followed(layer: nn.Module, now: list[Tensor], dense: list[Tensor]) -> nn.Module:
+    """A copy of the layer whose statistics followed."""
+    moved = copy.deepcopy(layer)
+    follow(moved, now, dense)
+    return moved
 
 
-def test_worse_statistics_are_taken_back() -> None:
-    """When held-out loss rises, every bit of the old statistics is back, the batch counter too."""
-    module = nn.Sequential(nn.BatchNorm1d(2))
-    held_out = labelled(torch.tensor([[9.0, 0.0], [0.0, 9.0]]), [0, 1])
-    shifted = labelled(torch.tensor([[0.0, 500.0], [1.0, 900.0], [0.0, 100.0]]), [0, 1, 0])
-    before = state(module)
-    result = reestimated(module, shifted, held_out)
-    assert not result.kept and result.after >= result.before
-    assert same(before, state(module))
+def measured_norm(kind: type[nn.Module] = nn.BatchNorm1d) -> nn.Module:
+    """A batch norm of three channels whose statistics and weights are neither zero and one nor those of the samples."""
+    layer = kind(3).eval()
+    for tensor in (layer.running_mean, layer.weight.data, layer.bias.data):
+        tensor.normal_()
+    layer.running_var.uniform_(0.5, 2)
+    return layer
 
 
-def test_nothing_happens_without_batch_norm() -> None:
-    """A plain network is judged and left alone."""
-    module = nn.Sequential(nn.Linear(2, 2))
-    samples = labelled(torch.eye(2), [0, 1])
-    result = reestimated(module, samples, samples)
-    assert (result.kept, result.before) == (False, result.after)
+@pytest.mark.parametrize(("kind", "shape"), [(nn.BatchNorm1d, (8, 3)), (nn.BatchNorm1d, (8, 3, 5)), (nn.BatchNorm2d, (8, 3, 4, 5))])
+def test_nothing_moves_where_inputs_are_the_same(kind: type[nn.Module], shape: tuple[int, ...]) -> None:
+    """Bit for bit, although the statistics are not those of the samples."""
+    layer, batches = measured_norm(kind), list(torch.randn(shape).split(3))
+    assert same(state(layer), state(followed(layer, batches, [batch.clone() for batch in batches])))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3, 4.0])
+def test_scaled_and_shifted_inputs_come_out_as_before(scale: float) -> None:
+    """Inputs s x + t of each channel are normalised to what x was, on samples that were not looked at too."""
+    layer, x, unseen = measured_norm(nn.BatchNorm2d), torch.randn(8, 3, 4, 4), torch.randn(5, 3, 4, 4)
+    layer.eps = 0.0
+    shift = torch.tensor([0.0, -2.0, 5.0])[:, None, None]
+    moved = followed(layer, list((scale * x + shift).split(3)), list(x.split(3)))
+    torch.testing.assert_close(moved(scale * unseen + shift), layer(unseen), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(moved.running_var, layer.running_var * scale**2, rtol=1e-5, atol=0)
+    assert torch.equal(moved.weight, layer.weight) and torch.equal(moved.bias, layer.bias)
+
+
+def test_statistics_move_by_hand() -> None:
+    """Means 1 -> 4, variances 1 -> 4, statistics those of the samples: 4 and 4; dead channels move by the mean alone."""
+    layer = nn.BatchNorm1d(3).eval()
+    layer.running_mean.copy_(torch.tensor([1.0, 7.0, 1.0]))
+    dense = torch.tensor([[0.0, 7.0, 0.0], [2.0, 7.0, 2.0]])
+    now = torch.tensor([[2.0, 5.0, 9.0], [6.0, 5.0, 9.0]])
+    moved = followed(layer, [now], [dense])
+    assert moved.running_mean.tolist() == [4.0, 5.0, 9.0]
+    assert moved.running_var.tolist() == [4.0, 1.0, 0.0]
+
+
+def test_norms_are_those_with_statistics() -> None:
+    """By their paths; layer norm and batch norm without statistics are left out."""
+    module = nn.Sequential(nn.BatchNorm1d(2), nn.LayerNorm(2), nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False), nn.BatchNorm2d(2)))
+    assert norms(module) == {"0": module[0], "2.1": module[2][1]}
+
+
+def test_cross_entropy_by_hand() -> None:
+    """Logits (0, 0) and (ln 3, 0), both class 0: (ln 2 + ln 4/3) / 2, in batches of one too; modes are left."""
+    module = nn.Sequential(nn.Identity(), nn.Dropout(0.5)).train()
+    samples = labelled(torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]), [0, 0])
+    expected = (math.log(2) + math.log(4 / 3)) / 2
+    assert [cross_entropy(module, samples, batch=size) for size in (1, 128)] == pytest.approx([expected] * 2, rel=1e-6)
+    assert module[1].training

@@ -1,0 +1,202 @@
+"""Lockstep: visits show what hooks in separate passes show, changes count from the next layer on, and nothing is left behind."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+import pytest
+import torch
+from torch import nn
+
+from sparsify_cli.errors import BadRequest
+from sparsify_cli.training.lockstep import calls, lockstep
+
+
+class Branched(nn.Module):
+    """Two branches, a residual, a layer that is called twice and one that is never run; registered in no order of running."""
+
+    def __init__(self):
+        super().__init__()
+        self.never = nn.Linear(4, 4)
+        self.last = nn.Linear(4, 2)
+        self.left, self.right, self.twice = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = x + self.left(x).relu() * self.right(x).sigmoid()
+        x = self.twice(self.twice(x).tanh())
+        return self.last(input=x)
+
+
+def layers_of(net):
+    """The linear layers of a network by their paths."""
+    return {path: layer for path, layer in net.named_modules() if isinstance(layer, nn.Linear)}
+
+
+def first_inputs(net, batch):
+    """What each layer is first called with in an ordinary pass."""
+    seen = {}
+
+    def hook(name):
+        def note(_, args, kwargs):
+            seen.setdefault(name, (args[0] if args else kwargs["input"]).detach())
+
+        return note
+
+    handles = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers_of(net).items()]
+    with torch.no_grad():
+        net(batch)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def left_behind(net, threads):
+    """Threads that were not there before, and hooks."""
+    return set(threading.enumerate()) - threads, [part for part in net.modules() if part._forward_pre_hooks or part._forward_hooks]
+
+
+def test_visits_see_what_separate_passes_see():
+    """Bit for bit, in the order of running; a layer that is called twice is visited once, one that never runs is not."""
+    net, batches = Branched(), torch.randn(10, 4).split(4)
+    visits = list(lockstep(net, batches, layers_of(net)))
+    assert [visit.name for visit in visits] == ["left", "right", "twice", "last"]
+    for visit in visits:
+        assert visit.layer is layers_of(net)[visit.name]
+        for seen, batch in zip(visit.inputs, batches, strict=True):
+            assert torch.equal(seen, first_inputs(net, batch)[visit.name])
+
+
+def test_calls_are_counted():
+    """The shared layer runs twice, the others once, in order of first calls; a layer that never runs is absent."""
+    net = Branched()
+    counted = calls(net, torch.randn(2, 4), layers_of(net))
+    assert list(counted.items()) == [("left", 1), ("right", 1), ("twice", 2), ("last", 1)]
+    assert not any(part._forward_pre_hooks for part in net.modules())
+
+
+def test_a_change_is_seen_by_later_layers_alone():
+    """Each layer is doubled when it is visited: from then on inputs are those of the network with the layers before it doubled."""
+    net, before, batches = Branched(), Branched(), torch.randn(6, 4).split(3)
+    before.load_state_dict(net.state_dict())
+    for visit in lockstep(net, batches, layers_of(net)):
+        for seen, batch in zip(visit.inputs, batches, strict=True):
+            torch.testing.assert_close(seen, first_inputs(before, batch)[visit.name], rtol=0, atol=0)
+        for changed in (visit.layer, layers_of(before)[visit.name]):
+            changed.weight.data *= 2
+
+
+def test_a_layer_that_is_changed_runs_changed():
+    """A visit stands in front of the layer: zeroed there, its own outputs are its bias, and the next layer sees that."""
+    net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    visits = lockstep(net, [torch.randn(5, 3)], layers_of(net))
+    next(visits).layer.weight.data.zero_()
+    assert torch.equal(next(visits).inputs[0], net[0].bias.detach().expand(5, 2))
+    assert next(visits, None) is None
+
+
+def test_different_ways_are_refused():
+    """One batch passes a layer that the other does not: refused in words, whichever comes first, and nothing is left."""
+
+    class Forked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.a(x) if float(x.sum()) > 0 else self.b(x)
+
+    net, threads = Forked(), set(threading.enumerate())
+    for batches in ([torch.ones(1, 2), -torch.ones(1, 2)], [-torch.ones(1, 2), torch.ones(1, 2)]):
+        with pytest.raises(BadRequest, match="different ways for different samples: a, b"):
+            list(lockstep(net, batches, layers_of(net)))
+    with pytest.raises(BadRequest, match="different samples: a"):
+        list(lockstep(net, batches, {"a": net.a}))
+    assert left_behind(net, threads) == (set(), [])
+
+
+def test_an_error_inside_reaches_the_caller():
+    """What a forward raises comes out of the generator, from a batch in the middle too, and nothing is left."""
+
+    class Failing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(2, 2)
+
+        def forward(self, x):
+            x = self.a(x)
+            if float(x.isnan().sum()):
+                raise KeyError("seven")
+            return x
+
+    net, threads = Failing(), set(threading.enumerate())
+    visits = lockstep(net, [torch.ones(1, 2), torch.full((1, 2), torch.nan), torch.ones(1, 2)], layers_of(net))
+    assert next(visits).name == "a"
+    with pytest.raises(KeyError, match="seven"):
+        next(visits)
+    assert left_behind(net, threads) == (set(), [])
+
+
+def test_closed_early_nothing_is_left():
+    """After the first of four visits: no thread is alive and no hook is registered."""
+    net, threads = Branched(), set(threading.enumerate())
+    with closing(lockstep(net, torch.randn(9, 4).split(2), layers_of(net))) as visits:
+        assert next(visits).name == "left"
+        assert len(set(threading.enumerate()) - threads) == 5
+    assert left_behind(net, threads) == (set(), [])
+
+
+def test_the_end_leaves_nothing():
+    """When the generator says that it is over, its threads have ended."""
+    net, threads = Branched(), set(threading.enumerate())
+    assert len(list(lockstep(net, torch.randn(40, 4).split(1), layers_of(net)))) == 4
+    assert left_behind(net, threads) == (set(), [])
+
+
+@pytest.mark.timeout(20)
+def test_a_network_that_catches_everything_can_be_left():
+    """Closed early, a forward that swallows every exception and goes on to more layers does not keep its thread."""
+
+    class Stubborn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+
+        def forward(self, x):
+            for layer in self.layers:
+                try:
+                    x = layer(x)
+                except BaseException:
+                    x = x + 1
+            return x
+
+    net, threads = Stubborn(), set(threading.enumerate())
+    with closing(lockstep(net, [torch.ones(1, 2)], layers_of(net))) as visits:
+        next(visits)
+    assert left_behind(net, threads) == (set(), [])
+
+
+def test_gradients_are_off_inside():
+    """Inputs carry no graph although parameters want gradients and the caller's gradients are on."""
+    net, enabled = Branched(), []
+    net.last.register_forward_hook(lambda *_: enabled.append(torch.is_grad_enabled()))
+    for visit in lockstep(net, torch.randn(4, 4).split(2), layers_of(net)):
+        assert not any(seen.requires_grad for seen in visit.inputs)
+    assert enabled == [False, False]
+    assert torch.is_grad_enabled()
+
+
+def test_as_many_threads_as_the_caller_has():
+    """A batch's thread computes with the number of threads that was set, so sums have the same order."""
+    net, counts = nn.Sequential(nn.Linear(2, 2)), []
+    net.register_forward_hook(lambda *_: counts.append(torch.get_num_threads()))
+    for _ in lockstep(net, [torch.ones(1, 2)], layers_of(net)):
+        pass
+    assert counts == [torch.get_num_threads()] == [1]
+
+
+def test_no_batches_and_no_layers():
+    """Nothing to visit is no error."""
+    net = Branched()
+    assert list(lockstep(net, [], layers_of(net))) == []
+    assert list(lockstep(net, [torch.ones(1, 4)], {})) == []
