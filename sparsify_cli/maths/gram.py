@@ -60,7 +60,7 @@ def input_rows(layer: nn.Module, inputs: Shaped[Tensor, "..."]) -> Shaped[Tensor
 
 def chosen_rows(
     layer: nn.Module, inputs: Shaped[Tensor, "..."], generator: torch.Generator, share: float, real: Bool[Tensor, " rows"] | None = None
-) -> Int[Tensor, " rows"]:
+) -> Int[Tensor, " chosen"]:
     """Which rows are taken, ascending."""
     count = row_count(layer, inputs)
     taken = torch.ones(count, dtype=torch.bool) if share >= 1 else torch.rand(count, generator=generator) < share

@@ -58,7 +58,7 @@ def paired_moments(
     dense: Sequence[Tensor],
     weight: Float[Tensor, "out columns"],
     *,
-    real: Sequence[Bool[Tensor, " rows"] | None] = (),
+    real: Sequence[Bool[Tensor, "..."] | None] = (),
     seed: int = 0,
 ) -> Moments:
     """Moments over batches.

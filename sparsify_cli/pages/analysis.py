@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from sparsify_cli.pages.svg import VARIABLES, draw, plain_axis
 from sparsify_cli.pages.wording import clean, round_percent, shorten
@@ -26,6 +27,9 @@ PAINTED = 60
 """Layers that a picture has room for."""
 
 ROW, FRAME, WIDTH = 21, 130, 900
+SPREAD = 0.13
+"""Of a row, between the marks of two rules."""
+
 SMALLEST = 1e-6
 """The left end of the logarithmic axis, nats: less is no difference."""
 
@@ -95,14 +99,19 @@ class RulePlan:
     Args:
         sparsity: share of zeros among prunable weights.
         macs: share of the network's multiply-accumulates that stay, if zeros were skipped.
-        divergence: the sum over layers of what each costs alone, nats.
+        divergence: the sum over layers of what each costs alone, nats; None where a layer is emptied, which no level tells.
         emptied: layers that keep no weight.
     """
 
     sparsity: float
     macs: float
-    divergence: float
+    divergence: float | None
     emptied: int
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Lower is better: first whether layers are emptied, then what it costs."""
+        return self.emptied, self.divergence or 0.0
 
 
 @dataclass(frozen=True)
@@ -132,16 +141,9 @@ class Analysis:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
+        told = {"weights": self.weights, "macs": self.macs, "best": self.best, "refused": dict(self.refused)}
         rules = {name: asdict(plan) for name, plan in self.rules.items()}
-        layers = [layer.to_json() for layer in self.layers]
-        return {
-            "weights": self.weights,
-            "macs": self.macs,
-            "rules": rules,
-            "refused": dict(self.refused),
-            "best": self.best,
-            "layers": layers,
-        }
+        return {**told, "rules": rules, "layers": [layer.to_json() for layer in self.layers]}
 
 
 def picture(analysis: Analysis) -> str:
@@ -184,6 +186,8 @@ def _sensitivities(axes: Axes, layers: Sequence[LayerAnalysis]) -> None:
         label = f"{round_percent(float(level))} zeros"
         axes.scatter([values[at] for values in found], rows, marker=marker, color=colour, s=32, label=label, zorder=2)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("divergence of the predictions from the dense ones, nats (logarithmic)")
     axes.set_yticks(range(len(layers)), [shorten(clean(layer.name), 28) for layer in layers])
     axes.set_ylim(len(layers) - 0.4, -0.6)
@@ -191,10 +195,12 @@ def _sensitivities(axes: Axes, layers: Sequence[LayerAnalysis]) -> None:
 
 
 def _shares(axes: Axes, layers: Sequence[LayerAnalysis], rules: Sequence[str]) -> None:
-    """How much of each layer every rule keeps."""
-    for rule, (marker, colour) in zip(rules, RULE_MARKS, strict=False):
+    """How much of each layer every rule keeps; the marks of a row lie a little below each other, for many are alike."""
+    axes.hlines(range(len(layers)), 0, 100, color=LIGHT["line"], linewidth=0.8, zorder=1)
+    for at, (rule, (marker, colour)) in enumerate(zip(rules, RULE_MARKS, strict=False)):
         kept = [100 * layer.kept[rule] / max(1, layer.weights) for layer in layers]
-        axes.scatter(kept, range(len(layers)), marker=marker, color=colour, s=32, alpha=0.9, label=rule, zorder=2)
+        rows = [row + SPREAD * (at - (len(rules) - 1) / 2) for row in range(len(layers))]
+        axes.scatter(kept, rows, marker=marker, color=colour, s=26, label=rule, zorder=2)
     axes.set_xlim(-2, 102)
     axes.set_xlabel("weights of the layer that stay, %")
     _finished(axes, "What each rule would keep", columns=max(1, len(rules)))

@@ -42,9 +42,9 @@ class CAP(NetworkSolver):
     """
 
     block: Annotated[int, Field(ge=1)] = 50
-    gradients: Annotated[int, Field(ge=1)] = 1024
+    gradients: Annotated[int, Field(ge=1)] = 512
     damping: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
-    stages: Annotated[int, Field(ge=1)] = 4
+    stages: Annotated[int, Field(ge=1)] = 8
     update: bool = True
 
     def solve_network(self, network: Network, choose: Choose, pattern: Pattern) -> Solved:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -51,7 +52,10 @@ SPARSITY = Fraction(9, 10)
 SHOWN = 25
 """Layers of a table on the terminal; files hold all."""
 
-BEARABLE = 0.02
+TYPED = ("arch", "arch_arg", "data", "data_arg", "entry", "sparsity", "budget", "pattern", "criterion", "solver", "skip", "include")
+"""Fields of a pruning that its command line repeats."""
+
+BEARABLE = 0.01
 """A layer is worth leaving dense when the others then need at most so many more zeros, as a fraction."""
 
 
@@ -90,7 +94,12 @@ def analyze(recipe: AnalyzeRecipe, listener: Listener) -> Outcome:
         facts = {"model": str(before.path), **_asked_for(recipe), "repaired_by": QUICK if repaired else None, **found.to_json()}
         files = _written(folder, facts, picture(found))
         report = write_product(folder, Product(recipe, before, Report((), facts), before, facts={"files": [file.name for file in files]}))
-    notes = (_how(found, repaired), *(f"{rule} cannot be followed: {why}" for rule, why in found.refused.items()), *_left_out(found))
+    notes = (
+        _how(repaired=repaired),
+        *(f"{rule} cannot be followed: {why}" for rule, why in found.refused.items()),
+        *_left_out(found),
+        *_pruned_before(before),
+    )
     return Outcome("analyze", _headline(found), report, folder, _tables(found), notes, _hints(found, recipe, before), files)
 
 
@@ -123,9 +132,9 @@ def analysed(asked: PruneRecipe, before: Subject, rows: Sequence[Row], listener:
     plans, refused = _plans(asked, before, chooser, costs, listener)
     uses, every = _macs(before)
     layers = [_layer(row, uses.get(row.name, 0), costs.get(row.name), plans) for row in rows]
-    layers.sort(key=lambda layer: tuple(reversed(layer.divergences)), reverse=True)
+    layers.sort(key=lambda layer: (*reversed(layer.divergences), *(rung.divergence for rung in layer.ladder[-1:])), reverse=True)
     rules = {rule: _rule(layers, rule, costs, every) for rule in plans}
-    best = min(rules, key=lambda rule: rules[rule].divergence) if asked.allocation not in rules else asked.allocation
+    best = asked.allocation if asked.allocation in rules else min(rules, key=lambda rule: rules[rule].rank)
     return Analysis(_title(before, asked), tuple(layers), rules, refused, every, best)
 
 
@@ -197,8 +206,8 @@ def _layer(row: Row, macs: int, costs: LayerCosts | None, plans: Mapping[str, Ma
     divergence = costs.curve(row.name)
     triples = zip(costs.kept, costs.errors, costs.divergence, strict=True)
     ladder = tuple(Rung(count, error, cost, count in costs.measured) for count, error, cost in triples)
-    found = (tuple(curve.cost(count) for count in at) for curve in (errors, divergence))
-    return LayerAnalysis(row.name, row.shape, row.weights, macs, *found, kept=kept, ladder=ladder)
+    own, whole = (tuple(curve.cost(count) for count in at) for curve in (errors, divergence))
+    return LayerAnalysis(row.name, row.shape, row.weights, macs, own, whole, kept, ladder)
 
 
 def _rule(layers: Sequence[LayerAnalysis], rule: str, costs: Mapping[str, LayerCosts], every: int) -> RulePlan:
@@ -207,31 +216,50 @@ def _rule(layers: Sequence[LayerAnalysis], rule: str, costs: Mapping[str, LayerC
     gone = sum(Fraction(layer.macs * (layer.weights - layer.kept[rule]), max(1, layer.weights)) for layer in layers)
     cost = sum(costs[layer.name].curve(layer.name).cost(layer.kept[rule]) for layer in layers if layer.name in costs)
     emptied = sum(1 for layer in layers if not layer.kept[rule])
-    return RulePlan(float(1 - Fraction(kept, max(1, total))), float(1 - gone / max(1, every)), cost, emptied)
+    return RulePlan(float(1 - Fraction(kept, max(1, total))), float(1 - gone / max(1, every)), None if emptied else cost, emptied)
 
 
 def _written(folder: Path, facts: Mapping[str, object], drawn: str) -> tuple[Path, ...]:
     told = json.dumps({"schema": SCHEMA, **facts}, indent=1, allow_nan=False) + "\n"
     for name, text in (("analysis.json", told), ("analysis.svg", drawn)):
-        replace_file(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        _write(folder / name, text)
     return folder / "analysis.json", folder / "analysis.svg"
 
 
+def _write(file: Path, text: str) -> None:
+    replace_file(file, lambda path: path.write_text(text, encoding="utf-8"))
+
+
 def _headline(found: Analysis) -> str:
-    """The most sensitive layer, and what to do about it."""
-    first, rule = found.layers[0], found.rules[found.best]
-    zeros = rule.sparsity * found.weights
-    others = zeros / max(1, found.weights - first.weights)
-    at = f"with {round_percent(float(LEVELS[-1]))} of it zero the predictions move by {significant(first.divergences[-1], 2)} nats"
+    """The most sensitive layer, and what to leave dense."""
+    first, skip = found.layers[0], _worth_skipping(found)
+    at = f"with {round_percent(float(LEVELS[-1]))} of it zero the predictions move by {_nats(first.divergences[-1])} nats"
     text = f"{first.name} is the most sensitive of {len(found.layers)} layers: {at}"
-    if len(found.layers) > 1 and others - rule.sparsity <= BEARABLE:
-        move = f"the others then need {percent(others)} zeros instead of {percent(rule.sparsity)}"
-        return f"{text}. Leave it dense with --skip {shlex.quote(first.name)}: {move}."
-    share = percent(first.weights / max(1, found.weights))
-    return f"{text}. It holds {share} of the weights, too many to --skip; --allocation {found.best} keeps {_kept(first, found.best)} of it."
+    large = f"{text}. It holds {percent(first.weights / max(1, found.weights))} of the weights, too many to --skip"
+    if skip is None:
+        return f"{large}; --allocation {found.best} keeps {_kept(first, found.best)} of it."
+    text = text if skip is first else f"{large}; {skip.name} ({_nats(skip.divergences[-1])} nats) costs most for its size"
+    zeros = found.rules[found.best].sparsity
+    move = f"the others then need {percent(_of_others(found, skip))} zeros instead of {percent(zeros)}"
+    return f"{text}. Leave it dense with --skip {shlex.quote(skip.name)}: {move}."
 
 
-def _how(found: Analysis, repaired: bool) -> str:
+def _worth_skipping(found: Analysis) -> LayerAnalysis | None:
+    """The most sensitive layer, or the one that costs most for its size, where the others can bear its zeros."""
+    zeros = found.rules[found.best].sparsity
+    light = [layer for layer in found.layers if layer.divergences and _of_others(found, layer) - zeros <= BEARABLE]
+    if found.layers[0] in light:
+        return found.layers[0]
+    return max(light, key=lambda layer: layer.divergences[-1] / layer.weights, default=None)
+
+
+def _of_others(found: Analysis, layer: LayerAnalysis) -> float:
+    """Share of zeros that the other layers need when this one stays dense."""
+    others = found.weights - layer.weights
+    return found.rules[found.best].sparsity * found.weights / others if others else 2.0
+
+
+def _how(*, repaired: bool) -> str:
     how = f"{QUICK} repairs what stays" if repaired else "the smallest weights go and nothing is repaired"
     return f"each layer was pruned alone, {how}; numbers at {_levels()} lie between measured levels, which are in analysis.json."
 
@@ -250,13 +278,29 @@ def _left_out(found: Analysis) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _pruned_before(before: Subject) -> tuple[str, ...]:
+    zeros = float(before.masks.sparsity) if before.masks else 0.0
+    return (f"{percent(zeros)} of its weights are zero already: up to there zeros cost nothing.",) if zeros else ()
+
+
 def _hints(found: Analysis, recipe: AnalyzeRecipe, before: Subject) -> tuple[str, ...]:
     """The pruning that is recommended, as it is typed."""
-    asked = _as_pruning(recipe).to_plain()
-    words = ["sparsify prune", shlex.quote(str(before.path))]
-    words += [f"--{key} {shlex.quote(str(asked[key]))}" for key in ("arch", "data", "sparsity", "budget") if asked[key]]
-    words += [f"--solver {recipe.solver.name}"] if recipe.solver else []
-    return (" ".join([*words, f"--allocation {found.best}"]),)
+    asked, usual = _as_pruning(recipe).to_plain(), PruneRecipe().to_plain()
+    words = ["sparsify", "prune", str(before.path)]
+    for key in TYPED:
+        if asked[key] != usual[key]:
+            words += _typed(key, asked[key])
+    return (shlex.join([*words, "--allocation", found.best]),)
+
+
+def _typed(key: str, value: Any) -> list[str]:
+    """A field of a recipe as words of a command line."""
+    flag = f"--{key.replace('_', '-')}"
+    if isinstance(value, list):
+        return [word for one in value for word in (flag, str(one))]
+    if isinstance(value, Mapping):
+        return [flag, str(value["name"]), *(word for k, v in value.items() if k != "name" for word in ("--set", f"{key}.{k}={v}"))]
+    return [flag, str(value)]
 
 
 def _tables(found: Analysis) -> tuple[Table, ...]:
@@ -280,11 +324,10 @@ def _costs(layers: Sequence[LayerAnalysis]) -> Table:
     levels = [f"{float(100 * level):g}%" for level in LEVELS]
     columns = ("tensor", f"error {levels[0]}", *levels[1:], f"nats {levels[0]}", *levels[1:])
     rows = ((one.name, *_or_none(one.output_errors, percent), *_or_none(one.divergences, _nats)) for one in layers)
-    return Table("one layer pruned alone: error of its outputs, divergence of predictions", columns, tuple(rows))
+    return Table("one layer alone: error of its outputs, divergence of predictions", columns, tuple(rows))
 
 
-def _or_none(values: Sequence[float], said: object) -> tuple[str, ...]:
-    assert callable(said)
+def _or_none(values: Sequence[float], said: Callable[[float], str]) -> tuple[str, ...]:
     return tuple(said(value) for value in values) or ("–",) * len(LEVELS)
 
 
@@ -303,8 +346,10 @@ def _kept_table(found: Analysis, layers: Sequence[LayerAnalysis]) -> Table:
 
 def _rules(found: Analysis) -> Table:
     """All layers together; the sum of what they cost alone is no forecast, but ranks rules."""
-    rows = (
-        (rule, percent(one.sparsity), percent(one.macs), significant(one.divergence, 2), str(one.emptied))
-        for rule, one in found.rules.items()
-    )
-    return Table("rules", ("rule", "zeros", "MACs left", "sum of nats", "layers emptied"), tuple(rows))
+    columns = ("rule", "zeros", "MACs left", "sum of nats", "layers emptied")
+    rows = ((name, percent(of.sparsity), percent(of.macs), _summed(of), str(of.emptied)) for name, of in found.rules.items())
+    return Table("rules", columns, tuple(rows))
+
+
+def _summed(of: RulePlan) -> str:
+    return "–" if of.divergence is None else significant(of.divergence, 2)

@@ -6,6 +6,7 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import MissingContext
 from sparsify_cli.recipes.recipe import Recipe
 from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.stages.auto import NAME
 from sparsify_cli.stages.outcome import Outcome
 from sparsify_cli.stages.planned import Planned, cost_table, facts, plan_table, planned
 from sparsify_cli.stages.strategy import strategy
@@ -23,8 +24,9 @@ SHELF_FIELDS = {
 def dry_run(recipe: Recipe, listener: Listener) -> Outcome:
     """The recipe as it would run; every strategy it names is built, so that a wrong name or option is found now."""
     for name, package in SHELF_FIELDS.items():
-        if getattr(recipe, name, None) is not None:
-            strategy(package, getattr(recipe, name))
+        choice = getattr(recipe, name, None)
+        if choice is not None and (name, choice.name) != ("solver", NAME):  # auto is on no shelf
+            strategy(package, choice)
     found = _plan(recipe, listener) if isinstance(recipe, PruneRecipe) else None
     known = {"recipe": recipe.to_plain(), "recipe_sha256": recipe.digest(), **(facts(found) if found else {})}
     tables = (plan_table(found), cost_table(found)) if found else ()

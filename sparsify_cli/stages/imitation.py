@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsify_cli.contracts.listener import Listener, Progress
 from sparsify_cli.maths.holdout import hold_out
@@ -14,9 +14,14 @@ from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import calibration_samples, names_in, require_known
 from sparsify_cli.stages.norms import HELD_OUT, move
 from sparsify_cli.stages.subject import Subject
+from sparsify_cli.training.augmented import augmented
 from sparsify_cli.training.batchnorm import cross_entropy
 from sparsify_cli.training.imitate import Imitation
 from sparsify_cli.values.report import Finding
+from sparsify_cli.values.samples import Samples
+
+SLACK = 0.1
+"""Nats by which flips and shifts may raise a loss that was next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,25 @@ def imitated(
     def tell(step: int, steps: int, now: float) -> None:
         listener.progress(Progress("imitating the dense network", step, steps, loss=now))
 
-    Imitation(passes=recipe.passes, seed=recipe.seed).run(module, dense, inputs, masks, tell)
+    augment = recipe.augment > 0 or stands_augmentation(dense, judges, seed=recipe.seed)
+    Imitation(passes=recipe.passes, augment=augment, seed=recipe.seed).run(module, dense, inputs, masks, tell)
     listener.done()
     result = Imitated(loss, cross_entropy(module, judges), time.monotonic() - started)
     return (_with_tensors(after, dict(module.state_dict()), ours), result) if result.kept else (after, result)
+
+
+def stands_augmentation(dense: nn.Module, judges: Samples, *, seed: int) -> bool:
+    """True when flipped and shifted images are like what a network was trained with: its loss on them is hardly more.
+
+    Args:
+        dense: the network.
+        judges: held-out training samples; False where they are no images.
+        seed: of the flips.
+    """
+    if judges.inputs.ndim != 4 or not judges.inputs.is_floating_point():
+        return False
+    turned = replace(judges, inputs=augmented(judges.inputs, copies=1, seed=seed))
+    return cross_entropy(dense, turned) <= 2 * cross_entropy(dense, judges) + SLACK
 
 
 def _with_tensors(subject: Subject, state: Mapping[str, Tensor], ours: Mapping[str, str]) -> Subject:

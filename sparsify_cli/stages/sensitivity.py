@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from sparsify_cli.contracts.listener import Listener, Progress
 from sparsify_cli.contracts.solver import Keep, LayerSolver
+from sparsify_cli.errors import NonFinite
 from sparsify_cli.maths.error_curves import Curve, levels
 from sparsify_cli.maths.gram import output_change
 from sparsify_cli.maths.keep import top_k
@@ -156,7 +157,12 @@ def _between(ratios: Mapping[int, float], places: Sequence[int], i: int) -> floa
 def _divergence(module: nn.Module, judges: Tensor, aim: Tensor) -> float:
     """Mean KL(dense || now) of the predictions, nats, >= 0."""
     now = _log_probabilities(module, judges)
-    return max(0.0, float(functional.kl_div(now, aim, log_target=True, reduction="batchmean")))
+    found = float(functional.kl_div(now, aim, log_target=True, reduction="batchmean"))
+    if math.isnan(found):
+        raise NonFinite(
+            "The network puts out NaN when one layer is pruned.", "Its harm cannot be measured.", "Check the network and the data."
+        )
+    return max(0.0, found)
 
 
 def _log_probabilities(module: nn.Module, judges: Tensor) -> Tensor:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
+import torch
 from torch import Tensor
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.solver import LayerSolver
+from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.allocate import ALLOCATIONS, BY_SIZE, Allocation, Layer, for_many_totals
 from sparsify_cli.maths.budget import Amount, largest, multiply_accumulates, packed_bytes, parameters, room_for
 from sparsify_cli.maths.error_curves import Curve
@@ -24,6 +26,11 @@ from sparsify_cli.stages.sensitivity import LayerCosts, costs_of
 from sparsify_cli.stages.solve import solver_of
 from sparsify_cli.stages.sparsifier import Sparsifier
 from sparsify_cli.stages.subject import Subject
+from sparsify_cli.values.packed import OVERHEAD, sizes, smallest_of
+from sparsify_cli.values.tensor_size import packed_bytes as file_bytes
+
+DIGITS = 40
+"""Bytes that a layer's places in the header of a file take when they are far from its start, at most about."""
 
 BY_COST = {"dp": dp, "sensitivity": sensitivity}
 QUICK = "sparsegpt"
@@ -31,9 +38,17 @@ QUICK = "sparsegpt"
 
 
 def resolved(recipe: PruneRecipe) -> PruneRecipe:
-    """The recipe with the allocation that `auto` means: by measured errors where a solver of layers repairs, else one ranking."""
+    """The recipe with the allocation that `auto` means: by measured errors where a solver of layers repairs, else one ranking.
+
+    Raises:
+        BadRequest: a sparsity and a budget were given.
+    """
+    if recipe.sparsity is not None and recipe.budget is not None:
+        raise BadRequest("Both --sparsity and --budget were given.", "Each of them says how much goes.", "Give one of them.")
     if recipe.allocation != "auto":
         return recipe
+    if recipe.pattern.is_grouped and recipe.sparsity in (None, recipe.pattern.implied_sparsity) and recipe.budget is None:
+        return replace(recipe, allocation="uniform")  # every group keeps as many as it may: there is nothing to share out
     return replace(recipe, allocation="dp" if isinstance(solver_of(recipe), LayerSolver) else "global")
 
 
@@ -125,5 +140,13 @@ def _amounts(
     rest = [tensor for name, tensor in tensors.items() if name not in pruned]
     if budget.kind == "bytes":
         amounts = [packed_bytes(weights[layer.name].numel(), tensors[layer.name].element_size(), block) for layer in layers]
-        return amounts, sum(tensor.numel() * tensor.element_size() for tensor in rest)
+        return amounts, _beside_values(tensors, layers)
     return [parameters(block)] * len(layers), sum(tensor.numel() for tensor in rest if tensor.is_floating_point())
+
+
+def _beside_values(tensors: Mapping[str, Tensor], layers: Sequence[Layer]) -> int:
+    """Bytes of the packed file without what layers take of it by `packed_bytes`: other tensors, and the file's header."""
+    empty = {layer.name: torch.zeros_like(tensors[layer.name]) for layer in layers}
+    found = [sizes(tensor) for tensor in empty.values()]
+    values = sum(one[smallest_of(one)] for one in found)
+    return file_bytes({**tensors, **empty}) - values + (DIGITS - OVERHEAD) * len(layers)

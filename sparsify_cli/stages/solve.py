@@ -7,7 +7,6 @@ or never run - keep the masks chosen before, without repair.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -79,7 +78,7 @@ def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: Ma
     losing = {ours[name]: mask for name, mask in masks.items() if not bool(mask.all())}
     pruned = {ours[name]: mask for name, mask in before.masks.items()}
     work = Pass(solver, recipe.pattern, pruned, recipe.target, recipe.batchnorm, recipe.bias, BATCH, recipe.seed)
-    layers = {theirs[new]: layer for new, layer in work.run(module, copy.deepcopy(module), inputs, losing, listener).items()}
+    layers = {theirs[new]: layer for new, layer in work.run(module, before.module(), inputs, losing, listener).items()}
     facts = _facts(recipe, solver, len(inputs)) | {"output_change": {name: layer.change for name, layer in layers.items()}}
     beside = _beside(recipe, before, module, ours, layers)
     final = MaskSet({**masks, **{name: layer.mask for name, layer in layers.items()}})

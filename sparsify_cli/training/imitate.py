@@ -3,7 +3,7 @@
     loss = T^2 KL(softmax(dense / T) || softmax(pruned / T)) + mean over blocks of |b - B|^2 / |B|^2
 
 with b and B what a block of the pruned and of the dense network puts out. No labels are looked at. Everything may move but
-pruned weights and running statistics, which batch norm uses and does not touch. Images are flipped and shifted anew in
+pruned weights and running statistics, which batch norm uses and does not touch. Images may be flipped and shifted anew in
 every pass. Adam, with a rate that falls to zero along a cosine.
 
 Source: block-wise reconstruction as in Li et al. 2021 (BRECQ, arXiv 2102.05426) and logits as in Hinton et al. 2015
@@ -37,6 +37,7 @@ class Imitation:
         lr: peak learning rate of Adam.
         temperature: T.
         blocks: weight of the blocks' part of the loss.
+        augment: images are flipped and shifted anew in every pass.
         seed: of order and augmentation.
     """
 
@@ -45,6 +46,7 @@ class Imitation:
     lr: float = 1e-3
     temperature: float = 2.0
     blocks: float = 1.0
+    augment: bool = False
     seed: int = 0
 
     def run(
@@ -86,10 +88,9 @@ class Imitation:
 
     def _batches(self, inputs: Tensor) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
-        images = inputs.ndim == 4 and inputs.is_floating_point()
         for epoch in range(self.passes):
             for where in epoch_order(len(inputs), seed=self.seed, epoch=epoch).split(self.batch):
-                yield flipped_and_shifted(inputs[where], generator) if images else inputs[where]
+                yield flipped_and_shifted(inputs[where], generator) if self.augment else inputs[where]
 
     def _loss(self, module: nn.Module, dense: nn.Module, batch: Tensor, seen: _Seen) -> Tensor:
         with torch.no_grad():

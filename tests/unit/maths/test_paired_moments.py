@@ -38,12 +38,14 @@ def test_moments_are_means_over_all_rows(kind):
     found = paired_moments(layer, now, dense, weight)
     assert found.rows == n
     parts = weight.double().chunk(len(x))
-    for group, (rows, old, part) in enumerate(zip(x, z, parts, strict=True)):
+    for group, (rows, old) in enumerate(zip(x, z, strict=True)):
         torch.testing.assert_close(found.gram[group], sum(torch.outer(row, row) for row in rows) / n, rtol=0, atol=1e-10)
         torch.testing.assert_close(found.cross[group], sum(map(torch.outer, old, rows)) / n, rtol=0, atol=1e-10)
         torch.testing.assert_close(found.mean[group], rows.mean(0), rtol=0, atol=1e-10)
         torch.testing.assert_close(found.dense_mean[group], old.mean(0), rtol=0, atol=1e-10)
-    assert found.power == pytest.approx(sum(float((old @ part.T).square().sum()) for old, part in zip(z, parts, strict=True)) / n, rel=1e-12)
+    assert found.power == pytest.approx(
+        sum(float((old @ part.T).square().sum()) for old, part in zip(z, parts, strict=True)) / n, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

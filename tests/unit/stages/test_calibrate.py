@@ -210,8 +210,9 @@ def run_solver(recipe):
     """What the solver makes of uniform magnitude masks on the prunable layers of net.py."""
     before = open_subject(recipe)
     names = ["last.weight", "first.weight", "grouped.weight", "never_run.weight"]
-    masks = sparsifier(recipe, names).once(before.checkpoint.tensors, Fraction(1, 2), pruned=MaskSet())
-    return before, masks, solved(recipe, before, masks, Listener())
+    chooser = sparsifier(recipe, names)
+    masks = chooser.once(before.checkpoint.tensors, Fraction(1, 2), pruned=MaskSet())
+    return before, masks, solved(recipe, before, masks, chooser, Listener())
 
 
 def test_every_layer_keeps_its_count(files):
@@ -223,7 +224,17 @@ def test_every_layer_keeps_its_count(files):
     assert not any(bool(found.tensors[name][~mask].any()) for name, mask in found.masks.items())
     assert list(found.facts["output_change"]) == ["first.weight", "grouped.weight", "last.weight"]
     changed = {name for name, tensor in found.tensors.items() if not torch.equal(tensor, before.checkpoint.tensors[name])}
-    assert changed == set(masks)
+    assert changed == set(masks) | {"first.bias", "grouped.bias", "last.bias", "norm.running_mean", "norm.running_var"}
+
+
+def test_what_moves_beside_the_weights_can_be_left_alone(files):
+    """Without bias correction and batch norm, only pruned tensors change; with one of them, only what it moves besides."""
+    moved = {"bias": {"first.bias", "grouped.bias", "last.bias"}, "batchnorm": {"norm.running_mean", "norm.running_var"}, "": set()}
+    for kept, expected in moved.items():
+        before, masks, found = run_solver(request(solver=GPT, bias=kept == "bias", batchnorm=kept == "batchnorm"))
+        changed = {name for name, tensor in found.tensors.items() if not torch.equal(tensor, before.checkpoint.tensors[name])}
+        assert changed == set(masks) | expected
+        assert found.followed is (kept == "batchnorm")
 
 
 def test_progress_is_told(files):
@@ -240,8 +251,13 @@ def test_progress_is_told(files):
 
     listener = Heard()
     listener.heard = []
-    prune(request(solver=GPT, skip=("never_run", "free", "last")), listener)
-    assert listener.heard == [("solving first.weight", 1, 2), ("solving grouped.weight", 2, 2), "done"]
+    prune(request(solver=GPT, skip=("never_run", "free", "last"), sparsity=Fraction(9, 10)), listener)
+    layers = ["first.weight", "grouped.weight"]
+    told = [[(f"{what} {name}", i, 2) for i, name in enumerate(layers, start=1)] + ["done"] for what in ("measuring", "solving")]
+    assert listener.heard == told[0] + told[1]
+    listener.heard = []
+    prune(request(solver=GPT, skip=("never_run", "free", "last"), allocation="uniform"), listener)
+    assert listener.heard == told[1]
 
 
 def test_layers_no_solver_takes_keep_their_masks(files):
@@ -254,18 +270,18 @@ def test_layers_no_solver_takes_keep_their_masks(files):
 
 
 def test_later_layers_see_pruned_predecessors(files):
-    """The reported change of the second layer is that on inputs from the pruned first one; otherwise on the dense one's."""
+    """The reported change is E|W z - V x|^2 / E|W z|^2, z from the dense network, x from the pruned first layer or the dense one."""
     for sequential in (True, False):
-        recipe = request(solver=Choice("sparsegpt", {"sequential": sequential}), batchnorm=False)
+        recipe = request(solver=Choice("sparsegpt", {"sequential": sequential}))
         before, _, found = run_solver(recipe)
-        module = before.module()
+        dense = module = before.module()
         if sequential:
-            module.first.weight.data = found.tensors["first.weight"]
+            module = before.changed(before.checkpoint.with_tensors(found.tensors), found.masks).module()
         with torch.no_grad():
-            inputs = module.norm(module.first(calibration_inputs(recipe, before))).relu().double()
+            then, now = (net.norm(net.first(calibration_inputs(recipe, before))).relu().double() for net in (dense, module))
         old, new = before.checkpoint.tensors["grouped.weight"].double(), found.tensors["grouped.weight"].double()
-        outputs = [functional.conv2d(inputs, weight, groups=2) for weight in (old, old - new)]
-        expected = float(outputs[1].square().sum() / outputs[0].square().sum())
+        wanted, have = functional.conv2d(then, old, groups=2), functional.conv2d(now, new, groups=2)
+        expected = float((wanted - have).square().sum() / wanted.square().sum())
         assert found.facts["output_change"]["grouped.weight"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -274,7 +290,14 @@ def test_prune_with_a_solver_end_to_end(files):
     recipe = request(solver=Choice("sparsegpt", {"damping": 0.05}), samples=20, out="once", skip=("never_run", "free"))
     outcome = prune(recipe, Listener())
     facts = json.loads(Path("once/manifest.json").read_text(encoding="utf-8"))["facts"]
-    assert facts["solver"] == {"name": "sparsegpt", "block": 0, "budget": "layer", "damping": 0.05, "sequential": True}
+    assert facts["solver"] == {
+        "name": "sparsegpt",
+        "block": 0,
+        "budget": "layer",
+        "damping": 0.05,
+        "precision": "float64",
+        "sequential": True,
+    }
     assert facts["calibration_samples"] == 20
     total = 36 + 144 + 24
     assert outcome.report.get("sparsity").value == (total // 2) / total

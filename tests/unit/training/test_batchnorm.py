@@ -149,7 +149,9 @@ def test_statistics_move_by_hand() -> None:
 
 def test_norms_are_those_with_statistics() -> None:
     """By their paths; layer norm and batch norm without statistics are left out."""
-    module = nn.Sequential(nn.BatchNorm1d(2), nn.LayerNorm(2), nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False), nn.BatchNorm2d(2)))
+    module = nn.Sequential(
+        nn.BatchNorm1d(2), nn.LayerNorm(2), nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False), nn.BatchNorm2d(2))
+    )
     assert norms(module) == {"0": module[0], "2.1": module[2][1]}
 
 

@@ -1,0 +1,137 @@
+"""`--effort high`: what imitation trained is kept where held-out loss falls, else put back, and either way it is said."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.errors import MissingContext
+from sparsify_cli.recipes.option import Choice
+from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.stages import imitation as module_under_test
+from sparsify_cli.stages.dry_run import dry_run
+from sparsify_cli.stages.prune import prune
+from sparsify_cli.stages.resolve import build_architecture
+from sparsify_cli.stages.subject import open_subject
+from sparsify_cli.values.checkpoint import Spec
+
+NET = """
+import torch
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+"""
+
+ZEROS = round(0.9 * 16 * 74) / (16 * 74)
+"""Of 64 x 16 and 16 x 10 weights."""
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """A small network that was trained on digits for a few steps, as dense.pt."""
+    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
+    net = build_architecture(Spec("net.py:net")).train()
+    torch.save(net.state_dict(), "raw.pt")
+    train = open_subject(request(model="raw.pt")).samples("train")
+    optimizer = torch.optim.Adam(net.parameters(), lr=2e-2)
+    for step in range(60):
+        part = train.take(torch.arange(step * 64, step * 64 + 64) % len(train))
+        loss = torch.nn.functional.cross_entropy(net(part.inputs), part.targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.save(net.state_dict(), "dense.pt")
+    return net
+
+
+def request(**fields):
+    """A prune recipe for nine tenths of it."""
+    context = {"model": "dense.pt", "arch": "net.py:net", "data": "digits", "sparsity": Fraction(9, 10), "samples": 1024, "passes": 10}
+    return PruneRecipe(**{**context, **fields})
+
+
+def losses(outcome):
+    """Held-out cross-entropy before and after imitation."""
+    return tuple(outcome.report.get(f"imitation_loss_{when}").value for when in ("before", "after"))
+
+
+def written(folder):
+    """The tensors in an artifact."""
+    return open_subject(PruneRecipe(model=folder)).checkpoint.tensors
+
+
+def test_imitation_improves_digits_and_is_kept(digits):
+    """Ten passes over 1,024 digits: the loss falls, the note and the file say so, and as many weights are zero as were asked for."""
+    plain = prune(request(out="plain"), Listener())
+    high = prune(request(out="high", effort="high"), Listener())
+    before, after = losses(high)
+    assert after < before and sum("imitating" in note and note.endswith("kept.") for note in high.notes) == 1
+    assert plain.report.get("imitation_loss_before") is None
+    ours, theirs = written("high"), written("plain")
+    assert high.report.get("sparsity").value == plain.report.get("sparsity").value == ZEROS
+    for name in ("1.weight", "4.weight"):
+        assert torch.equal(ours[name] != 0, theirs[name] != 0) and not torch.equal(ours[name], theirs[name])
+    assert high.report.get("nll").value < plain.report.get("nll").value
+
+
+def test_imitation_that_does_not_help_is_put_back(digits, monkeypatch):
+    """With a learning rate that destroys the network, everything is as without imitation bit for bit, and the note says it."""
+    real = module_under_test.Imitation
+    monkeypatch.setattr(module_under_test, "Imitation", lambda **options: real(**options, lr=10.0))
+    for solver in (None, Choice("sparsegpt")):
+        name = solver.name if solver else "none"
+        prune(request(out=f"plain-{name}", solver=solver), Listener())
+        high = prune(request(out=f"high-{name}", effort="high", solver=solver), Listener())
+        before, after = losses(high)
+        assert after >= before and any("put back" in note for note in high.notes)
+        ours, theirs = written(f"high-{name}"), written(f"plain-{name}")
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_what_was_put_back_is_still_moved(digits, monkeypatch):
+    """After imitation that failed, statistics that move with the inputs are still among the choices: their loss is reported alike."""
+    real = module_under_test.Imitation
+    monkeypatch.setattr(module_under_test, "Imitation", lambda **options: real(**options, lr=10.0))
+    plain, high = (prune(request(out=effort, effort=effort), Listener()) for effort in ("normal", "high"))
+    for name in ("before", "moved", "after"):
+        assert high.report.get(f"batchnorm_loss_{name}").value == plain.report.get(f"batchnorm_loss_{name}").value
+    assert high.report.get("batchnorm_loss_moved").value != high.report.get("batchnorm_loss_before").value
+
+
+def test_the_result_depends_on_the_seed_alone(digits):
+    """Twice the same tensors, with auto's solver too."""
+    for out in ("one", "two"):
+        prune(request(out=out, effort="high", solver=Choice("auto"), passes=1), Listener())
+    one, two = written("one"), written("two")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_auto_says_what_it_chose(digits):
+    """Two layers of at most 3,000 columns: alps; the loss is below what magnitude leaves, and the count holds."""
+    auto = prune(request(out="auto", solver=Choice("auto")), Listener())
+    plain = prune(request(out="plain"), Listener())
+    assert dry_run(request(solver=Choice("auto")), Listener()).tables
+    assert any(note == "solver auto: alps for 2 layers." for note in auto.notes)
+    assert auto.report.get("sparsity").value == ZEROS
+    assert auto.report.get("nll").value < plain.report.get("nll").value
+
+
+def test_names_with_a_prefix_are_imitated(digits):
+    """A checkpoint whose names have a wrapper's prefix becomes what the plain one becomes."""
+    torch.save({f"net.{name}": tensor for name, tensor in digits.state_dict().items()}, "wrapped.pt")
+    prune(PruneRecipe(model="wrapped.pt", out="once", sparsity=Fraction(0)), Listener())
+    wrapped = prune(request(model="once", out="wrapped", effort="high"), Listener())
+    plain = prune(request(out="plain", effort="high"), Listener())
+    assert losses(wrapped) == losses(plain) and losses(plain)[1] < losses(plain)[0]
+    state = torch.load("wrapped/wrapped.pt", weights_only=True)
+    assert all(torch.equal(state[f"net.{name}"], tensor) for name, tensor in torch.load("plain/dense.pt", weights_only=True).items())
+
+
+def test_it_needs_a_network_and_data(digits):
+    """Without them it is refused by the flag's name."""
+    with pytest.raises(MissingContext, match="--effort high looks at"):
+        prune(request(arch="", data="", effort="high"), Listener())

@@ -1,0 +1,141 @@
+"""How many weights each layer keeps: budgets are met, allocations by cost spare what costs most, and what cannot be is said."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.errors import Infeasible
+from sparsify_cli.maths.error_curves import Curve
+from sparsify_cli.recipes.budget import Budget
+from sparsify_cli.recipes.option import Choice
+from sparsify_cli.recipes.pattern import Pattern
+from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.stages.prune import prune
+from sparsify_cli.stages.sensitivity import LayerCosts
+from sparsify_cli.stages.shares import curves_of, is_counted_alone, resolved
+from sparsify_cli.stages.sparsifier import sparsifier
+from sparsify_cli.stages.subject import open_subject
+
+NET = """
+import torch
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
+
+def data(split):
+    generator = torch.Generator().manual_seed({"train": 0, "validation": 1, "test": 2}[split])
+    return {"x": torch.randn(60, 1, 6, 6, generator=generator), "y": torch.arange(60) % 10}
+"""
+WEIGHTS = {"0.weight": 72, "2.weight": 576, "5.weight": 1280}
+BIASES = 8 + 8 + 10
+MACS = {"0.weight": 36, "2.weight": 16, "5.weight": 1}  # positions of the outputs
+
+
+@pytest.fixture
+def files():
+    """net.py and a checkpoint of its network in the current folder."""
+    Path("net.py").write_text(NET, encoding="utf-8")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
+    torch.save(net.state_dict(), "model.pt")
+
+
+def request(**fields):
+    """A prune recipe on the files."""
+    return PruneRecipe(**{"model": "model.pt", "arch": "net.py:net", "data": "net.py:data", "out": "out", "samples": 32, **fields})
+
+
+def kept(recipe):
+    """Weights that are not zero in what was written."""
+    prune(recipe, Listener())
+    tensors = open_subject(PruneRecipe(model="out")).checkpoint.tensors
+    return {name: int(tensors[name].count_nonzero()) for name in WEIGHTS}
+
+
+@pytest.mark.parametrize("fields", [{}, {"allocation": "uniform"}, {"allocation": "dp"}, {"solver": Choice("sparsegpt")}], ids=str)
+def test_a_budget_of_parameters_is_met_exactly(files, fields):
+    """Weights that stay and everything that is not pruned are as many as may stay, as an amount and as a share."""
+    for budget, limit in (("params=500", 500), ("params=0.25", (1928 + BIASES) // 4)):
+        found = sum(kept(request(budget=Budget.parse(budget), out="out", **fields)).values()) + BIASES
+        assert limit - 3 * (fields.get("allocation") == "uniform") <= found <= limit
+        Path("out").rename(f"out-{limit}")
+
+
+@pytest.mark.parametrize("fields", [{}, {"allocation": "dp"}, {"solver": Choice("sparsegpt")}], ids=str)
+def test_a_budget_of_multiplications_is_met_from_below(files, fields):
+    """Weights times the positions they are used at; no more than a position's worth is left over."""
+    dense = sum(count * MACS[name] for name, count in WEIGHTS.items())
+    found = sum(count * MACS[name] for name, count in kept(request(budget=Budget.parse("macs=0.3"), **fields)).items())
+    assert dense * Fraction(3, 10) - 36 < found <= dense * Fraction(3, 10)
+
+
+def test_a_budget_holds_for_solvers_of_networks(files):
+    """A second-order method gets the counts of the budget too."""
+    recipe = request(budget=Budget.parse("params=700"), solver=Choice("woodfisher"), samples=16)
+    assert sum(kept(recipe).values()) + BIASES == 700
+
+
+def test_a_budget_holds_with_a_pattern(files):
+    """2:4 caps what layers keep, the layer that cannot carry it stays dense and counts, and all of it fits."""
+    found = kept(request(budget=Budget.parse("params=600"), pattern=Pattern.parse("2:4")))
+    assert found["0.weight"] == 72 and found["2.weight"] <= 288 and found["5.weight"] <= 640
+    assert sum(found.values()) + BIASES == 600
+
+
+def test_what_cannot_be_met_names_the_nearest(files):
+    """Each of three layers keeps a weight and nothing is taken off biases; that much can be met, one less cannot."""
+    for solver, least in ((Choice("sparsegpt"), BIASES + 3), (None, BIASES)):
+        with pytest.raises(Infeasible, match=f"params={least}"):
+            prune(request(budget=Budget("params", Fraction(least - 1)), solver=solver), Listener())
+    assert sum(kept(request(budget=Budget("params", Fraction(BIASES + 3)), solver=Choice("sparsegpt"))).values()) == 3
+
+
+def test_measured_costs_spare_the_layer_that_matters(files):
+    """A layer whose outputs are multiplied by nothing further on goes first, and the total is exact."""
+    tensors = torch.load("model.pt", weights_only=True)
+    tensors["5.weight"][:, 64:] = tensors["5.weight"][:, 64:].sign() * 1e-3  # the last four channels hardly count
+    tensors["5.weight"][:, :64] *= 3
+    torch.save(tensors, "model.pt")
+    for allocation in ("dp", "sensitivity"):
+        found = kept(request(sparsity=Fraction(1, 2), allocation=allocation, solver=Choice("sparsegpt"), out="out"))
+        assert sum(found.values()) == 1928 // 2
+        assert found["5.weight"] / 1280 < found["0.weight"] / 72
+        Path("out").rename(f"out-{allocation}")
+
+
+def test_auto_is_by_cost_where_layers_are_repaired():
+    """With a solver of layers; else one ranking of all weights, which pruning in slices can do."""
+    half = {"sparsity": Fraction(1, 2)}
+    assert resolved(PruneRecipe(**half)).allocation == resolved(PruneRecipe(solver=Choice("woodfisher"), **half)).allocation == "global"
+    assert {resolved(PruneRecipe(solver=Choice(name), **half)).allocation for name in ("sparsegpt", "alps", "auto")} == {"dp"}
+    given = PruneRecipe(allocation="erk", solver=Choice("alps"), **half)
+    assert resolved(given) is given
+    assert is_counted_alone(resolved(PruneRecipe(**half))) and is_counted_alone(given)
+    others = (
+        {"allocation": "dp"},
+        {"allocation": "global", "effort": "high"},
+        {"allocation": "global", "budget": Budget.parse("params=9")},
+    )
+    assert not any(is_counted_alone(PruneRecipe(**half, **fields)) for fields in others)
+
+
+def test_what_could_not_be_measured_costs_the_average():
+    """Half of the weights of a measured layer cost 0.2 + 0.6 of 300 weights: of 150 weights half that, and it rises."""
+    costs = {
+        "a": LayerCosts("a", 100, (50, 10), (0.1, 0.5), (0.2, 1.0), (50, 10)),
+        "b": LayerCosts("b", 200, (100, 20), (0.1, 0.5), (0.6, 3.0), (100, 20)),
+    }
+    chooser = sparsifier(PruneRecipe(sparsity=Fraction(1, 2)), ["a", "b", "c"])
+    curves = curves_of(costs, chooser, {"a": torch.zeros(100), "b": torch.zeros(200), "c": torch.zeros(10, 15)})
+    assert list(curves) == ["a", "b", "c"] and curves["a"] == costs["a"].curve("a")
+    assert curves["c"].cost(75) == pytest.approx((0.2 + 0.6) * 150 / 300) and curves["c"].cost(150) == 0
+    assert curves["c"].cost(15) == pytest.approx((1.0 + 3.0) * 150 / 300)
+    nothing = curves_of({}, chooser, {name: torch.zeros(20) for name in "abc"})
+    assert {type(curve) for curve in nothing.values()} == {Curve} and nothing["a"].cost(1) == 0
