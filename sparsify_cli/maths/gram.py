@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsify_cli.errors import Anomalous
+from sparsify_cli.maths.triangular import upper_inverse
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CHUNK = 2**22
@@ -132,9 +133,7 @@ def inverse_factor(hessian: Float[Tensor, "columns columns"]) -> Float[Tensor, "
         raise Anomalous(
             f"The Gram matrix of {len(hessian)} inputs has no inverse.", "Some inputs depend on others.", "Raise the solver's damping."
         )
-    identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
-    factor: Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
-    return factor
+    return upper_inverse(lower.flip(0, 1))
 
 
 def output_change(change: Float[Tensor, "out columns"], gram: Float[Tensor, "columns columns"]) -> float:
