@@ -47,7 +47,18 @@ def cell(args: argparse.Namespace, method: str, level: str, seed: int) -> tuple[
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         command = [sys.executable, "-m", "sparsify_cli", "prune", str(args.model), "--arch", args.arch, "--data", args.data]
-        command += ["--samples", str(args.samples), "--seed", str(seed), "--threads", str(args.threads), "--out", str(out), "--format", "quiet"]
+        command += [
+            "--samples",
+            str(args.samples),
+            "--seed",
+            str(seed),
+            "--threads",
+            str(args.threads),
+            "--out",
+            str(out),
+            "--format",
+            "quiet",
+        ]
         started = time.monotonic()
         with subprocess.Popen([*command, *asked, *METHODS[method]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             _, status, usage = os.wait4(process.pid, 0)

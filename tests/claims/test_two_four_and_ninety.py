@@ -6,16 +6,20 @@ prunable weights are zero overall.
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 from sparsify_cli.maths.choose_masks import choose_masks, implied_sparsity
 from sparsify_cli.recipes.allocation import ALLOCATION_NAMES
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.shelf import Shelf
-from sparsify_cli.values.stats import Stats
+from sparsify_cli.values.network import Network
+from sparsify_cli.values.stats import Inputs, Stats
 
 TWO_FOUR = Pattern.parse("2:4")
 
@@ -36,13 +40,39 @@ def random_net(seed):
     return {name: torch.randn(shape, generator=generator) / shape[1] ** 0.5 for name, shape in shapes.items()}
 
 
+class Runs(nn.Module):
+    """A network of such weights: convolutions, pooling to 2 x 2, linear layers."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.weights = nn.ParameterDict({name: weight.clone() for name, weight in net.items()})
+
+    def forward(self, x):
+        for weight in self.weights.values():
+            if weight.ndim == 4:
+                x = functional.conv2d(x, weight, padding=1).relu()
+            else:
+                x = functional.adaptive_avg_pool2d(x, 2).flatten(1) if x.ndim == 4 else x.relu()
+                x = functional.linear(x, weight)
+        return x
+
+
 def inputs_seen(net):
-    """Statistics of random inputs to each layer, for the criteria that need them."""
-    grams = {}
+    """Statistics of random inputs to each layer, and the network, for the criteria that need them."""
+    grams, activity = {}, {}
     for name, weight in net.items():
-        rows = torch.randn(30, weight[0].numel(), dtype=torch.float64)
+        rows = torch.randn(30, weight[0].numel(), dtype=torch.float64).relu()
         grams[name] = rows.T @ rows / 30
-    return Stats(rows=dict.fromkeys(net, 30), gram=grams)
+        activity[name] = Inputs(rows.mean(0), rows.var(0, correction=0), (rows != 0).double().mean(0))
+    network = Network(Runs(net).eval(), {name: f"weights.{name}" for name in net}, torch.randn(40, 3, 8, 8), torch.arange(40) % 10)
+    return Stats(rows=dict.fromkeys(net, 30), gram=grams, inputs=activity, network=network)
+
+
+@functools.cache
+def scored(seed, criterion):
+    """A network and its scores."""
+    net = random_net(seed)
+    return net, Shelf("criteria").load(criterion)().scores(net, inputs_seen(net))
 
 
 def groups(mask):
@@ -58,8 +88,7 @@ def groups(mask):
 @pytest.mark.parametrize("seed", range(3))
 def test_two_of_four_and_ninety_percent_hold_together(seed, criterion, allocation):
     """No group of four keeps more than two; zeros are exactly round(.9 n); layers of odd width stay dense."""
-    net = random_net(seed)
-    scores = Shelf("criteria").load(criterion)().scores(net, inputs_seen(net))
+    net, scores = scored(seed, criterion)
     masks = choose_masks(scores, pattern=TWO_FOUR, sparsity=Fraction(9, 10), allocation=allocation)
     zeros = sum(int((tensor == 0).sum()) for tensor in masks.apply(net).values())
     assert zeros == round(sum(tensor.numel() for tensor in net.values()) * 9 / 10)
