@@ -29,8 +29,8 @@ from sparsify_cli.maths.per_sample_gradients import CHUNK_NUMBERS, Coordinates, 
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.values.network import Network
 
-ROWS = 256
-"""Gradients of a chunk at most."""
+ROWS = 16
+"""Gradients of a chunk at most: what the network remembers of its samples on the way grows with it, and speed does not."""
 
 
 def drawn(network: Network, count: int, stage: int = 0) -> Int[Tensor, " m"]:
@@ -53,7 +53,9 @@ def gradient_chunks(network: Network, samples: Int[Tensor, " m"]) -> Iterator[di
     copied = private_copy(network, network.weights())
     shapes = {inside: copied.parameters()[name].shape for name, inside in network.names.items()}
     sizes = [shape.numel() for shape in shapes.values()]
-    chunks = per_sample_gradients(copied.module, network.inputs[samples], network.targets[samples], Coordinates(shapes, {}))
+    step = chunk_numbers(sum(sizes)) // max(1, sum(sizes))
+    inputs, targets = network.inputs[samples], network.targets[samples]
+    chunks = per_sample_gradients(copied.module, inputs, targets, Coordinates(shapes, {}), chunk=step)
     try:
         for chunk in chunks:
             rows = dict(zip(network.names, chunk.split(sizes, dim=1), strict=True))

@@ -72,15 +72,14 @@ class InverseProducts:
         for part in column_slices(self.gradients):
             seen += self.gradients[:, part].double() @ x[part]
         inside = torch.cholesky_solve(seen[:, None], self.factor)[:, 0]
-        return torch.cat([(x[part] - inside @ self.gradients[:, part].double()) / self.damping for part in column_slices(self.gradients)])
+        return (x - _combined(inside, self.gradients)) / self.damping
 
     def diagonal(self) -> Float[Tensor, " d"]:
         """The diagonal of F^-1, float64, > 0."""
-        found = []
+        diagonal = self.factor.new_empty(self.gradients.shape[1])
         for part in column_slices(self.gradients):
             directions = torch.linalg.solve_triangular(self.factor, self.gradients[:, part].double(), upper=False)
-            found.append((1 - directions.square().sum(0)) / self.damping)
-        diagonal = torch.cat(found)
+            diagonal[part] = (1 - directions.square_().sum(0)) / self.damping
         return diagonal.clamp(min=torch.finfo(torch.float64).eps / self.damping)
 
 
@@ -105,13 +104,20 @@ def repaired_by_gradients(
     for part in column_slices(gradients):
         pull += gradients[:, part].double() @ lost[part]
     inside = torch.cholesky_solve(pull[:, None], InverseProducts.of(gradients, damping, kept).factor)[:, 0]
-    change = torch.cat([inside @ gradients[:, part].double() for part in column_slices(gradients)])
-    return torch.where(kept, weights + change, 0)
+    return torch.where(kept, weights + _combined(inside, gradients), 0)
 
 
 def m_fac_bytes(weights: int, samples: int) -> int:
     """Bytes of the gradients in float32, of an m x m matrix and its factor, and of work in float64."""
     return 4 * samples * weights + 16 * samples**2 + 3 * 8 * samples * min(COLUMNS, weights)
+
+
+def _combined(coefficients: Float[Tensor, " m"], gradients: Float[Tensor, "m d"]) -> Float[Tensor, " d"]:
+    """The sum of the gradients times their coefficients, float64."""
+    total = coefficients.new_empty(gradients.shape[1])  # filled in place: small results between large buffers would scatter memory
+    for part in column_slices(gradients):
+        total[part] = coefficients @ gradients[:, part].double()
+    return total
 
 
 def _precise(rows: Tensor, kept: Tensor | None) -> Float[Tensor, "m columns"]:

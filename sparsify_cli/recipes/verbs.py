@@ -40,7 +40,7 @@ class PruneRecipe(ModelFields, DataFields, SparsityFields, WeightsFields):
     effort: Annotated[
         Literal["normal", "high"], Option("high = afterwards the weights that stay are trained to imitate the dense network, for minutes.")
     ] = "normal"
-    passes: Annotated[int, Field(ge=1), Option("Passes over the calibration samples of --effort high.")] = 30
+    passes: Annotated[int, Field(ge=1), Option("Passes over the calibration samples of --effort high.")] = 15
     bias: Annotated[bool, Option("Correct biases for the shift of mean outputs, with --solver.")] = True
     strict: Annotated[bool, Option("Refuse to go on when a layer cannot carry the pattern, instead of leaving it dense.")] = False
     allow_nonfinite: Annotated[bool, Option("Accept NaN and infinite weights: they rank like zeros, so they go first.")] = False

@@ -55,13 +55,17 @@ class MFAC(NetworkSolver):
         return Solved(network.weights(), masks)
 
     def memory(self, sizes: Sequence[int], samples: int) -> int:
-        """Gradients and work on some of them, a chunk of gradients on the way, a copy of the network and vectors of its length."""
+        """Gradients and work on some of them, a chunk of gradients on the way, a copy of the network and vectors of its length.
+
+        What the network remembers of the 16 samples of a chunk on the way is not told by sizes and comes on top.
+        """
         weights = sum(sizes)
         return m_fac_bytes(weights, min(samples, self.gradients)) + 8 * chunk_numbers(weights) + 40 * weights
 
     def _curvature(self, network: Network, stage: int) -> GradientCurvature:
         gradients = _gathered(network, self.gradients, stage)
-        trace = float(torch.linalg.vector_norm(gradients, dtype=torch.float64)) ** 2 / len(gradients)
+        # Row by row: float64 copies of all gradients would take twice their memory.
+        trace = sum(float(row.double().square().sum()) for row in gradients) / max(1, len(gradients))
         return GradientCurvature(gradients, absolute(self.damping, trace, live_weights(network)))
 
 

@@ -60,7 +60,10 @@ class OBERT(NetworkSolver):
         return Solved(network.weights(), masks)
 
     def memory(self, sizes: Sequence[int], samples: int) -> int:
-        """Blocks and the work on some, a chunk of gradients in float32 and float64, a copy of the network and two of its weights."""
+        """Blocks and the work on some, a chunk of gradients in float32 and float64, a copy of the network and two of its weights.
+
+        What the network remembers of the 16 samples of a chunk on the way is not told by sizes and comes on top.
+        """
         del samples  # gradients stream by
         weights = sum(sizes)
         return block_bytes(sizes, self.block) + in_flight(self.block) + 12 * chunk_numbers(weights) + 24 * weights

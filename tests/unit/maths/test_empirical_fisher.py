@@ -120,6 +120,6 @@ def test_gradients_that_are_not_finite_are_said(network):
 
 
 def test_bytes_are_those_of_the_blocks():
-    """100 weights in blocks of 30: four of 30 x 30; 10 weights: one of 10 x 10; a chunk of 1,000 weights has 256 rows."""
+    """100 weights in blocks of 30: four of 30 x 30; 10 weights: one of 10 x 10; a chunk of 1,000 weights has 16 rows."""
     assert block_bytes([100, 10], 30) == 8 * (4 * 900 + 100)
-    assert chunk_numbers(1000) == 256_000 and chunk_numbers(10**8) == 10**8
+    assert chunk_numbers(1000) == 16_000 and chunk_numbers(10**8) == 10**8

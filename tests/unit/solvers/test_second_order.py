@@ -203,13 +203,13 @@ def test_cap_refuses_blocks_and_the_others_take_them():
 
 
 def test_memory_of_blocks():
-    """1,000 weights in blocks of 50: 20 blocks of 20,000 bytes, five runs of 16 MiB, 256 gradients, a network and two of its weights."""
-    expected = 20 * 20_000 + 5 * 16 * 2**20 + 256 * 1000 * 12 + 24 * 1000
+    """1,000 weights in blocks of 50: 20 blocks of 20,000 bytes, five runs of 16 MiB, 16 gradients, a network and two of its weights."""
+    expected = 20 * 20_000 + 5 * 16 * 2**20 + 16 * 1000 * 12 + 24 * 1000
     assert OBERT(block=50).memory([1000], 9) == CAP(block=50).memory([1000], 5000) == WoodFisher(block=50).memory([1000], 1) == expected
 
 
 def test_memory_of_m_fac():
-    """100 gradients of 1,000 weights in float32, two 100 x 100 matrices, three float64 parts, a chunk of 256 twice, five vectors."""
-    expected = 400_000 + 160_000 + 2_400_000 + 8 * 256_000 + 40_000
+    """100 gradients of 1,000 weights in float32, two 100 x 100 matrices, three float64 parts, a chunk of 16 twice, five vectors."""
+    expected = 400_000 + 160_000 + 2_400_000 + 8 * 16_000 + 40_000
     assert MFAC(gradients=100).memory([600, 400], 5000) == expected
     assert MFAC(gradients=5000).memory([600, 400], 100) == expected
