@@ -27,6 +27,9 @@ from sparsify_cli.stages.subject import Subject
 from sparsify_cli.training.batchnorm import norms
 from sparsify_cli.values.mask_set import MaskSet
 
+ACTIVATIONS = 1.6
+"""Times what a solver of networks plans that it holds, about: activations of the samples that are differentiated come on top."""
+
 
 @dataclass(frozen=True, eq=False)
 class Solved:
@@ -106,9 +109,8 @@ def _network(
     recipe: PruneRecipe, solver: NetworkSolver, before: Subject, masks: MaskSet, chooser: Sparsifier, listener: Listener
 ) -> Solved:
     network = network_of(recipe, before, chooser.names)
-    require_room(
-        f"--solver {recipe.solver.name if recipe.solver else ''}", solver.memory(_sizes(network.weights()), recipe.samples), listener
-    )
+    needed = ACTIVATIONS * solver.memory(_sizes(network.weights()), recipe.samples)
+    require_room(f"--solver {recipe.solver.name if recipe.solver else ''}", int(needed), listener)
     weights = {name: before.checkpoint.tensors[name] for name in chooser.names}
     meant = MaskSet({name: masks[name] for name in chooser.names}).sparsity if recipe.budget else recipe.sparsity
     target = chooser.target(weights, meant, pruned=before.masks)
