@@ -28,6 +28,9 @@ from sparsify_cli.maths.error_curves import Curve
 from sparsify_cli.maths.keep import apportion
 
 BUCKETS = 10_000
+ROUNDS = 100
+"""Halvings of the tolerance of `sensitivity`."""
+
 Array = npt.NDArray[Any]
 
 
@@ -178,8 +181,10 @@ def dp(curves: Sequence[Curve], layers: Sequence[Sized], total: int) -> list[int
 def sensitivity(curves: Sequence[Curve], layers: Sequence[Sized], total: int) -> list[int]:
     """Layers whose measured error rises fast with their zeros get few of them.
 
-    A layer's share of the zeros is what uniform sparsity would give it, divided by its slope: its error there per zero. Where
-    errors grow with the square of the zeros this is the least sum of errors, and cutting a layer in two changes nothing.
+    Every layer is pruned until its error, per weight it has, reaches one tolerance, the same for all; the tolerance is the one at which
+    the total is kept. Cutting a layer in two changes nothing, and a layer that little can be taken from is not emptied.
+
+    Source: thresholds by sensitivity as in Han et al. 2015 (arXiv 1506.02626, section 3), set there by hand. Ours: one tolerance.
 
     Args:
         curves: of the layers, in their order.
@@ -190,25 +195,34 @@ def sensitivity(curves: Sequence[Curve], layers: Sequence[Sized], total: int) ->
         Infeasible: the bounds leave no room for the total.
     """
     _check_room(layers, total)
-    units = sum(layer.units for layer in layers)
-    zeros = [Fraction(layer.units * (units - total), max(1, units)) for layer in layers]
-    slopes = [_slope(curve, gone) for curve, gone in zip(curves, zeros, strict=True)]
-    shares = [gone / slope for gone, slope in zip(zeros, _above_zero(slopes), strict=True)]
-    most, least = [layer.units - layer.floor for layer in layers], [layer.units - layer.cap for layer in layers]
-    gone = apportion(shares, units - total, most, floors=least)
-    return [layer.units - count for layer, count in zip(layers, gone, strict=True)]
+    fewest, most = _around(curves, layers, total)
+    spare = [more - few for few, more in zip(fewest, most, strict=True)]
+    extra = apportion([Fraction(count) for count in spare], total - sum(fewest), spare)
+    return [few + more for few, more in zip(fewest, extra, strict=True)]
 
 
-def _slope(curve: Curve, zeros: Fraction) -> Fraction:
-    """Error per zero at so many zeros, rounded up to whole ones."""
-    count = max(1, math.ceil(zeros))
-    return Fraction(curve.cost(curve.weights - count)) / count if curve.weights >= count else Fraction(0)
+def _around(curves: Sequence[Curve], layers: Sequence[Sized], total: int) -> tuple[list[int], list[int]]:
+    """Counts at two tolerances as near as can be, the sum of the first at most the total, that of the second at least."""
+    pairs = list(zip(curves, layers, strict=True))
+    fewest, most = [layer.floor for layer in layers], [layer.cap for layer in layers]
+    low, high = 0.0, max((curve.cost(layer.floor) / max(1, layer.units) for curve, layer in pairs), default=0.0)
+    for done in range(ROUNDS):  # first of all: what costs nothing
+        middle = (math.sqrt(low * high) if low else high / 2) if done else 0.0
+        counts = [_tolerating(curve, layer, middle) for curve, layer in pairs]
+        if sum(counts) <= total:
+            fewest, high = counts, middle
+        else:
+            most, low = counts, middle
+    return fewest, most
 
 
-def _above_zero(slopes: Sequence[Fraction]) -> list[Fraction]:
-    """Slopes, those of zero as a millionth of the least above it: their layers take all zeros they may, as shares are in proportion."""
-    least = min((slope for slope in slopes if slope > 0), default=Fraction(1))
-    return [slope or least / 10**6 for slope in slopes]
+def _tolerating(curve: Curve, layer: Sized, tolerance: float) -> int:
+    """The least count of a layer whose error per weight is within the tolerance; its cap where none is."""
+    low, high = layer.floor, layer.cap
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if curve.cost(middle) <= tolerance * layer.units else (middle + 1, high)
+    return low
 
 
 def _check_room(layers: Sequence[Sized], total: int) -> None:

@@ -183,7 +183,7 @@ def test_more_budget_never_costs_more_error(drawn):
 
 
 def test_sensitivity_by_hand():
-    """Of twenty weights ten go: errors at half are 1 and 4, so shares are 5 : 5/4, zeros 8 and 2."""
+    """Of twenty weights ten go: at an error of 1.6 in each, a keeps 2 (2^0.6 = 1.52) and b keeps 8 (2/5 of 4)."""
     curves = [curve("a", 10, (5, 1.0), (0, 2.0)), curve("b", 10, (5, 4.0), (0, 8.0))]
     layers = [Counted("a", (1, 10), 10, 10), Counted("b", (1, 10), 10, 10)]
     assert sensitivity(curves, layers, 10) == [2, 8]
