@@ -60,13 +60,14 @@ def input_rows(layer: nn.Module, inputs: Shaped[Tensor, "..."]) -> Shaped[Tensor
 
 
 def chosen_rows(
-    layer: nn.Module, inputs: Shaped[Tensor, "..."], generator: torch.Generator, share: float, real: Bool[Tensor, " rows"] | None = None
+    layer: nn.Module, inputs: Shaped[Tensor, "..."], generator: torch.Generator, share: float, real: Bool[Tensor, "..."] | None = None
 ) -> Int[Tensor, " chosen"]:
-    """Which rows are taken, ascending."""
+    """Which rows are taken, ascending; of positions [n, length] that are no padding, where there is a row for each of them."""
     count = row_count(layer, inputs)
     taken = torch.ones(count, dtype=torch.bool) if share >= 1 else torch.rand(count, generator=generator) < share
     if real is not None and real.numel() == count:
-        taken &= real.reshape(-1).cpu()
+        turned = inputs.shape[:2] != real.shape and inputs.shape[:2] == real.T.shape  # [length, n, features]
+        taken &= (real.T if turned else real).reshape(-1).cpu()
     return taken.nonzero().reshape(-1)
 
 

@@ -80,14 +80,16 @@ def paired_moments(
     return sums.moments()
 
 
-def sampled_gram(layer: nn.Module, inputs: Sequence[Tensor], *, seed: int = 0) -> Float[Tensor, "groups columns columns"]:
+def sampled_gram(
+    layer: nn.Module, inputs: Sequence[Tensor], *, real: Sequence[Bool[Tensor, "..."] | None] = (), seed: int = 0
+) -> Float[Tensor, "groups columns columns"]:
     """X X^T / n of a layer's inputs alone, on as many rows as `paired_moments` takes."""
     shape = gram_shape(layer)
     total, rows = torch.zeros(shape, dtype=torch.float64).reshape(-1, *shape[-2:]), 0
     generator = torch.Generator().manual_seed(seed)
     share = max(LEAST, ENOUGH * shape[-1]) / max(1, sum(row_count(layer, x) for x in inputs))
-    for x in inputs:
-        for some in chosen_rows(layer, x, generator, share).split(max(1, CHUNK // (len(total) * shape[-1]))):
+    for i, x in enumerate(inputs):
+        for some in chosen_rows(layer, x, generator, share, real[i] if real else None).split(max(1, CHUNK // (len(total) * shape[-1]))):
             now = rows_at(layer, x, some).double()
             total += now.mT @ now
             rows += len(some)

@@ -21,9 +21,11 @@ from sparsify_cli.stages.fit_keys import fitting_names
 from sparsify_cli.stages.memory import SHARE, machine_memory
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject
+from sparsify_cli.training.attention import projections, spelled_out
 from sparsify_cli.training.augmented import augmented
 from sparsify_cli.training.batches import as_taken_by
 from sparsify_cli.training.modes import evaluating
+from sparsify_cli.training.padding import only_real, real_positions
 from sparsify_cli.values.network import Network
 from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.stats import Stats
@@ -155,15 +157,19 @@ def calibrate(module: nn.Module, inputs: Tensor, names: Iterable[str], *, batch:
         require_memory(layers)
     sums: dict[str, Tensor] = {}
     activity = {name: Activity() for name in layers}
+    real: Tensor | None = None
 
-    def add(name: str, layer: nn.Module, seen: Tensor) -> None:
+    def add(name: str, layer: nn.Module, inputs: Tensor) -> None:
+        seen = only_real(inputs, real)
         activity[name].add(layer, seen)
         if gram:
             total, _ = gram_sum(layer, seen)
             sums[name] = sums[name].add_(total) if name in sums else total
 
-    with watching(layers, add):
-        run(module, inputs, batch=batch)
+    with watching(module, layers, add):
+        for part in inputs.split(batch):
+            real = real_positions(module, part)
+            run(module, part, batch=batch)
     rows = {name: seen.rows for name, seen in activity.items() if seen.rows}
     grams = {name: _finite(name, total / rows[name]) for name, total in sums.items()}
     inputs_seen = {name: activity[name].result() for name in rows}
@@ -180,15 +186,16 @@ def execution_order(module: nn.Module, inputs: Tensor, names: Iterable[str]) -> 
         del layer, seen
         called.append(name)
 
-    with watching(watchable(module, names), note):
+    with watching(module, watchable(module, names), note):
         run(module, inputs[:2], batch=2)
     return list(dict.fromkeys(called))
 
 
 def watchable(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
-    """Weight name -> its layer, for the linear layers and convolutions among `names`."""
+    """Weight name -> its layer, for the linear layers, convolutions and packed projections of attention among `names`."""
     wanted = set(names)
-    return {f"{path}.weight": layer for path, layer in module.named_modules() if f"{path}.weight" in wanted and has_gram(layer)}
+    layers = {f"{path}.weight": layer for path, layer in module.named_modules() if has_gram(layer)}
+    return {name: layer for name, layer in {**layers, **projections(module)}.items() if name in wanted}
 
 
 def require_memory(layers: Mapping[str, nn.Module]) -> None:
@@ -209,8 +216,8 @@ def require_memory(layers: Mapping[str, nn.Module]) -> None:
 
 
 @contextmanager
-def watching(layers: Mapping[str, nn.Module], tell: Watcher) -> Iterator[None]:
-    """Inside, every call of a layer tells its inputs."""
+def watching(module: nn.Module, layers: Mapping[str, nn.Module], tell: Watcher) -> Iterator[None]:
+    """Inside, every call of a network's layer tells its inputs."""
 
     def hook(name: str) -> Callable[..., None]:
         def told(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -218,7 +225,7 @@ def watching(layers: Mapping[str, nn.Module], tell: Watcher) -> Iterator[None]:
 
         return told
 
-    with ExitStack() as hooks:
+    with spelled_out(module), ExitStack() as hooks:
         for name, layer in layers.items():
             hooks.callback(layer.register_forward_pre_hook(hook(name), with_kwargs=True).remove)
         yield

@@ -151,6 +151,12 @@ def weight_of(layer: nn.Module) -> Tensor:
     return weight.detach()
 
 
+def bias_of(layer: nn.Module) -> Tensor:
+    """The bias of a layer that has one."""
+    bias: Tensor = layer.bias  # type: ignore[assignment]
+    return bias.detach()
+
+
 def positions_of(layer: nn.Module) -> int:
     """Positions of a layer's kernel; 1 for a linear layer."""
     weight = weight_of(layer)
@@ -177,7 +183,7 @@ def _correct_bias(layer: nn.Module, dense: nn.Module, moments: Moments) -> None:
     shift = mean_outputs(oriented(dense, weight_of(dense)), moments.dense_mean) - mean_outputs(
         oriented(layer, weight_of(layer)), moments.mean
     )
-    bias, old = (dict(one.named_parameters(recurse=False))["bias"].detach() for one in (layer, dense))
+    bias, old = (bias_of(one) for one in (layer, dense))
     bias.copy_(old + shift.to(bias))
 
 

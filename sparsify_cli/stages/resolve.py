@@ -19,6 +19,7 @@ from sparsify_cli.contracts.architecture import Architecture
 from sparsify_cli.contracts.dataset import Dataset, Split
 from sparsify_cli.errors import BadData, BadRequest, UnknownName
 from sparsify_cli.shelf import Shelf
+from sparsify_cli.stages.hugging_face import plainly_called
 from sparsify_cli.stages.user_code import user_module, user_samples
 from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.checkpoint import Spec
@@ -54,7 +55,7 @@ def build_architecture(spec: Spec) -> nn.Module:
         BrokenPlugin: a user's callable raises or returns no module.
     """
     if ":" in spec.name:
-        return user_module(spec)
+        return plainly_called(user_module(spec))
     strategy: Architecture = _strategy("architectures", spec)
     return strategy.build()
 

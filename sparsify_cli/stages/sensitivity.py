@@ -36,6 +36,7 @@ from sparsify_cli.stages.layerwise import matrix_of, oriented, positions_of, wei
 from sparsify_cli.training.batches import as_taken_by
 from sparsify_cli.training.lockstep import lockstep
 from sparsify_cli.training.modes import evaluating
+from sparsify_cli.training.padding import real_positions
 
 STEP, LEAST = Fraction(6, 10), Fraction(2, 100)
 """Densities of the ladder: each 0.6 of the one before, to 2 %."""
@@ -86,13 +87,14 @@ def costs_of(
         listener: hears progress.
         seed: of which samples judge.
     """
-    layers, judges = watchable(module, names), inputs[:JUDGES]
+    layers, judges, batches = watchable(module, names), inputs[:JUDGES], inputs.split(BATCH)
+    real = [real_positions(module, batch) for batch in batches]
     found: dict[str, LayerCosts] = {}
-    with evaluating(module), torch.no_grad(), closing(lockstep(module, inputs.split(BATCH), layers)) as visits:
+    with evaluating(module), torch.no_grad(), closing(lockstep(module, batches, layers)) as visits:
         aim = _log_probabilities(module, judges)
         for visit in visits:
             listener.progress(Progress(f"measuring {visit.name}", len(found) + 1, len(layers)))
-            gram = sampled_gram(visit.layer, visit.inputs, seed=seed)
+            gram = sampled_gram(visit.layer, visit.inputs, real=real, seed=seed)
             found[visit.name] = _costs(module, visit.layer, visit.name, gram, solver, judges, aim)
     listener.done()
     return [found[name] for name in names if name in found]

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest
+from sparsify_cli.training.attention import spelled_out
 from sparsify_cli.training.batches import as_taken_by
 
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
@@ -121,6 +122,7 @@ def lockstep(module: nn.Module, batches: Sequence[Tensor], layers: Mapping[str, 
     """
     runners: dict[threading.Thread, _Runner] = {}
     with ExitStack() as after:
+        after.enter_context(spelled_out(module))
         for name, layer in layers.items():
             after.callback(layer.register_forward_pre_hook(_stop(name, runners), with_kwargs=True).remove)
         for batch in batches:
@@ -167,7 +169,7 @@ def calls(module: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Module]) ->
 
         return count
 
-    with ExitStack() as after, torch.no_grad():
+    with ExitStack() as after, spelled_out(module), torch.no_grad():
         for name, layer in layers.items():
             after.callback(layer.register_forward_pre_hook(hook(name)).remove)
         module(as_taken_by(module, inputs))

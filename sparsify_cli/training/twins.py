@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest
+from sparsify_cli.training.attention import projections
 from sparsify_cli.training.batches import as_taken_by
 from sparsify_cli.training.batchnorm import norms
 from sparsify_cli.training.lockstep import Visit, calls, lockstep
 from sparsify_cli.training.modes import evaluating
+from sparsify_cli.training.padding import real_positions
 
 Seen = tuple[Visit, Visit]
 """The same layer in the network as it is, and in the dense one."""
@@ -55,7 +57,7 @@ class Twins:
         Raises:
             BadRequest: the two networks, or batches, take different ways.
         """
-        others = {name: self.dense.get_submodule(path) for name, path in self._paths().items()}
+        others = self._counterparts()
         with evaluating(self.module), evaluating(self.dense), ExitStack() as after:
             streams = [
                 after.enter_context(closing(lockstep(net, self.batches, layers)))
@@ -71,14 +73,14 @@ class Twins:
 
     @property
     def real(self) -> list[Tensor | None]:
-        """Positions of each batch that are no padding, flat; None where nothing is known to be."""
-        padding = {m.padding_idx for m in self.module.modules() if isinstance(m, nn.Embedding) and m.padding_idx is not None}
-        known = len(padding) == 1 and self.batches[0].ndim == 2 and not self.batches[0].is_floating_point()
-        return [(batch != next(iter(padding))).reshape(-1) if known else None for batch in self.batches]
+        """Positions of each batch that are no padding, [n, length]; None where nothing is known to be."""
+        return [real_positions(self.dense, batch) for batch in self.batches]
 
-    def _paths(self) -> dict[str, str]:
-        paths = {id(layer): path for path, layer in self.module.named_modules()}
-        return {name: paths[id(layer)] for name, layer in self.watched.items()}
+    def _counterparts(self) -> dict[str, nn.Module]:
+        """The watched layers in the dense network."""
+        ours, theirs = ({**dict(net.named_modules()), **projections(net)} for net in (self.module, self.dense))
+        paths = {id(layer): path for path, layer in ours.items()}
+        return {name: theirs[paths[id(layer)]] for name, layer in self.watched.items()}
 
     def _complete(self, net: nn.Module, visit: Visit) -> Visit:
         """What a layer that is called several times in a pass sees in all of them."""

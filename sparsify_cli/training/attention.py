@@ -1,0 +1,98 @@
+"""Attention spelled out: the projections of torch's own attention as layers that can be watched, changed and put back.
+
+`nn.MultiheadAttention` multiplies with its packed matrix itself and uses `out_proj` without calling it, and in eval mode whole encoder
+layers run as one fused call; no hook sees what goes in. Inside `spelled_out` queries, keys and values of self-attention
+pass a `Projection`, the mixed values pass `out_proj`, and nothing is fused. The outputs are the same to rounding.
+Attention between two sequences, or with separate matrices, has no packed input; of it only `out_proj` is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Projection(nn.Linear):
+    """The packed projection [3 x embed, embed] of one attention, as a linear layer that owns nothing and is only looked at."""
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = attention.embed_dim, 3 * attention.embed_dim
+        self.__dict__["attention"] = attention  # not a submodule: the attention would be its own part
+
+    @property
+    def weight(self) -> nn.Parameter:  # type: ignore[override]
+        """The attention's own."""
+        packed: nn.Parameter = self.__dict__["attention"].in_proj_weight
+        return packed
+
+    @property
+    def bias(self) -> nn.Parameter | None:  # type: ignore[override]
+        """The attention's own."""
+        packed: nn.Parameter | None = self.__dict__["attention"].in_proj_bias
+        return packed
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Nothing: the attention multiplies itself; hooks have seen what with."""
+        return input
+
+
+def projections(module: nn.Module) -> dict[str, Projection]:
+    """Name of each packed matrix -> its projection; the same one at every call."""
+    return {
+        f"{path}.in_proj_weight".lstrip("."): _projection(part)
+        for path, part in module.named_modules()
+        if isinstance(part, nn.MultiheadAttention) and part.in_proj_weight is not None
+    }
+
+
+@contextmanager
+def spelled_out(module: nn.Module) -> Iterator[None]:
+    """Inside, every projection of an attention is called as a layer; afterwards the network is as it was."""
+    attentions = [part for part in module.modules() if isinstance(part, nn.MultiheadAttention)]
+    with ExitStack() as after:
+        if attentions:
+            after.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+            torch.backends.mha.set_fastpath_enabled(False)
+        for attention in attentions:
+            if "forward" not in attention.__dict__:  # two networks in one may share an attention, and calls may be nested
+                attention.__dict__["forward"] = _spelled(attention)
+                after.callback(attention.__dict__.pop, "forward")
+        yield
+
+
+def _projection(attention: nn.MultiheadAttention) -> Projection:
+    if "projection" not in attention.__dict__:
+        attention.__dict__["projection"] = Projection(attention)
+    found: Projection = attention.__dict__["projection"]
+    return found
+
+
+def _spelled(attention: nn.MultiheadAttention) -> Callable[..., Any]:
+    projection, out, plain = _projection(attention), attention.out_proj, attention.forward
+
+    def forward(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if query is key and key is value and attention.in_proj_weight is not None:
+            projection(query)
+        with _passing(attention, out):
+            mixed, shares = plain(query, key, value, *args, **kwargs)
+        return out(mixed), shares
+
+    return forward
+
+
+@contextmanager
+def _passing(attention: nn.MultiheadAttention, out: nn.Module) -> Iterator[None]:
+    """Inside, the attention puts out the mixed values themselves."""
+    weight: Tensor = out.weight  # type: ignore[assignment]
+    through = nn.Linear(attention.embed_dim, attention.embed_dim, bias=False, device="meta")
+    through.weight = nn.Parameter(torch.eye(attention.embed_dim, dtype=weight.dtype, device=weight.device), requires_grad=False)
+    attention._modules["out_proj"] = through
+    try:
+        yield
+    finally:
+        attention._modules["out_proj"] = out

@@ -1,0 +1,43 @@
+"""Padding: which positions of a batch of token ids are real.
+
+Known where the network's embeddings agree on one padding id, or where it says so itself (`config.pad_token_id`, as networks of the
+transformers library do). Rows of a layer's inputs at padded positions are no evidence of what the layer is used for.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+
+def padding_id(module: nn.Module) -> int | None:
+    """The id of padding, or None where the network knows none."""
+    said = getattr(getattr(module, "config", None), "pad_token_id", None)
+    if isinstance(said, int):
+        return said
+    known = {part.padding_idx for part in module.modules() if isinstance(part, nn.Embedding) and part.padding_idx is not None}
+    return known.pop() if len(known) == 1 else None
+
+
+def real_positions(module: nn.Module, batch: Tensor) -> Bool[Tensor, "n length"] | None:
+    """Positions that are no padding; None where the samples are no token ids or no id is known to be padding."""
+    absent = padding_id(module)
+    if absent is None or batch.ndim != 2 or batch.is_floating_point() or batch.is_complex():
+        return None
+    return batch != absent
+
+
+def only_real(inputs: Tensor, real: Bool[Tensor, "n length"] | None) -> Tensor:
+    """A layer's inputs at real positions, [rows, features]; all of them where they are no positions of the batch.
+
+    Args:
+        inputs: [n, length, features], or [length, n, features] as networks do whose sequences come first.
+        real: as `real_positions` gives it.
+    """
+    if real is None or inputs.ndim != 3:
+        return inputs
+    for mask in (real, real.T):
+        if inputs.shape[:2] == mask.shape:
+            found: Tensor = inputs[mask.to(inputs.device)]
+            return found
+    return inputs

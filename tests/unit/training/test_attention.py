@@ -1,0 +1,90 @@
+"""Attention spelled out: the same outputs, every projection seen as a layer, and nothing left behind."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import closing
+
+import pytest
+import torch
+from torch import nn
+
+from sparsify_cli.training.attention import projections, spelled_out
+from sparsify_cli.training.lockstep import calls, lockstep
+
+
+def encoder(**options: object) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, **options).eval()  # type: ignore[arg-type]
+
+
+class Two(nn.Module):
+    """Attention between two sequences, with a mask and shares asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.attend = nn.MultiheadAttention(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed, shares = self.attend(x, x.flip(0), x.flip(0), need_weights=True)
+        return mixed + shares.sum()
+
+
+@pytest.mark.parametrize("net", [encoder(), encoder(norm_first=True), Two().eval()], ids=["post", "pre", "between two"])
+def test_outputs_are_the_same_and_the_network_is_put_back(net):
+    x, before = torch.randn(5, 7, 8), copy.deepcopy(net.state_dict())
+    keys = {name: set(part.__dict__) for name, part in net.named_modules()}
+    with torch.no_grad():
+        plain = net(x)
+        with spelled_out(net), spelled_out(net):
+            spelled = net(x)
+        again = net(x)
+    assert torch.allclose(plain, spelled, atol=1e-6)
+    assert torch.equal(plain, again)
+    assert list(net.state_dict()) == list(before)
+    assert {name: set(part.__dict__) - {"projection"} for name, part in net.named_modules()} == keys
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_projections_are_layers_with_the_attentions_own_weights():
+    net = copy.deepcopy(nn.Sequential(encoder()))
+    found = projections(net)
+    assert list(found) == ["0.self_attn.in_proj_weight"]
+    layer = found["0.self_attn.in_proj_weight"]
+    assert layer.weight is net[0].self_attn.in_proj_weight
+    assert layer.bias is net[0].self_attn.in_proj_bias
+    assert projections(net)["0.self_attn.in_proj_weight"] is layer
+    assert list(layer.parameters()) == []
+    twin = copy.deepcopy(net)
+    assert projections(twin)["0.self_attn.in_proj_weight"].weight is twin[0].self_attn.in_proj_weight
+
+
+def test_a_pass_stops_in_front_of_every_projection_and_sees_what_goes_in():
+    net, x = encoder(), torch.randn(6, 5, 8)
+    layers = {**projections(net), "out": net.self_attn.out_proj, "wide": net.linear1}
+    assert list(calls(net, x, layers)) == ["self_attn.in_proj_weight", "out", "wide"]
+    with torch.no_grad(), closing(lockstep(net, x.split(2), layers)) as visits:
+        seen = {visit.name: torch.cat(list(visit.inputs)) for visit in visits}
+    assert torch.equal(seen["self_attn.in_proj_weight"], x)
+    with torch.no_grad():
+        torch.nn.init.eye_(layers["out"].weight)
+        layers["out"].bias.zero_()
+        mixed, _ = net.self_attn(x, x, x)
+    assert torch.allclose(seen["out"], mixed, atol=1e-6)
+
+
+def test_what_a_visit_changes_counts():
+    net, x = encoder(), torch.randn(4, 5, 8)
+    emptied = copy.deepcopy(net)
+    with torch.no_grad():
+        emptied.self_attn.in_proj_weight[16:] = 0
+        expected = emptied(x)
+        with closing(lockstep(net, [x], {**projections(net), "wide": net.linear1})) as visits:
+            for visit in visits:
+                if visit.name.endswith("in_proj_weight"):
+                    visit.layer.weight[16:] = 0
+                else:
+                    wide = visit.inputs[0]
+        assert torch.allclose(net(x), expected, atol=1e-6)
+        assert torch.allclose(wide, emptied.norm1(x + emptied.self_attn(x, x, x)[0]), atol=1e-5)

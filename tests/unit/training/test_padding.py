@@ -1,0 +1,42 @@
+"""Padding: known from embeddings or the configuration; rows at such positions are left out whichever axis comes first."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from sparsify_cli.training.padding import only_real, padding_id, real_positions
+
+IDS = torch.tensor([[3, 4, 0], [5, 0, 0]])
+
+
+def test_the_configuration_counts_before_embeddings_and_embeddings_have_to_agree():
+    one, other = nn.Embedding(9, 2, padding_idx=0), nn.Embedding(9, 2, padding_idx=1)
+    assert padding_id(nn.Sequential(one)) == 0
+    assert padding_id(nn.Sequential(one, other)) is None
+    assert padding_id(nn.Linear(2, 2)) is None
+    said = nn.Sequential(one)
+    said.config = SimpleNamespace(pad_token_id=7)
+    assert padding_id(said) == 7
+
+
+def test_only_token_ids_have_padding():
+    net = nn.Sequential(nn.Embedding(9, 2, padding_idx=0))
+    assert real_positions(net, IDS).tolist() == [[True, True, False], [True, False, False]]
+    assert real_positions(net, IDS.float()) is None
+    assert real_positions(net, torch.zeros(2, 3, 4, dtype=torch.long)) is None
+    assert real_positions(nn.Linear(3, 2), IDS) is None
+
+
+def test_rows_of_padding_go_and_others_stay():
+    real = IDS != 0
+    x = torch.randn(2, 3, 4)
+    expected = torch.stack([x[0, 0], x[0, 1], x[1, 0]])
+    assert torch.equal(only_real(x, real), expected)
+    turned = only_real(x.transpose(0, 1), real)
+    assert {tuple(row.tolist()) for row in turned} == {tuple(row.tolist()) for row in expected}
+    assert only_real(x, None) is x
+    assert only_real(torch.ones(2, 4), real).shape == (2, 4)
+    assert only_real(torch.ones(5, 3, 4), real).shape == (5, 3, 4)
