@@ -181,17 +181,35 @@ SPREAD = Fraction(8, 100)
 
 
 def owl(layers: Sequence[Layer], total: int) -> list[int]:
-    """Layers with more outlying scores stay denser: outlier-weighed densities, as in OWL.
+    """Blocks with more outlying scores stay denser: outlier-weighed densities, as in OWL.
 
-    D = share of a layer's scores above 5 times their mean, over units whose score is finite; densities are D scaled to a
-    width of 0.16 and shifted so that the counts sum to the total. A layer's cap and floor bound it, and the others share
-    the difference in proportion.
+    D = share of a block's scores above 5 times their mean, over units whose score is finite; densities are D scaled to a
+    width of 0.16 and shifted so that the counts sum to the total; every layer of a block gets the block's. A layer's cap and floor
+    bound it, and the others share the difference in proportion.
 
-    Source: Yin et al. 2024, arXiv 2310.05175, and its code (M = 5, Lambda = 0.08). Differs in that layers and not transformer
-    blocks get a density, the mean weighs layers by their size, so that the total holds, and the width is at most the density
-    and the sparsity asked for, so that the scaling alone empties no layer and overfills none.
+    Source: Yin et al. 2024, arXiv 2310.05175, and its code (M = 5, Lambda = 0.08). Differs in that the mean weighs layers by their
+    size, so that the total holds, and the width is at most the density and the sparsity asked for, so that the scaling alone
+    empties no layer and overfills none. A layer that belongs to no numbered block is one of its own.
     """
-    return _by_outliers(layers, [_outlying(layer.scores) for layer in layers], total)
+    return _by_outliers(layers, _outlying_by_block(layers), total)
+
+
+def block_of(name: str) -> str:
+    """The block a tensor belongs to: its name up to the last number that holds more than one layer, else itself.
+
+    `encoder.layer.3.attention.query.weight` belongs to `encoder.layer.3`, `3.weight` to no block.
+    """
+    parts = name.split(".")
+    numbered = [place for place, part in enumerate(parts[:-2]) if part.isdigit()]
+    return ".".join(parts[: numbered[-1] + 1]) if numbered else name
+
+
+def _outlying_by_block(layers: Sequence[Layer]) -> list[Fraction]:
+    blocks: dict[str, list[Tensor]] = {}
+    for layer in layers:
+        blocks.setdefault(block_of(layer.name), []).append(layer.scores)
+    shares = {block: _outlying(torch.cat(scores)) for block, scores in blocks.items()}
+    return [shares[block_of(layer.name)] for layer in layers]
 
 
 def _by_outliers(layers: Sequence[Layer], ratios: Sequence[Fraction], total: int) -> list[int]:
@@ -221,7 +239,7 @@ def for_many_totals(allocation: Callable[[Any, int], list[int]], layers: Sequenc
     if allocation is lamp:
         return _ranked(lamp_scored(layers))
     if allocation is owl:
-        return partial(_by_outliers, layers, [_outlying(layer.scores) for layer in layers])
+        return partial(_by_outliers, layers, _outlying_by_block(layers))
     return partial(allocation, layers)
 
 

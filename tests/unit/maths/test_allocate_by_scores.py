@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sparsify_cli.criteria.lamp import Lamp
 from sparsify_cli.errors import BadRequest, Infeasible
-from sparsify_cli.maths.allocate import ALLOCATIONS, Layer, for_many_totals, globally, lamp, lamp_scored, owl, uniform, with_floor
+from sparsify_cli.maths.allocate import ALLOCATIONS, Layer, block_of, for_many_totals, globally, lamp, lamp_scored, owl, uniform, with_floor
 from sparsify_cli.maths.choose_masks import choose_masks
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.values.stats import Stats
@@ -109,6 +109,16 @@ def test_owl_weighs_layers_by_size():
     """The mean over weights is what was asked: 100 and 300 weights at half density are .62 and .46."""
     outlying, even = vector("a", *([1.0] * 9 + [100.0]) * 10), vector("b", *[1.0] * 300)
     assert owl([outlying, even], 200) == [62, 138]
+
+
+def test_owl_gives_a_block_one_density():
+    """The paper's unit: outliers of a block's layers are counted together, and all of them keep the same share."""
+    outlying, even = [1.0] * 90 + [100.0] * 10, [1.0] * 100
+    layers = [vector(f"layer.{name}.weight", *scores) for name, scores in (("0.a", outlying), ("0.b", even), ("1.a", even), ("1.b", even))]
+    assert owl(layers, 200) == [58, 58, 42, 42]
+    assert for_many_totals(owl, layers)(200) == [58, 58, 42, 42]
+    names = ["encoder.layer.3.attention.self.query.weight", "3.weight", "fc.weight", "layer1.0.downsample.0.weight"]
+    assert [block_of(name) for name in names] == ["encoder.layer.3", "3.weight", "fc.weight", "layer1.0"]
 
 
 def test_owl_empties_no_layer_at_high_sparsity():

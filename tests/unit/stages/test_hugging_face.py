@@ -14,6 +14,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 
 def bert() -> nn.Module:
+    """A small classifier with token 0 as padding."""
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=16
@@ -22,6 +23,7 @@ def bert() -> nn.Module:
 
 
 def test_logits_come_out_and_padding_makes_no_difference():
+    """One tensor in, one out; a mask follows from the ids, and one that is given counts."""
     net, ids = plainly_called(bert()), torch.randint(1, 50, (4, 6))
     padded = torch.cat([ids, torch.zeros(4, 3, dtype=torch.long)], dim=1)
     with torch.no_grad():
@@ -33,6 +35,7 @@ def test_logits_come_out_and_padding_makes_no_difference():
 
 
 def test_other_networks_stay_as_they_are():
+    """No hooks on networks of no known library."""
     net = nn.Linear(2, 2)
     assert plainly_called(net) is net
     assert not net._forward_hooks

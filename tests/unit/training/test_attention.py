@@ -14,8 +14,9 @@ from sparsify_cli.training.lockstep import calls, lockstep
 
 
 def encoder(**options: object) -> nn.Module:
+    """Torch's own encoder layer."""
     torch.manual_seed(0)
-    return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, **options).eval()  # type: ignore[arg-type]
+    return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, **options).eval()
 
 
 class Two(nn.Module):
@@ -33,6 +34,7 @@ class Two(nn.Module):
 
 @pytest.mark.parametrize("net", [encoder(), encoder(norm_first=True), Two().eval()], ids=["post", "pre", "between two"])
 def test_outputs_are_the_same_and_the_network_is_put_back(net):
+    """To rounding; parameters, attributes and the global switch are as before."""
     x, before = torch.randn(5, 7, 8), copy.deepcopy(net.state_dict())
     keys = {name: set(part.__dict__) for name, part in net.named_modules()}
     with torch.no_grad():
@@ -48,6 +50,7 @@ def test_outputs_are_the_same_and_the_network_is_put_back(net):
 
 
 def test_projections_are_layers_with_the_attentions_own_weights():
+    """Shared, not copied, in copies of the network too; no parameter is owned twice."""
     net = copy.deepcopy(nn.Sequential(encoder()))
     found = projections(net)
     assert list(found) == ["0.self_attn.in_proj_weight"]
@@ -61,6 +64,7 @@ def test_projections_are_layers_with_the_attentions_own_weights():
 
 
 def test_a_pass_stops_in_front_of_every_projection_and_sees_what_goes_in():
+    """Packed projection, output projection and the layers around them, in the order of running."""
     net, x = encoder(), torch.randn(6, 5, 8)
     layers = {**projections(net), "out": net.self_attn.out_proj, "wide": net.linear1}
     assert list(calls(net, x, layers)) == ["self_attn.in_proj_weight", "out", "wide"]
@@ -75,6 +79,7 @@ def test_a_pass_stops_in_front_of_every_projection_and_sees_what_goes_in():
 
 
 def test_what_a_visit_changes_counts():
+    """Values emptied in front of the projection are empty in the layers behind."""
     net, x = encoder(), torch.randn(4, 5, 8)
     emptied = copy.deepcopy(net)
     with torch.no_grad():

@@ -13,6 +13,7 @@ IDS = torch.tensor([[3, 4, 0], [5, 0, 0]])
 
 
 def test_the_configuration_counts_before_embeddings_and_embeddings_have_to_agree():
+    """Two embeddings with two ids say nothing."""
     one, other = nn.Embedding(9, 2, padding_idx=0), nn.Embedding(9, 2, padding_idx=1)
     assert padding_id(nn.Sequential(one)) == 0
     assert padding_id(nn.Sequential(one, other)) is None
@@ -23,6 +24,7 @@ def test_the_configuration_counts_before_embeddings_and_embeddings_have_to_agree
 
 
 def test_only_token_ids_have_padding():
+    """Numbers with a point and stacks of matrices have none."""
     net = nn.Sequential(nn.Embedding(9, 2, padding_idx=0))
     assert real_positions(net, IDS).tolist() == [[True, True, False], [True, False, False]]
     assert real_positions(net, IDS.float()) is None
@@ -31,6 +33,7 @@ def test_only_token_ids_have_padding():
 
 
 def test_rows_of_padding_go_and_others_stay():
+    """Batch first, length first, or no positions at all."""
     real = IDS != 0
     x = torch.randn(2, 3, 4)
     expected = torch.stack([x[0, 0], x[0, 1], x[1, 0]])
