@@ -19,6 +19,7 @@ from sparsify_cli.stages.outcome import Table
 PATTERNS = {
     "unstructured": "Every weight competes with every other.",
     "N:M": "Keep N of every M consecutive weights along the input channels, e.g. 2:4.",
+    "N:MT": "The same along the outputs too, so that the transposed matrix is N:M as well, e.g. 2:4T.",
     "block:RxC": "Blocks of R outputs x C inputs stay or go together, e.g. block:4x1.",
 }
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -39,19 +40,39 @@ class Keep:
 class Solver(ABC):  # noqa: B024 - what layers and networks have in common; not meant to be made
     """Chooses and repairs together. A frozen dataclass; its fields are its options."""
 
+    transposes: ClassVar[bool] = False
+    """Whether it can hold N:M along outputs too: it chooses all of a layer's weights at once."""
+
     def check(self, pattern: Pattern) -> None:
         """Refuse patterns the method cannot hold, before anything is computed; a method that holds blocks overrides this.
 
         Raises:
             BadRequest: it is one.
         """
+        self.check_both_ways(pattern)
         if pattern.block_size > 1:
-            name = type(self).__module__.rpartition(".")[2].replace("_", "-")
             raise BadRequest(
-                f"The solver {name} cannot hold {pattern}.",
+                f"The solver {_name(self)} cannot hold {pattern}.",
                 "It decides weight after weight, and a block lies across several rows or columns.",
                 "Choose unstructured or N:M, or leave --solver out.",
             )
+
+    def check_both_ways(self, pattern: Pattern) -> None:
+        """Refuse N:M along outputs too, where the method cannot hold it.
+
+        Raises:
+            BadRequest: it is asked for.
+        """
+        if pattern.transposed and not self.transposes:
+            raise BadRequest(
+                f"The solver {_name(self)} cannot hold {pattern}.",
+                "It decides row by row, and rows depend on each other where N:M holds along outputs too.",
+                "Choose alps, refit or a solver of whole networks, or leave --solver out.",
+            )
+
+
+def _name(solver: Solver) -> str:
+    return type(solver).__module__.rpartition(".")[2].replace("_", "-")
 
 
 class LayerSolver(Solver):
@@ -112,6 +133,8 @@ class Solved:
 
 class NetworkSolver(Solver):
     """Solves all layers at once, so that the network's own loss changes little: second-order methods with a Fisher matrix."""
+
+    transposes: ClassVar[bool] = True
 
     @abstractmethod
     def solve_network(self, network: Network, choose: Choose, pattern: Pattern) -> Solved:

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from sparsify_cli.errors import BadRequest, Infeasible, KeyMismatch, NonFinite
 from sparsify_cli.maths.allocate import ALLOCATIONS, Allocation, Layer, Sized, with_floor
-from sparsify_cli.maths.keep import keep_count, top_k, top_k_of_groups, zeros_count
+from sparsify_cli.maths.keep import keep_count, top_k, zeros_count
 from sparsify_cli.maths.matrix_view import from_blocks, from_matrix, matrix_shape, obstacle, to_blocks, to_matrix
+from sparsify_cli.maths.usable import best
 from sparsify_cli.recipes.allocation import NEEDS_COSTS, parse_allocation
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.values.mask_set import MaskSet
@@ -135,7 +136,8 @@ def holds(masks: Mapping[str, Tensor], pattern: Pattern) -> bool:
     """True when every mask whose shape can carry the pattern keeps at most N of each M, and whole blocks only."""
     fitting = [to_matrix(mask) for mask in masks.values() if obstacle(tuple(mask.shape), pattern) is None]
     if pattern.is_grouped:
-        return all(int(matrix.reshape(-1, pattern.group).sum(1).max()) <= pattern.keep for matrix in fitting)
+        ways = [way for matrix in fitting for way in ((matrix, matrix.T) if pattern.transposed else (matrix,))]
+        return all(int(way.reshape(-1, pattern.group).sum(1).max()) <= pattern.keep for way in ways)
     blocks = [to_blocks(matrix, pattern.rows, pattern.columns) for matrix in fitting]
     return all(bool((block.all(1) == block.any(1)).all()) for block in blocks)
 
@@ -174,7 +176,8 @@ class _Constraints:
             values = values.masked_fill(~self._units(self.allowed(name, scores)).all(1), -torch.inf)
         if name in self.floor:
             values = values.masked_fill(self._units(self._always(name, scores)).any(1), torch.inf)
-        return Layer(name, tuple(scores.shape), self._candidates(name, values) if self.pattern.is_grouped else values)
+        shape = tuple(scores.shape)
+        return Layer(name, shape, self._candidates(name, values, matrix_shape(shape)) if self.pattern.is_grouped else values)
 
     def _always(self, name: str, scores: Tensor) -> Bool[Tensor, "..."]:
         frozen = _fitting(self.floor, name, scores)
@@ -184,15 +187,16 @@ class _Constraints:
         precise = tensor.double() if self.pattern.block_size > 1 and tensor.is_floating_point() else tensor
         return to_blocks(to_matrix(precise), self.pattern.rows, self.pattern.columns)
 
-    def _candidates(self, name: str, values: Float[Tensor, " units"]) -> Float[Tensor, " units"]:
-        groups = values.view(-1, self.pattern.group)
-        crowded = int(((groups == torch.inf).sum(1) > self.pattern.keep).sum())
+    def _candidates(self, name: str, values: Float[Tensor, " units"], shape: tuple[int, int]) -> Float[Tensor, " units"]:
+        matrix = values.view(shape)
+        fit = best(matrix, matrix.numel() * self.pattern.keep // self.pattern.group, self.pattern)
+        crowded = int(((matrix == torch.inf) & ~fit).view(-1, self.pattern.group).any(1).sum())
         if crowded:
             raise Infeasible(
                 f"{crowded} groups of `{name}` hold more than {self.pattern.keep} weights that must stay.",
                 f"The pattern {self.pattern} keeps {self.pattern.keep} of {self.pattern.group}.",
             )
-        return groups.masked_fill(~top_k_of_groups(groups, self.pattern.keep), -torch.inf).flatten()
+        return matrix.masked_fill(~fit, -torch.inf).flatten()
 
 
 def _mask(layer: Layer, count: int, pattern: Pattern) -> Bool[Tensor, "..."]:

@@ -58,6 +58,8 @@ def obstacle(shape: tuple[int, ...], pattern: Pattern) -> str | None:
     channels = shape[1] if len(shape) > 1 else 1
     if channels % pattern.group:
         return f"has {channels} input channel{'s' * (channels != 1)}, not a multiple of {pattern.group}"
+    if pattern.transposed and rows % pattern.group:
+        return f"has {rows} outputs, not a multiple of {pattern.group}"
     if rows % pattern.rows:
         return f"has {rows} outputs, not a multiple of {pattern.rows}"
     if columns % pattern.columns:

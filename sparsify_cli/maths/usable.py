@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sparsify_cli.errors import Infeasible
 from sparsify_cli.maths.keep import apportion, top_k, top_k_of_groups
+from sparsify_cli.maths.transposable import transposable
 from sparsify_cli.recipes.pattern import Pattern
 
 
@@ -83,11 +84,13 @@ def best(scores: Float[Tensor, "out columns"], count: int, pattern: Pattern) -> 
     """The `count` highest scores that the pattern lets stay; among equal scores the earlier position stays."""
     if not pattern.is_grouped:
         return top_k(scores.flatten(), count).view_as(scores)
-    groups = scores.reshape(-1, pattern.group)
-    fit = top_k_of_groups(groups, pattern.keep)
-    if count < len(groups) * pattern.keep:
-        fit = top_k(groups.masked_fill(~fit, -torch.inf).flatten(), count)
-    return fit.view_as(scores)
+    if pattern.transposed:
+        fit = transposable(scores, pattern.keep, pattern.group)
+    else:
+        fit = top_k_of_groups(scores.reshape(-1, pattern.group), pattern.keep).view_as(scores)
+    if count < scores.numel() // pattern.group * pattern.keep:
+        fit = top_k(scores.masked_fill(~fit, -torch.inf).flatten(), count).view_as(scores)
+    return fit
 
 
 def best_of_rows(scores: Float[Tensor, "out columns"], counts: list[int], pattern: Pattern) -> Bool[Tensor, "out columns"]:

@@ -2,6 +2,7 @@
 
     unstructured   every weight of the matrix view competes with every other
     2:4            of every 4 consecutive weights along the input channels, 2 are kept (N:M = keep N of M)
+    2:4T           the same along the outputs too, so that the transposed matrix, which gradients pass, is 2:4 as well
     block:4x1      blocks of 4 outputs x 1 input stay or go together
 
 Differs from SparseGPT, Wanda and OBC flags, where N of N:M is the number *removed*; 2:4 hides the difference, 1:4 does not.
@@ -25,16 +26,18 @@ class Pattern:
         group: consecutive inputs that form a group (M of N:M).
         rows: outputs of a block.
         columns: inputs of a block.
+        transposed: N:M holds along outputs too.
     """
 
     keep: int = 1
     group: int = 1
     rows: int = 1
     columns: int = 1
+    transposed: bool = False
 
     @classmethod
     def parse(cls, text: str | Pattern) -> Pattern:
-        """Read `unstructured`, `N:M` or `block:RxC`.
+        """Read `unstructured`, `N:M`, `N:MT` or `block:RxC`.
 
         Raises:
             BadRequest: the text is none of these, or its numbers make no pattern.
@@ -44,21 +47,21 @@ class Pattern:
         text = str(text)  # a recipe may say 24, a number
         if text == "unstructured":
             return cls()
-        if match := re.fullmatch(r"(\d+):(\d+)", text):
-            return cls._n_of_m(int(match[1]), int(match[2]))
+        if match := re.fullmatch(r"(\d+):(\d+)(T?)", text):
+            return cls._n_of_m(int(match[1]), int(match[2]), both_ways=bool(match[3]))
         if match := re.fullmatch(r"block:(\d+)x(\d+)", text):
             return cls._block(int(match[1]), int(match[2]))
-        raise BadRequest(f"{text!r} is not a pattern.", "", "Write unstructured, N:M such as 2:4, or block:RxC such as block:4x1.")
+        raise BadRequest(f"{text!r} is not a pattern.", "", "Write unstructured, N:M such as 2:4 (2:4T = both ways), or block:RxC.")
 
     @classmethod
-    def _n_of_m(cls, keep: int, group: int) -> Pattern:
+    def _n_of_m(cls, keep: int, group: int, *, both_ways: bool) -> Pattern:
         if not 0 < keep < group:
             raise BadRequest(
                 f"The pattern {keep}:{group} keeps {keep} of every {group} weights.",
                 "N must be at least 1 and smaller than M.",
                 "Write for instance 2:4, which keeps 2 of every 4.",
             )
-        return cls(keep=keep, group=group)
+        return cls(keep=keep, group=group, transposed=both_ways)
 
     @classmethod
     def _block(cls, rows: int, columns: int) -> Pattern:
@@ -84,7 +87,7 @@ class Pattern:
     def describe(self) -> str:
         """The pattern in plain words."""
         if self.is_grouped:
-            return f"keep {self.keep} of every {self.group} along the input channels"
+            return f"keep {self.keep} of every {self.group} along the input channels{' and along the outputs' * self.transposed}"
         if self.block_size > 1:
             return f"blocks of {self.rows} outputs x {self.columns} inputs"
         return "every weight on its own"
@@ -92,5 +95,5 @@ class Pattern:
     def __str__(self) -> str:
         """The text `parse` reads back."""
         if self.is_grouped:
-            return f"{self.keep}:{self.group}"
+            return f"{self.keep}:{self.group}{'T' * self.transposed}"
         return f"block:{self.rows}x{self.columns}" if self.block_size > 1 else "unstructured"

@@ -68,7 +68,7 @@ class SparsityFields(MachineFields):
     """Which weights go."""
 
     sparsity: Annotated[Sparsity | None, Option("Fraction of zeros among prunable weights, in [0, 1].")] = None
-    pattern: Annotated[PatternText, Option("unstructured, N:M (keep N of every M inputs) or block:RxC.")] = Pattern()
+    pattern: Annotated[PatternText, Option("unstructured, N:M (keep N of M inputs; N:MT = outputs too) or block:RxC.")] = Pattern()
     criterion: Annotated[Strategy, Option("How weights are ranked.", shelf="criteria")] = Choice("magnitude")
     allocation: Annotated[Allocation, Option("How the zeros are shared among layers.")] = "global"
     skip: Annotated[Texts, Option("Leave tensors matching this glob (or re:EXPRESSION) dense.", metavar="GLOB")] = ()

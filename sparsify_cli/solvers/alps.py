@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -74,6 +74,7 @@ class ALPS(LayerSolver):
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     precision: Literal["float32", "float64"] = "float32"
     sequential: bool = True
+    transposes: ClassVar[bool] = True
 
     def solve(
         self, weight: Float[Tensor, "out columns"], gram: Float[Tensor, "columns columns"], keep: Keep

@@ -51,7 +51,8 @@ class ExactOBS(LayerSolver):
     sequential: bool = True
 
     def check(self, pattern: Pattern) -> None:
-        """Every pattern can be held."""
+        """All but N:M along outputs too: rows are solved on their own."""
+        self.check_both_ways(pattern)
 
     def solve(
         self, weight: Float[Tensor, "out columns"], gram: Float[Tensor, "columns columns"], keep: Keep

@@ -16,7 +16,7 @@ Sun et al. 2023, arXiv 2306.11695 (Wanda), and magnitude. Differs: exact counts;
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,9 +24,11 @@ from pydantic import Field
 from torch import Tensor
 
 from sparsify_cli.contracts.solver import Keep, LayerSolver
+from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.gram import damped
 from sparsify_cli.maths.refit import refit
 from sparsify_cli.maths.usable import Usable, best, best_of_rows
+from sparsify_cli.recipes.pattern import Pattern
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,13 @@ class Refit(LayerSolver):
     mask: Literal["magnitude", "wanda", "wanda-row"] = "wanda"
     damping: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     sequential: bool = True
+    transposes: ClassVar[bool] = True
+
+    def check(self, pattern: Pattern) -> None:
+        """All but blocks, and equal shares of rows where rows depend on each other."""
+        super().check(pattern)
+        if pattern.transposed and self.mask == "wanda-row":
+            raise BadRequest(f"mask=wanda-row cannot hold {pattern}.", "Rows depend on each other there.", "Choose mask=wanda.")
 
     def solve(
         self, weight: Float[Tensor, "out columns"], gram: Float[Tensor, "columns columns"], keep: Keep

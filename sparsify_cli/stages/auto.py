@@ -2,7 +2,7 @@
 
 blocks               exactobs, which removes whole blocks exactly; where a layer is too wide for it nothing can
 up to 3,000 columns  alps: the least errors of all, and seconds a layer
-wider                sparsegpt, whose time grows least with the width
+wider                sparsegpt, whose time grows least with the width (alps where N:M holds along outputs too)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def choice(columns: int, pattern: Pattern) -> str:
     """The solver of a layer with so many inputs."""
     if pattern.block_size > 1:
         return "exactobs"
-    return "alps" if columns <= WIDE else "sparsegpt"
+    return "alps" if columns <= WIDE or pattern.transposed else "sparsegpt"
 
 
 def said(columns: Iterable[int], pattern: Pattern) -> str:

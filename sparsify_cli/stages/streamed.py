@@ -111,6 +111,7 @@ def can_stream(recipe: PruneRecipe, before: Subject) -> bool:
     home = before.checkpoint.home
     criterion = strategy("criteria", recipe.criterion, seed=recipe.seed)
     plain = type(criterion) is Magnitude and recipe.solver is None and recipe.save_as == "same" and recipe.extras == "keep"
+    plain = plain and not recipe.pattern.transposed
     return plain and home is not None and not home.folds and before.nest is None and not before.has_context
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,13 +57,36 @@ def spelled_out(module: nn.Module) -> Iterator[None]:
     attentions = [part for part in module.modules() if isinstance(part, nn.MultiheadAttention)]
     with ExitStack() as after:
         if attentions:
-            after.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-            torch.backends.mha.set_fastpath_enabled(False)
+            after.enter_context(_FUSED.off())
         for attention in attentions:
             if "forward" not in attention.__dict__:  # two networks in one may share an attention, and calls may be nested
                 attention.__dict__["forward"] = _spelled(attention)
                 after.callback(attention.__dict__.pop, "forward")
         yield
+
+
+@dataclass
+class _Fused:
+    """The process's switch of fused attention: off while anybody wants it so, in whatever order they end."""
+
+    wanting: int = 0
+    before: bool = True
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        if not self.wanting:
+            self.before = torch.backends.mha.get_fastpath_enabled()
+        self.wanting += 1
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            self.wanting -= 1
+            if not self.wanting:
+                torch.backends.mha.set_fastpath_enabled(self.before)
+
+
+_FUSED = _Fused()
 
 
 def _projection(attention: nn.MultiheadAttention) -> Projection:

@@ -144,3 +144,19 @@ def test_patterns_are_taken_or_refused(name):
     else:
         _, _, _, mask = solved(name, Keep(48, Pattern.parse("block:2x2")))
         assert set(mask.reshape(3, 2, 8, 2).sum((1, 3)).flatten().tolist()) <= {0, 4}
+
+
+@EACH
+def test_both_ways_is_held_or_refused(name):
+    """N:M along outputs too: half of a square layer stays, two of four in rows and in columns, or the solver says it cannot."""
+    solver, pattern = Shelf("solvers").load(name)(), Pattern.parse("2:4T")
+    weight, gram = problem()
+    square = torch.cat([weight, weight.flip(0)])[:8]
+    try:
+        solver.check(pattern)
+    except BadRequest as refused:
+        assert name in str(refused) and "2:4T" in str(refused)
+    else:
+        repaired, mask = solver.solve(square, gram, Keep(64, pattern))
+        assert mask.view(8, 4, 4).sum(2).eq(2).all() and mask.view(2, 4, 16).sum(1).eq(2).all()
+        assert not repaired[~mask].any()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import product
 
 import pytest
 import torch
 
 from sparsify_cli.errors import BadRequest, Infeasible, KeyMismatch, NonFinite, UnknownName
-from sparsify_cli.maths.choose_masks import check_sparsity, choose_masks, implied_sparsity
+from sparsify_cli.maths.choose_masks import check_sparsity, choose_masks, holds, implied_sparsity
+from sparsify_cli.maths.matrix_view import obstacle
 from sparsify_cli.recipes.allocation import ALLOCATION_NAMES
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.values.mask_set import MaskSet
@@ -146,6 +148,36 @@ class TestRefusals:
         """No tensors at all is a malformed request."""
         with pytest.raises(BadRequest, match="nothing to prune"):
             refuse({}, Pattern(), Fraction(1, 2))
+
+
+def test_two_of_four_both_ways():
+    """Rows and columns keep two of four; of all such masks the one of the highest sum, found by trying all."""
+    scores = torch.rand(8, 4, 3, generator=torch.Generator().manual_seed(0))
+    mask = choose_masks({"a": scores}, pattern=Pattern.parse("2:4T"), sparsity=Fraction(1, 2), allocation="global")["a"]
+    assert mask.sum(1).eq(2).all()
+    assert mask.view(2, 4, 4, 3).sum(1).eq(2).all()
+    assert holds({"a": mask}, Pattern.parse("2:4T"))
+    rows = [row for row in product((0, 1), repeat=4) if sum(row) == 2]
+    both = torch.tensor([rows4 for rows4 in product(rows, repeat=4) if all(sum(column) == 2 for column in zip(*rows4, strict=True))])
+    block = scores[:4, :, 1]
+    assert float((block * mask[:4, :, 1]).sum()) == pytest.approx(float((both * block).sum((1, 2)).max()))
+
+
+def test_both_ways_is_more_than_one_way():
+    """A mask that is 2:4 along rows alone does not hold, and layers with odd outputs cannot carry it."""
+    mask = torch.tensor([[1, 1, 0, 0]] * 4, dtype=torch.bool)
+    assert holds({"a": mask}, Pattern.parse("2:4"))
+    assert not holds({"a": mask}, Pattern.parse("2:4T"))
+    assert obstacle((6, 8), Pattern.parse("2:4T")) == "has 6 outputs, not a multiple of 4"
+    assert obstacle((6, 8), Pattern.parse("2:4")) is None
+
+
+def test_both_ways_and_a_sparsity():
+    """Three quarters of zeros under 2:4T: the best of what the pattern leaves, at most two of four either way."""
+    scores = {"a": torch.rand(8, 8, generator=torch.Generator().manual_seed(1))}
+    mask = choose_masks(scores, pattern=Pattern.parse("2:4T"), sparsity=Fraction(3, 4), allocation="global")
+    assert int(mask["a"].sum()) == 16
+    assert holds(mask, Pattern.parse("2:4T"))
 
 
 def test_within_only_shrinks():

@@ -15,6 +15,7 @@ from sparsify_cli.recipes.pattern import Pattern
     [
         ("unstructured", Pattern(), Fraction(0), 1),
         ("2:4", Pattern(keep=2, group=4), Fraction(1, 2), 1),
+        ("2:4T", Pattern(keep=2, group=4, transposed=True), Fraction(1, 2), 1),
         ("1:4", Pattern(keep=1, group=4), Fraction(3, 4), 1),
         ("3:4", Pattern(keep=3, group=4), Fraction(1, 4), 1),
         ("block:4x1", Pattern(rows=4, columns=1), Fraction(0), 4),
@@ -37,7 +38,8 @@ def test_plain_words():
 
 
 @pytest.mark.parametrize(
-    "text", ["4:4", "0:4", "5:4", "2:", ":4", "2/4", "block:1x1", "block:0x4", "block:4", "", "2:4 ", "-1:4", "x", 24, None]
+    "text",
+    ["4:4", "4:4T", "2:4t", "T", "0:4", "5:4", "2:", ":4", "2/4", "block:1x1", "block:0x4", "block:4", "", "2:4 ", "-1:4", "x", 24, None],
 )
 def test_what_is_no_pattern(text):
     """Groups that keep everything or nothing, blocks of one weight, other words and a bare number: one sentence."""

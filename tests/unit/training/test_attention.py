@@ -78,6 +78,17 @@ def test_a_pass_stops_in_front_of_every_projection_and_sees_what_goes_in():
     assert torch.allclose(seen["out"], mixed, atol=1e-6)
 
 
+def test_the_switch_is_put_back_in_whatever_order_passes_end():
+    """Two networks side by side: the first to begin may be the first to end."""
+    first, second = spelled_out(encoder()), spelled_out(encoder())
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.mha.get_fastpath_enabled()
+    second.__exit__(None, None, None)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_what_a_visit_changes_counts():
     """Values emptied in front of the projection are empty in the layers behind."""
     net, x = encoder(), torch.randn(4, 5, 8)
