@@ -1,11 +1,15 @@
 """One-shot pruning: accuracy, time and peak memory of each method at each level, on a trained network of yours.
 
-    python benchmarks/one_shot.py model.pt --arch net.py:Net --data folder:photos [--methods auto,alps,...] [--levels 0.5,...,2:4]
-        [--samples 1024] [--draws 3] [--threads 2]
+    python benchmarks/one_shot.py model.pt --arch net.py:Net --data folder:photos [--methods 'auto;alps'] [--levels 0.5,...,2:4]
+        [--samples 1024] [--draws 3] [--jobs 1] [--threads 2] [--note 'what the data are']
 
 Each cell is one run of `sparsify prune` in a process of its own, so that its peak memory is its own; seconds are those of
-the whole command, start and evaluation included. Accuracy is that of the test split, the mean over draws of calibration samples
-(seeds 0, 1, ...), with the largest distance from it. The table of the last run is written beside this file, as one_shot.txt.
+the processor (all threads together, start and evaluation included) and of the clock. Accuracy is that of the test split, the mean over
+draws of calibration samples (seeds 0, 1, ...), with the largest distance from it; methods that look at no samples are drawn once, but
+for those that draw numbers themselves. Batch-norm statistics are those that cost least on held-out training data, for all methods alike.
+
+Every cell is kept in `one_shot.jsonl`, which a second call goes on with; the tables of all networks in it are written to `one_shot.txt`.
+Cells of another version of the tool are measured again with --again.
 """
 
 from __future__ import annotations
@@ -18,86 +22,157 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
+OURS = ["--bias", "--allocation", "auto"]
+PUBLISHED = ["--allocation", "uniform", "--target", "own", "--no-bias"]
 METHODS = {
-    "magnitude": ["--allocation", "global"],
+    "random": ["--criterion", "random"],
+    "magnitude, uniform": ["--allocation", "uniform"],
+    "magnitude, global": ["--allocation", "global"],
+    "magnitude, erk": ["--allocation", "erk"],
     "lamp": ["--criterion", "lamp", "--allocation", "global"],
+    "synflow": ["--criterion", "synflow", "--allocation", "global"],
+    "snip": ["--criterion", "snip", "--allocation", "global"],
+    "grasp": ["--criterion", "grasp", "--allocation", "global"],
+    "taylor": ["--criterion", "taylor", "--allocation", "global"],
+    "obd": ["--criterion", "obd", "--allocation", "global"],
     "wanda": ["--criterion", "wanda", "--allocation", "uniform"],
-    "sparsegpt, uniform": ["--solver", "sparsegpt", "--allocation", "uniform", "--target", "own"],
-    "alps, uniform": ["--solver", "alps", "--allocation", "uniform", "--target", "own"],
-    "exactobs, uniform": ["--solver", "exactobs", "--allocation", "uniform", "--target", "own"],
-    "refit": ["--solver", "refit"],
-    "sparsegpt": ["--solver", "sparsegpt"],
-    "alps": ["--solver", "alps"],
-    "exactobs": ["--solver", "exactobs"],
+    "wanda, owl": ["--criterion", "wanda", "--allocation", "owl"],
+    "ria": ["--criterion", "ria", "--allocation", "uniform"],
+    "dsnot": ["--solver", "dsnot", *PUBLISHED],
+    "sparsegpt": ["--solver", "sparsegpt", "--solver-arg", "budget=block", *PUBLISHED],
+    "alps": ["--solver", "alps", *PUBLISHED],
+    "exactobs": ["--solver", "exactobs", *PUBLISHED],
     "woodfisher": ["--solver", "woodfisher", "--allocation", "global", "--samples", "512"],
+    "m-fac": ["--solver", "m-fac", "--allocation", "global", "--samples", "512"],
+    "obert": ["--solver", "obert", "--allocation", "global", "--samples", "512"],
     "cap": ["--solver", "cap", "--allocation", "global", "--samples", "512"],
+    "our refit": ["--solver", "refit"],
+    "our one-swap": ["--solver", "one-swap"],
+    "our sparsegpt": ["--solver", "sparsegpt"],
+    "our alps": ["--solver", "alps"],
+    "our exactobs": ["--solver", "exactobs"],
     "auto": ["--solver", "auto"],
     "auto, high": ["--solver", "auto", "--effort", "high"],
 }
-"""Name -> flags. Those called uniform imitate the layer's own outputs, as published; the others our way."""
+"""Name -> flags. The first ones follow their papers: equal or ranked shares, each layer's own outputs imitated. Ours share weights out by
+measured divergence, imitate the dense network's outputs, and correct biases."""
 
 LEVELS = "0.5,0.6,0.7,0.8,0.9,2:4,4:8,1:4"
+BLIND = {"magnitude, uniform", "magnitude, global", "magnitude, erk", "lamp", "synflow"}
+"""They look at no samples and draw no numbers."""
+
+KEPT = Path(__file__).with_suffix(".jsonl")
+TABLES = Path(__file__).with_suffix(".txt")
+Cell = dict[str, Any]
 
 
-def cell(args: argparse.Namespace, method: str, level: str, seed: int) -> tuple[float, float, float]:
-    """Accuracy in percent, seconds, and peak memory in MB of one run."""
+def measured(args: argparse.Namespace, method: str, level: str, seed: int) -> Cell:
+    """One run: accuracy in percent, seconds of processor and clock, peak memory in MB; None where it was refused."""
     asked = ["--pattern", level] if ":" in level else ["--sparsity", level]
+    given = {"arch": args.arch, "data": args.data, "samples": args.samples, "seed": seed, "threads": args.threads, "format": "quiet"}
+    cell: Cell = {"model": args.name or args.model.name, "method": method, "level": level, "seed": seed, "accuracy": None}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        command = [sys.executable, "-m", "sparsify_cli", "prune", str(args.model), "--arch", args.arch, "--data", args.data]
-        command += [
-            "--samples",
-            str(args.samples),
-            "--seed",
-            str(seed),
-            "--threads",
-            str(args.threads),
-            "--out",
-            str(out),
-            "--format",
-            "quiet",
-        ]
+        command = [sys.executable, "-m", "sparsify_cli", "prune", str(args.model), *asked, "--out", str(out)]
+        command += [word for name, value in given.items() for word in (f"--{name}", str(value))]
         started = time.monotonic()
-        with subprocess.Popen([*command, *asked, *METHODS[method]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen([*command, *METHODS[method]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            said = process.stderr.read() if process.stderr else ""
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            return float("nan"), float("nan"), float("nan")
-        seconds, found = time.monotonic() - started, json.loads((out / "manifest.json").read_text())["numbers"]
-    accuracy = next(f["value"] for f in found if f["name"] == "accuracy" and f.get("of") != "dense" and f.get("scope", "all") == "all")
-    return 100 * accuracy, seconds, usage.ru_maxrss / 1024
+        cell |= {"seconds": round(time.monotonic() - started, 1), "cpu": round(usage.ru_utime + usage.ru_stime, 1)}
+        cell |= {"mb": usage.ru_maxrss // 1024, "said": said.strip()[-200:] if process.returncode else ""}
+        if not process.returncode:
+            cell |= numbers_of(json.loads((out / "manifest.json").read_text())["numbers"])
+    return cell
 
 
-def row(args: argparse.Namespace, method: str, level: str) -> str:
-    """One line of the table."""
-    runs = [cell(args, method, level, seed) for seed in range(args.draws)]
-    accuracy, seconds, memory = (statistics.fmean(values) for values in zip(*runs, strict=True))
-    off = max(abs(run[0] - accuracy) for run in runs)
-    return f"{method:<20} {level:>5} {accuracy:7.2f} {off:6.2f} {seconds:8.0f} {memory:9.0f}"
+def numbers_of(found: list[dict[str, Any]]) -> Cell:
+    """Accuracy of the pruned and of the dense network, percent."""
+    named = [f for f in found if f["name"] == "accuracy" and f.get("scope", "all") == "all"]
+    of = {f.get("of") or "pruned": 100 * f["value"] for f in named}
+    dense = of.pop("dense", None)
+    return {"accuracy": next(iter(of.values())), "dense": dense}
+
+
+def cells() -> list[Cell]:
+    """What was measured so far; of a cell that was measured twice the last."""
+    kept = [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
+    return list({(c["model"], c["method"], c["level"], c["seed"]): c for c in kept}.values())
+
+
+def tables(kept: list[Cell]) -> str:
+    """Accuracy, processor seconds and memory of every network, methods by levels."""
+    parts = []
+    for model in dict.fromkeys(c["model"] for c in kept):
+        of = [c for c in kept if c["model"] == model]
+        dense = next((c["dense"] for c in of if c.get("dense")), float("nan"))
+        levels = [level for level in LEVELS.split(",") if any(c["level"] == level for c in of)]
+        parts.append(f"{model}: dense {dense:.2f} %; mean accuracy, largest distance of a draw from it, (draws)")
+        parts.append(" " * 20 + "".join(f"{level:>18}" for level in levels) + f"{'cpu s':>8}{'peak MB':>9}")
+        parts += [_row(method, [c for c in of if c["method"] == method], levels) for method in METHODS]
+        parts.append("")
+    return "\n".join(part for part in parts if part is not None)
+
+
+def _row(method: str, of: list[Cell], levels: list[str]) -> str | None:
+    if not of:
+        return None
+    shown = [_shown([c["accuracy"] for c in of if c["level"] == level]) for level in levels]
+    cpu, peak = statistics.median(c["cpu"] for c in of), max(c["mb"] for c in of)
+    return f"{method:<20}" + "".join(f"{text:>18}" for text in shown) + f"{cpu:8.0f}{peak:9.0f}"
+
+
+def _shown(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "refused" if values else "-"
+    mean = statistics.fmean(known)
+    return f"{mean:.2f} +-{max(abs(v - mean) for v in known):.2f} ({len(known)})"
 
 
 def main() -> None:
-    """Run the grid and write the table."""
+    """Measure what is missing, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--arch", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--methods", default=",".join(name for name in METHODS if "," not in name))
+    parser.add_argument("--name", default="", help="of the network in the tables; its file by default")
+    parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     parser.add_argument("--levels", default=LEVELS)
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; seconds of the clock mean little with more than one")
+    parser.add_argument("--threads", type=int, default=2, help="of each run")
+    parser.add_argument("--again", action="store_true", help="measure cells anew that were measured before")
     args = parser.parse_args()
-    lines = [f"{args.model.name}: {args.samples} calibration samples, {args.draws} draws, {args.threads} threads, {os.cpu_count()} cores"]
-    lines += [f"{'method':<20} {'level':>5} {'acc. %':>7} {'+/-':>6} {'seconds':>8} {'peak MB':>9}"]
-    print("\n".join(lines))
-    for level in args.levels.split(","):
-        for method in args.methods.split(";" if ";" in args.methods else ","):
-            lines.append(row(args, method.strip(), level))
-            print(lines[-1], flush=True)
-    Path(__file__).with_suffix(".txt").write_text("\n".join(lines) + "\n")
+    there = set() if args.again else {(c["model"], c["method"], c["level"], c["seed"]) for c in cells()}
+    asked = [
+        (method.strip(), level, seed)
+        for seed in range(args.draws)
+        for level in args.levels.split(",")
+        for method in args.methods.split(";")
+        if not (seed and method.strip() in BLIND)
+    ]
+    todo = [one for one in asked if (args.name or args.model.name, *one) not in there]
+    lock = Lock()
+
+    def work(one: tuple[str, str, int]) -> None:
+        cell = measured(args, *one)
+        with lock, KEPT.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
+            TABLES.write_text(tables(cells()))
+        print(f"{one[0]:<20} {one[1]:>4} {one[2]}  {cell['accuracy']}  {cell['cpu']:.0f} s  {cell['mb']} MB  {cell['said']}", flush=True)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(work, todo))
+    TABLES.write_text(tables(cells()))
+    print(tables(cells()))
 
 
 if __name__ == "__main__":

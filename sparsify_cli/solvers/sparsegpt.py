@@ -62,21 +62,22 @@ class SparseGPT(LayerSolver):
         block: columns that are decided together; 0 = a sixty-fourth of the layer's, at least 1 and at most 16. N:M: always M.
         budget: `layer` = a block competes with all undecided columns; `block` = every block keeps an equal share.
         damping: added to the diagonal of the Gram matrix, relative to its mean.
-        precision: of the repairs; the factor of the inverse is found in float64 either way.
+        precision: of the repairs; auto = float32 in layers of more than `RANKED` weights, whose outputs it changes by less than a
+            millionth, else float64. The factor of the inverse is found in float64 either way.
         sequential: layers see inputs from layers that are already pruned, else those of the dense network.
     """
 
     block: Annotated[int, Field(ge=0)] = 0
     budget: Literal["layer", "block"] = "layer"
     damping: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
-    precision: Literal["float64", "float32"] = "float64"
+    precision: Literal["auto", "float64", "float32"] = "auto"
     sequential: bool = True
 
     def solve(
         self, weight: Float[Tensor, "out columns"], gram: Float[Tensor, "columns columns"], keep: Keep
     ) -> tuple[Float[Tensor, "out columns"], Bool[Tensor, "out columns"]]:
         """Prune and repair one layer."""
-        width, dtype = self._width(weight.shape[1], keep.pattern), getattr(torch, self.precision)
+        width, dtype = self._width(weight.shape[1], keep.pattern), self._dtype(weight.numel())
         useful = _Useful.of(gram, keep.within, len(weight))
         budget = _Budget.of(useful, width, keep, equal=self.budget == "block")
         factor = inverse_factor(damped(gram.double(), self.damping)).to(dtype)
@@ -86,6 +87,10 @@ class SparseGPT(LayerSolver):
             layer.decide(span, widths[1:], budget, layer.bar(span.start, budget.left) if budget.competes else None)
             layer.spread(span, slice(span.stop, None))
         return layer.work.masked_fill_(~layer.mask, 0).T.double().contiguous(), layer.mask.T.contiguous()
+
+    def _dtype(self, weights: int) -> torch.dtype:
+        single = self.precision == "float32" or (self.precision == "auto" and weights > RANKED)
+        return torch.float32 if single else torch.float64
 
     def _width(self, columns: int, pattern: Pattern) -> int:
         return pattern.group if pattern.is_grouped else self.block or min(LEAF, max(1, columns // 64))

@@ -12,7 +12,7 @@ from sparsify_cli.errors import BadData, BadRequest
 from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.timing import latency, latency_ratio
 from sparsify_cli.training.modes import evaluating
-from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.arrays import as_taken_by, handy_batch
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding
@@ -25,13 +25,13 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Batch-norm statistics: stored with a model, but no parameters."""
 
 
-def predict(module: nn.Module, samples: Samples, *, batch: int = 512) -> Predictions:
+def predict(module: nn.Module, samples: Samples, *, batch: int | None = None) -> Predictions:
     """One pass in order, in eval mode, without gradients; every submodule's mode is restored.
 
     Args:
         module: maps inputs [b, ...] to logits [b, outputs]; runs where its parameters are.
         samples: what to predict.
-        batch: samples a forward pass.
+        batch: samples a forward pass; None = as many as suit its device.
 
     Raises:
         BadData: no samples, inputs the model refuses, outputs that are not one row of logits a sample, or a label beyond them.
@@ -40,7 +40,7 @@ def predict(module: nn.Module, samples: Samples, *, batch: int = 512) -> Predict
     if not len(samples):
         raise BadData("There are no samples to predict.", "The split is empty.", "Choose another split or other data.")
     with evaluating(module), torch.no_grad():
-        logits = torch.cat([_forward(module, inputs) for inputs in samples.inputs.split(batch)])
+        logits = torch.cat([_forward(module, inputs) for inputs in samples.inputs.split(batch or handy_batch(module))])
     _require_labels_fit(samples.targets, logits.shape[1])
     return Predictions(logits, samples.targets.cpu(), samples.ids, samples.groups, samples.classes)
 

@@ -22,10 +22,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sparsify_cli.errors import BadData, BadRequest
-from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.arrays import as_taken_by, handy_batch
 from sparsify_cli.values.samples import Samples
 
-__all__ = ["as_taken_by", "batches", "derived_seed", "epoch_order", "steps_per_epoch"]
+__all__ = ["as_taken_by", "batches", "derived_seed", "epoch_order", "handy_batch", "steps_per_epoch"]
 
 
 def derived_seed(*parts: int) -> int:

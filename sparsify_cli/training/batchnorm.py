@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparsify_cli.errors import BadData
-from sparsify_cli.training.batches import as_taken_by
+from sparsify_cli.training.batches import as_taken_by, handy_batch
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.values.samples import Samples
 
@@ -116,10 +116,10 @@ def _measuring(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def cross_entropy(module: nn.Module, samples: Samples, *, batch: int = 128) -> float:
+def cross_entropy(module: nn.Module, samples: Samples) -> float:
     """Mean cross-entropy in eval mode, nats."""
     with evaluating(module):
-        logits = torch.cat([module(as_taken_by(module, part)).cpu() for part in torch.split(samples.inputs, batch)])
+        logits = torch.cat([module(as_taken_by(module, part)).cpu() for part in samples.inputs.split(handy_batch(module))])
     return float(functional.cross_entropy(logits.double(), samples.targets))
 
 

@@ -58,6 +58,12 @@ def as_taken_by(module: nn.Module, inputs: Tensor) -> Tensor:
     return inputs.to(device=like.device, dtype=like.dtype if inputs.is_floating_point() else inputs.dtype)
 
 
+def handy_batch(module: nn.Module) -> int:
+    """Samples of a forward pass without gradients: on a processor few, so that activations stay in its caches; elsewhere many."""
+    on_processor = all(parameter.device.type == "cpu" for parameter in module.parameters())
+    return 64 if on_processor else 512
+
+
 def input_tensor(values: Any, *, where: str) -> Tensor:
     """A finite tensor [n, ...], n >= 1; see the module about types.
 
