@@ -27,7 +27,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-OURS = ["--bias", "--allocation", "auto"]
 PUBLISHED = ["--allocation", "uniform", "--target", "own", "--no-bias"]
 METHODS = {
     "random": ["--criterion", "random"],
@@ -44,7 +43,7 @@ METHODS = {
     "wanda, owl": ["--criterion", "wanda", "--allocation", "owl"],
     "ria": ["--criterion", "ria", "--allocation", "uniform"],
     "dsnot": ["--solver", "dsnot", *PUBLISHED],
-    "sparsegpt": ["--solver", "sparsegpt", "--solver-arg", "budget=block", *PUBLISHED],
+    "sparsegpt": ["--solver", "sparsegpt", "--set", "solver.budget=block", *PUBLISHED],
     "alps": ["--solver", "alps", *PUBLISHED],
     "exactobs": ["--solver", "exactobs", *PUBLISHED],
     "woodfisher": ["--solver", "woodfisher", "--allocation", "global", "--samples", "512"],
