@@ -66,7 +66,7 @@ def chosen_rows(
     count = row_count(layer, inputs)
     taken = torch.ones(count, dtype=torch.bool) if share >= 1 else torch.rand(count, generator=generator) < share
     if real is not None and real.numel() == count:
-        turned = inputs.shape[:2] != real.shape and inputs.shape[:2] == real.T.shape  # [length, n, features]
+        turned = real.ndim == 2 and inputs.shape[:2] == real.shape[::-1] != real.shape  # [length, n, features]
         taken &= (real.T if turned else real).reshape(-1).cpu()
     return taken.nonzero().reshape(-1)
 

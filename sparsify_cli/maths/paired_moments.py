@@ -3,11 +3,11 @@
 With the rows x of the inputs now and z of the same rows in the dense network, n of them:
 
     gram    X X^T / n             what a change of the weight costs
-    cross   Z X^T / n             how what the dense network put in can be told from what comes in now
+    aims    W Z X^T / n           how the dense outputs go together with what comes in now
     mean, dense_mean              of x and of z, for the bias
     power   |W z|^2 / n           mean square of the dense outputs, summed over outputs
 
-The weight that imitates the dense outputs W z best on the inputs now is W' = W cross gram^-1. Pruning W' on `gram` therefore
+The weight that imitates the dense outputs W z best on the inputs now is W' = aims gram^-1. Pruning W' on `gram` therefore
 minimises |W z - V x|^2 over V: the same problem as pruning W on its own inputs, only with another target.
 
 Source: sequential calibration as in Frantar and Alistarh 2023 (arXiv 2301.00774); dense outputs as target are an extension
@@ -35,18 +35,18 @@ LEAST = 1 << 15
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Second moments of a layer's inputs; float64, [groups, columns, columns] and [groups, columns].
+    """Second moments of a layer's inputs; float64, [groups, columns, columns], [groups, out, columns] and [groups, columns].
 
     Args:
         rows: how many rows were taken (of one group).
-        gram, cross: X X^T / n and Z X^T / n.
+        gram, aims: X X^T / n and W Z X^T / n.
         mean, dense_mean: E[x] and E[z].
         power: E|W z|^2, summed over all outputs of all groups.
     """
 
     rows: int
     gram: Float[Tensor, "groups columns columns"]
-    cross: Float[Tensor, "groups columns columns"]
+    aims: Float[Tensor, "groups out columns"]
     mean: Float[Tensor, "groups columns"]
     dense_mean: Float[Tensor, "groups columns"]
     power: float
@@ -101,7 +101,7 @@ class _Sums:
     """Sums over rows, as they grow."""
 
     gram: Tensor
-    cross: Tensor
+    aims: Tensor
     mean: Tensor
     dense_mean: Tensor
     weight: Tensor
@@ -110,43 +110,45 @@ class _Sums:
 
     @classmethod
     def of(cls, groups: int, columns: int, weight: Tensor) -> _Sums:
+        parts = weight.detach().double().reshape(groups, -1, columns)
         square, line = (torch.zeros(groups, columns, *more, dtype=torch.float64) for more in ((columns,), ()))
-        return cls(square, square.clone(), line, line.clone(), weight.detach().double().reshape(groups, -1, columns))
+        return cls(square, torch.zeros_like(parts), line, line.clone(), parts)
 
     def add(self, x: Float[Tensor, "groups rows columns"], z: Float[Tensor, "groups rows columns"]) -> None:
         now, dense = x.double(), z.double()
         self.gram += now.mT @ now
-        self.cross += dense.mT @ now
+        outputs = dense @ self.weight.mT
+        self.aims += outputs.mT @ now
         self.mean += now.sum(1)
         self.dense_mean += dense.sum(1)
-        self.power += float((dense @ self.weight.mT).square().sum())
+        self.power += float(outputs.square().sum())
         self.rows += x.shape[1]
 
     def moments(self) -> Moments:
         n = max(1, self.rows)
-        return Moments(self.rows, self.gram / n, self.cross / n, self.mean / n, self.dense_mean / n, self.power / n)
+        return Moments(self.rows, self.gram.div_(n), self.aims.div_(n), self.mean / n, self.dense_mean / n, self.power / n)
 
 
 def imitating(
-    weight: Float[Tensor, "out columns"], gram: Float[Tensor, "columns columns"], cross: Float[Tensor, "columns columns"], *, damping: float
+    weight: Float[Tensor, "out columns"], gram: Float[Tensor, "columns columns"], aims: Float[Tensor, "out columns"], *, damping: float
 ) -> Float[Tensor, "out columns"]:
-    """W' = W (cross + r I) (gram + r I)^-1, r = `damping` times the mean diagonal: W itself when both inputs are the same.
+    """W' = (aims + r W) (gram + r I)^-1, r = `damping` times the mean diagonal: W itself when both inputs are the same.
 
     Args:
         weight: W, the dense network's.
-        gram, cross: as in `Moments`, of one group.
+        gram, aims: as in `Moments`, of one group.
         damping: relative, > 0.
     """
     hessian = damped(gram, damping)
-    ridge = hessian - gram
-    target: Tensor = torch.linalg.solve(hessian, (weight.double() @ (cross + ridge)).mT).mT
+    ridge = hessian.diagonal() - gram.diagonal()
+    target: Tensor = torch.linalg.solve(hessian, (aims + weight.double() * ridge).mT).mT
     return target
 
 
-def output_error(dense: Float[Tensor, "out columns"], new: Float[Tensor, "out columns"], moments: Moments, group: int) -> float:
+def output_error(new: Float[Tensor, "out columns"], moments: Moments, group: int) -> float:
     """E|W z - V x|^2 - E|W z|^2 of one group: what the layer's outputs are off by, less the mean square of the dense ones."""
-    old, now = dense.double(), new.double()
-    return float(((now @ moments.gram[group] - 2 * old @ moments.cross[group]) * now).sum())
+    now = new.double()
+    return float(((now @ moments.gram[group] - 2 * moments.aims[group]) * now).sum())
 
 
 def mean_outputs(weight: Tensor, means: Float[Tensor, "groups columns"]) -> Float[Tensor, " out"]:

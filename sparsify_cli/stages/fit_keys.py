@@ -25,6 +25,19 @@ def loaded(module: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     return module.eval()
 
 
+def lent(module: nn.Module, checkpoint: Checkpoint) -> nn.Module:
+    """As `loaded`, but parameters of the checkpoint's number type are the checkpoint's own memory: to be run, not to be changed.
+
+    Raises:
+        KeyMismatch: as `loaded`.
+    """
+    parameters, given = dict(module.named_parameters(remove_duplicate=False)), fitted(module, checkpoint)
+    own = {name: tensor for name, tensor in given.items() if name in parameters and tensor.dtype == parameters[name].dtype}
+    module.load_state_dict(own, strict=False, assign=True)
+    module.load_state_dict({name: tensor for name, tensor in given.items() if name not in own}, strict=False)
+    return module.eval()
+
+
 def fitted(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The checkpoint's tensors under the names of the module that they fit; no number is read.
 

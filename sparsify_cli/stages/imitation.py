@@ -65,7 +65,7 @@ def imitated(
     if recipe.effort != "high":
         return after, None
     require_known("--effort high", before)
-    module, dense, started = after.module(), before.module(), time.monotonic()
+    module, dense, started = after.module(), before.lent(), time.monotonic()
     inputs = calibration_samples(recipe, before).inputs
     if recipe.batchnorm and not followed:
         move(module, dense, inputs)

@@ -45,23 +45,23 @@ class Layer:
     """A solved layer.
 
     Args:
-        weight: its tensor now.
+        weight: its tensor now; the network's own.
         mask: which of its weights stay.
         change: mean squared error of its outputs, relative to the mean square of the dense ones.
         rows: calibration rows it was solved on.
-        columns: inputs of an output.
+        size: outputs, and inputs of an output.
     """
 
     weight: Tensor
     mask: Tensor
     change: float
     rows: int
-    columns: int
+    size: tuple[int, int]
 
     @property
     def is_short(self) -> bool:
         """True when there were fewer rows than a Gram matrix needs to have full rank."""
-        return self.rows < self.columns
+        return self.rows < self.size[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ class Pass:
         if self.bias and getattr(layer, "bias", None) is not None:
             _correct_bias(layer, before.layer, moments)
         mask = oriented(layer, from_matrix(kept, tuple(oriented(layer, target).shape))).contiguous()
-        return Layer(weight_of(layer).clone(), mask, _change(dense, new, moments), moments.rows, dense.shape[1])
+        return Layer(weight_of(layer), mask, _change(new, moments), moments.rows, (dense.shape[0], dense.shape[1]))
 
     def _groups(self, dense: Tensor, moments: Moments, positions: int, wanted: Tensor, may: Tensor) -> Solution:
         parts = [tensor.chunk(len(moments.gram)) for tensor in (dense, wanted, may)]
@@ -140,7 +140,7 @@ class Pass:
     def _group(self, moments: Moments, group: int, positions: int, dense: Tensor, wanted: Tensor, may: Tensor) -> Solution:
         gram, aim = moments.gram[group], dense.double()
         if self.target == "dense" and self.solver.sequential:
-            aim = imitating(aim, gram, moments.cross[group], damping=RIDGE).masked_fill(~may, 0)
+            aim = imitating(aim, gram, moments.aims[group], damping=RIDGE).masked_fill(~may, 0)
         keep = Keep(int(wanted.sum()), self.pattern, None if bool(may.all()) else may, positions)
         return self.solver.solve(aim, gram, keep)
 
@@ -187,13 +187,12 @@ def _correct_bias(layer: nn.Module, dense: nn.Module, moments: Moments) -> None:
     bias.copy_(old + shift.to(bias))
 
 
-def _change(dense: Tensor, new: Tensor, moments: Moments) -> float:
+def _change(new: Tensor, moments: Moments) -> float:
     """Mean squared error of the outputs relative to the mean square of the dense ones."""
-    parts = zip(dense.chunk(len(moments.gram)), new.chunk(len(moments.gram)), strict=True)
-    error = moments.power + sum(output_error(old, now, moments, group) for group, (old, now) in enumerate(parts))
+    error = moments.power + sum(output_error(part, moments, group) for group, part in enumerate(new.chunk(len(moments.gram))))
     return max(0.0, error) / moments.power if moments.power else 0.0
 
 
 def _require_finite(name: str, moments: Moments) -> None:
-    if not bool(moments.gram.isfinite().all() & moments.cross.isfinite().all()):
+    if not bool(moments.gram.isfinite().all() & moments.aims.isfinite().all()):
         raise NonFinite(f"The inputs of {name} are NaN or infinite for some calibration samples.", "", "Check the network and the data.")

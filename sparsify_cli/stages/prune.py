@@ -24,6 +24,7 @@ from sparsify_cli.stages.calibrate import names_in, require_context, statistics
 from sparsify_cli.stages.compare import compared
 from sparsify_cli.stages.fit_keys import fitted
 from sparsify_cli.stages.imitation import Imitated, imitated
+from sparsify_cli.stages.memory import give_back_freed
 from sparsify_cli.stages.norms import NormChoice, with_best_norms
 from sparsify_cli.stages.opening import shares_memory, tables_left
 from sparsify_cli.stages.outcome import Outcome
@@ -82,6 +83,7 @@ def _outcome_of_stream(recipe: PruneRecipe, done: Streamed) -> Outcome:
 
 
 def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outcome:
+    give_back_freed(sum(tensor.nbytes for tensor in before.checkpoint.tensors.values()))
     if not recipe.allow_nonfinite:
         before.checkpoint.require_finite()
     rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.solver import LayerSolver, NetworkSolver, Solver
+from sparsify_cli.maths.matrix_view import matrix_shape
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages import auto
 from sparsify_cli.stages.auto import Auto
-from sparsify_cli.stages.calibrate import BATCH, calibration_inputs, names_in, network_of
-from sparsify_cli.stages.layerwise import Layer, Pass
+from sparsify_cli.stages.calibrate import BATCH, calibration_inputs, names_in, network_of, watchable
+from sparsify_cli.stages.layerwise import Layer, Pass, oriented
 from sparsify_cli.stages.memory import require_room
 from sparsify_cli.stages.sparsifier import Sparsifier
 from sparsify_cli.stages.strategy import strategy
@@ -80,8 +81,11 @@ def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: Ma
     theirs = {new: name for name, new in ours.items()}
     losing = {ours[name]: mask for name, mask in masks.items() if not bool(mask.all())}
     pruned = {ours[name]: mask for name, mask in before.masks.items()}
+    if isinstance(solver, Auto):
+        sizes = [matrix_shape(oriented(layer, losing[name]).shape) for name, layer in watchable(module, losing).items()]
+        solver = Auto(auto.limit(sizes, auto.BUDGET[recipe.effort]))
     work = Pass(solver, recipe.pattern, pruned, recipe.target, recipe.batchnorm, recipe.bias, BATCH, recipe.seed)
-    layers = {theirs[new]: layer for new, layer in work.run(module, before.module(), inputs, losing, listener).items()}
+    layers = {theirs[new]: layer for new, layer in work.run(module, before.lent(), inputs, losing, listener).items()}
     facts = _facts(recipe, solver, len(inputs)) | {"output_change": {name: layer.change for name, layer in layers.items()}}
     beside = _beside(recipe, before, module, ours, layers)
     final = MaskSet({**masks, **{name: layer.mask for name, layer in layers.items()}})
@@ -91,7 +95,7 @@ def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: Ma
     followed = recipe.batchnorm and bool(norms(module))
     notes = _notes(facts, layers, rest)
     if isinstance(solver, Auto):
-        notes = (f"solver auto: {auto.said((layer.columns for layer in layers.values()), recipe.pattern)}.", *notes)
+        notes = (f"solver auto: {auto.said((layer.size for layer in layers.values()), recipe.pattern, solver.most)}.", *notes)
     return Solved(tensors, final, notes, facts, followed)
 
 
@@ -144,7 +148,7 @@ def _notes(facts: Mapping[str, Any], layers: Mapping[str, Layer], rest: Sequence
     if short:
         first = layers[short[0]]
         notes.append(
-            f"{len(short)} layers saw fewer rows than they have inputs ({short[0]}: {first.rows:,} of {first.columns:,}), "
+            f"{len(short)} layers saw fewer rows than they have inputs ({short[0]}: {first.rows:,} of {first.size[1]:,}), "
             "so their Gram matrices have no full rank: more --samples repair better."
         )
     if rest:

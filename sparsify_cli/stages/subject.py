@@ -14,7 +14,7 @@ from sparsify_cli.contracts.dataset import Split
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import BadRequest, MissingContext, MissingFile
 from sparsify_cli.recipes.shared import DataFields, ModelFields, SparsityFields
-from sparsify_cli.stages.fit_keys import fitting_names, loaded
+from sparsify_cli.stages.fit_keys import fitting_names, lent, loaded
 from sparsify_cli.stages.forgotten import without_forgotten
 from sparsify_cli.stages.opening import Opened, open_headers
 from sparsify_cli.stages.plan import masked_names, rows_of, tied_names
@@ -81,6 +81,14 @@ class Subject:
         """
         module = build_architecture(self.known_architecture())
         return loaded(module, self.checkpoint)
+
+    def lent(self) -> nn.Module:
+        """The network on the checkpoint's own memory, in eval mode: to be run, not to be changed.
+
+        Raises:
+            MissingContext, KeyMismatch: as `module`.
+        """
+        return lent(build_architecture(self.known_architecture()), self.checkpoint)
 
     def known_architecture(self) -> Spec:
         """The architecture.

@@ -32,7 +32,7 @@ def made(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_moments_are_means_over_all_rows(kind):
-    """X X^T / n, Z X^T / n, both means and the mean square of W z, group by group, whatever the batches."""
+    """X X^T / n, W Z X^T / n, both means and the mean square of W z, group by group, whatever the batches."""
     layer, now, dense, x, z = made(kind)
     weight, n = to_matrix(layer.weight.detach()), x.shape[1]
     found = paired_moments(layer, now, dense, weight)
@@ -40,7 +40,7 @@ def test_moments_are_means_over_all_rows(kind):
     parts = weight.double().chunk(len(x))
     for group, (rows, old) in enumerate(zip(x, z, strict=True)):
         torch.testing.assert_close(found.gram[group], sum(torch.outer(row, row) for row in rows) / n, rtol=0, atol=1e-10)
-        torch.testing.assert_close(found.cross[group], sum(map(torch.outer, old, rows)) / n, rtol=0, atol=1e-10)
+        torch.testing.assert_close(found.aims[group], sum(map(torch.outer, old @ parts[group].T, rows)) / n, rtol=0, atol=1e-10)
         torch.testing.assert_close(found.mean[group], rows.mean(0), rtol=0, atol=1e-10)
         torch.testing.assert_close(found.dense_mean[group], old.mean(0), rtol=0, atol=1e-10)
     assert found.power == pytest.approx(
@@ -57,8 +57,8 @@ def test_the_error_is_that_of_the_layers_outputs(kind):
     moments = paired_moments(layer, now, dense, to_matrix(layer.weight.detach()))
     with torch.no_grad():
         old_out, new_out = layer(torch.cat(dense).double()), new(torch.cat(now).double())
-    parts = [to_matrix(one.weight.detach()).chunk(len(x)) for one in (layer, new)]
-    error = moments.power + sum(output_error(old, one, moments, group) for group, (old, one) in enumerate(zip(*parts, strict=True)))
+    parts = to_matrix(new.weight.detach()).chunk(len(x))
+    error = moments.power + sum(output_error(part, moments, group) for group, part in enumerate(parts))
     assert error == pytest.approx(float((old_out - new_out).square().sum()) / moments.rows, rel=1e-9)
     channel = -1 if isinstance(layer, nn.Linear) else 1
     mean = new_out.movedim(channel, -1).flatten(0, -2).mean(0) - new.bias.detach()
@@ -66,12 +66,14 @@ def test_the_error_is_that_of_the_layers_outputs(kind):
 
 
 def test_the_same_inputs_have_one_moment():
-    """Where nothing was pruned before, cross is the Gram matrix and the error of the weight itself is zero."""
+    """Where nothing was pruned before, aims are W times the Gram matrix and the error of the weight itself is zero."""
     layer, _, dense, _, _ = made("groups")
     found = paired_moments(layer, dense, dense, to_matrix(layer.weight.detach()))
-    assert torch.equal(found.gram, found.cross) and torch.equal(found.mean, found.dense_mean)
     weights = to_matrix(layer.weight.detach()).chunk(2)
-    assert found.power + sum(output_error(one, one, found, i) for i, one in enumerate(weights)) == pytest.approx(0, abs=1e-10)
+    for weight, gram, aims in zip(weights, found.gram, found.aims, strict=True):
+        torch.testing.assert_close(aims, weight.double() @ gram, rtol=0, atol=1e-10)
+    assert torch.equal(found.mean, found.dense_mean)
+    assert found.power + sum(output_error(one, found, i) for i, one in enumerate(weights)) == pytest.approx(0, abs=1e-10)
 
 
 def test_padding_is_left_out():
@@ -83,7 +85,7 @@ def test_padding_is_left_out():
     rows, old = x[0][real], z[0][real]
     assert found.rows == 8
     torch.testing.assert_close(found.gram[0], rows.T @ rows / 8, rtol=0, atol=1e-10)
-    torch.testing.assert_close(found.cross[0], old.T @ rows / 8, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.aims[0], (old @ weight.double().T).T @ rows / 8, rtol=0, atol=1e-10)
     for nothing in ([None, None], [torch.zeros(5, dtype=torch.bool)] * 2):
         assert paired_moments(layer, now, dense, weight, real=nothing).rows == 12
     nobody = paired_moments(layer, now, dense, weight, real=[torch.zeros(6, dtype=torch.bool)] * 2)
@@ -99,7 +101,7 @@ def test_rows_are_drawn_where_there_are_too_many(monkeypatch):
     one, same, other = (paired_moments(layer, x.split(1), (x * 2).split(1), weight, seed=seed) for seed in (0, 0, 1))
     assert 30 < one.rows < 100  # 64 of 1600 are expected, with a spread of 8
     assert (one.rows, float(one.gram)) == (same.rows, float(same.gram)) and float(one.gram) != float(other.gram)
-    assert float(one.cross) == 2 * float(one.gram) and float(one.dense_mean) == 2 * float(one.mean)
+    assert float(one.aims) == pytest.approx(2 * float(one.gram) * float(weight)) and float(one.dense_mean) == 2 * float(one.mean)
     monkeypatch.setattr(module_under_test, "CHUNK", 1)
     assert float(paired_moments(layer, x.split(1), (x * 2).split(1), weight).gram) == pytest.approx(float(one.gram), rel=1e-12)
 
@@ -110,19 +112,19 @@ def test_equal_inputs_are_imitated_by_the_weight_itself():
     x[:, 2] = 0
     gram, weight = x.T @ x / 4, torch.randn(3, 7, dtype=torch.float64)
     for damping in (1e-2, 1e-6):
-        torch.testing.assert_close(imitating(weight, gram, gram, damping=damping), weight, rtol=0, atol=1e-8)
+        torch.testing.assert_close(imitating(weight, gram, weight @ gram, damping=damping), weight, rtol=0, atol=1e-8)
 
 
 def test_other_inputs_are_imitated_as_well_as_can_be():
     """With next to no damping it is the least squares solution of V x = W z; with some, the one with the ridge at W."""
     x, z = torch.randn(40, 5, dtype=torch.float64), torch.randn(40, 5, dtype=torch.float64)
     weight = torch.randn(3, 5, dtype=torch.float64)
-    gram, cross = x.T @ x / 40, z.T @ x / 40
+    gram, aims = x.T @ x / 40, weight @ z.T @ x / 40
     best = torch.linalg.lstsq(x, z @ weight.T).solution.T
-    torch.testing.assert_close(imitating(weight, gram, cross, damping=1e-12), best, rtol=0, atol=1e-9)
+    torch.testing.assert_close(imitating(weight, gram, aims, damping=1e-12), best, rtol=0, atol=1e-9)
     ridge = (0.5 * float(gram.diagonal().mean()) * 40) ** 0.5 * torch.eye(5, dtype=torch.float64)
     best = torch.linalg.lstsq(torch.cat([x, ridge]), torch.cat([z @ weight.T, ridge @ weight.T])).solution.T
-    torch.testing.assert_close(imitating(weight, gram, cross, damping=0.5), best, rtol=0, atol=1e-9)
+    torch.testing.assert_close(imitating(weight, gram, aims, damping=0.5), best, rtol=0, atol=1e-9)
 
 
 def test_inputs_that_died_keep_their_weights():
@@ -130,7 +132,7 @@ def test_inputs_that_died_keep_their_weights():
     x, z = torch.randn(40, 4, dtype=torch.float64), torch.randn(40, 4, dtype=torch.float64)
     x[:, 1] = 0
     weight = torch.randn(2, 4, dtype=torch.float64)
-    found = imitating(weight, x.T @ x / 40, z.T @ x / 40, damping=1e-10)
+    found = imitating(weight, x.T @ x / 40, weight @ z.T @ x / 40, damping=1e-10)
     torch.testing.assert_close(found[:, 1], weight[:, 1], rtol=0, atol=1e-9)
     live = [0, 2, 3]
     best = torch.linalg.lstsq(x[:, live], z @ weight.T).solution.T

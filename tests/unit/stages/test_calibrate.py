@@ -295,7 +295,7 @@ def test_prune_with_a_solver_end_to_end(files):
         "block": 0,
         "budget": "layer",
         "damping": 0.05,
-        "precision": "float64",
+        "precision": "auto",
         "sequential": True,
     }
     assert facts["calibration_samples"] == 20

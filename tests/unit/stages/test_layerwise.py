@@ -98,7 +98,7 @@ def test_a_layer_stored_the_other_way_is_solved_as_its_transpose(pattern):
             assert torch.equal(other[name].mask, layer.mask.T) and int(layer.mask.sum()) == 24
             torch.testing.assert_close(other[name].weight, layer.weight.T, rtol=0, atol=1e-5)
             torch.testing.assert_close(turned.get_submodule(path).bias, plain.get_submodule(path).bias, rtol=0, atol=1e-5)
-            assert (other[name].change, other[name].columns) == (pytest.approx(layer.change, abs=1e-6), layer.columns)
+            assert (other[name].change, other[name].size) == (pytest.approx(layer.change, abs=1e-6), layer.size)
             assert torch.equal(turned.get_parameter(name), other[name].weight)
 
 
