@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from sparsify_cli.maths.gram import CHUNK, chosen_rows, damped, gram_shape, row_count, rows_at
 from sparsify_cli.maths.matrix_view import to_matrix
 
-ENOUGH = 128
+ENOUGH = 256
 """Rows a column from which more of them add little; never fewer than `LEAST` rows."""
 
-LEAST = 1 << 15
+LEAST = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)

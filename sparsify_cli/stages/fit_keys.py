@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparsify_cli.errors import KeyMismatch
 from sparsify_cli.values.checkpoint import Checkpoint
+from sparsify_cli.values.tensor_file import tied
 
 COUNTERS = "num_batches_tracked"
 """A batch-norm counter that old checkpoints lack and that no output depends on."""
@@ -39,13 +40,15 @@ def lent(module: nn.Module, checkpoint: Checkpoint) -> nn.Module:
 
 
 def fitted(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The checkpoint's tensors under the names of the module that they fit; no number is read.
+    """The checkpoint's tensors under the names of the module that they fit, tied ones under all of theirs; no number is read.
 
     Raises:
         KeyMismatch: names or shapes differ; says which, how many, and the nearest names.
     """
     expected = module.state_dict()
     given = fitting_names(checkpoint.tensors, expected)
+    alike = _alike(expected)
+    given |= {name: given[other] for name in expected if name not in given for other in alike[name] if other in given}
     missing = [n for n in expected if n not in given and not n.endswith(COUNTERS)]
     extra = [name for name in given if name not in expected]
     if missing or extra:
@@ -55,13 +58,31 @@ def fitted(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def fitting_names(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors renamed by the one wrapper prefix (removed or added, of any dotted parts) that makes them fit, or as they are."""
-    needed = {name for name in expected if not name.endswith(COUNTERS)}
-    if not needed <= set(tensors):
-        for renamed in _renamings(tensors, min(needed)):
-            if needed <= set(renamed) and len(renamed) == len(tensors):
+    """Tensors renamed by the one wrapper prefix (removed or added, of any dotted parts) that makes them fit, or as they are.
+
+    One name of a tied weight is enough.
+    """
+    alike = _alike(expected)
+    needed = [name for name in expected if not name.endswith(COUNTERS)]
+
+    def fit(names: Mapping[str, Tensor]) -> bool:
+        return all(name in names or any(other in names for other in alike[name]) for name in needed)
+
+    if not fit(tensors):
+        one = min(needed, key=lambda name: (len(alike[name]), name))
+        for renamed in (found for wanted in (one, *alike[one]) for found in _renamings(tensors, wanted)):
+            if fit(renamed) and len(renamed) == len(tensors):
                 return renamed
     return dict(tensors)
+
+
+def _alike(expected: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Name -> the other names of the same tensor."""
+    first = tied(expected)
+    groups: dict[str, list[str]] = {}
+    for name in expected:
+        groups.setdefault(first.get(name, name), []).append(name)
+    return {name: [other for other in groups[first.get(name, name)] if other != name] for name in expected}
 
 
 def _renamings(tensors: Mapping[str, Tensor], wanted: str) -> Iterator[dict[str, Tensor]]:

@@ -71,15 +71,15 @@ def follow(layer: nn.Module, now: Sequence[Tensor], dense: Sequence[Tensor]) -> 
     """
     buffers = dict(layer.named_buffers())
     running_mean, running_var = buffers["running_mean"], buffers["running_var"]
-    (mean, variance), (old_mean, old_variance) = _channel_moments(now), _channel_moments(dense)
+    (mean, variance), (old_mean, old_variance) = (_channel_moments(batches, len(running_mean)) for batches in (now, dense))
     ratio = torch.where(old_variance > 0, variance / old_variance.clamp_min(1e-30), torch.ones_like(variance))
     running_mean += (mean - old_mean + (running_mean.double() - old_mean) * (ratio.sqrt() - 1)).to(running_mean)
     running_var *= ratio.to(running_var)
 
 
-def _channel_moments(batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel, float64, [channels]."""
-    rows = [batch.movedim(1, -1).flatten(0, -2) for batch in batches]
+def _channel_moments(batches: Sequence[Tensor], channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, float64, [channels]; a layer that turns its inputs itself takes channels last."""
+    rows = [(batch.movedim(1, -1) if batch.shape[1] == channels else batch).flatten(0, -2) for batch in batches]
     count = sum(len(part) for part in rows)
     mean = torch.stack([part.sum(0, dtype=torch.float64) for part in rows]).sum(0) / count
     variance = torch.stack([(part - mean).square().sum(0, dtype=torch.float64) for part in rows]).sum(0) / count

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sparsify_cli.errors import KeyMismatch
-from sparsify_cli.stages.fit_keys import fitting_names, loaded
+from sparsify_cli.stages.fit_keys import fitting_names, lent, loaded
 from sparsify_cli.values.checkpoint import Checkpoint, Source
 from tests.strategies import tiny_cnn
 
@@ -41,6 +41,42 @@ def test_a_wrapper_prefix_is_added():
 
     given = tiny_cnn(1).state_dict()
     assert equal(loaded(Wrapper(), from_file(given)).net.state_dict(), given)
+
+
+class Tied(nn.Module):
+    """A language model's habit: the last layer is the embedding, and files hold one of the two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids):
+        return self.head(self.embed(ids).mean(1))
+
+
+@pytest.mark.parametrize("way", [loaded, lent])
+@pytest.mark.parametrize("name", ["embed.weight", "head.weight", "model.embed.weight", "model.head.weight"])
+def test_one_name_of_a_tied_weight_is_enough(way, name):
+    """Whichever of the two names the file has, under a prefix or not; both of the module's are it."""
+    weight = torch.randn(5, 3)
+    module = way(Tied(), from_file({name: weight}))
+    assert torch.equal(module.embed.weight, weight) and torch.equal(module.head.weight, weight)
+
+
+def test_what_is_lent_is_the_checkpoints_own_memory():
+    """Parameters are not copied; other number types are, and buffers, so that running statistics may move."""
+    given = tiny_cnn(1).state_dict()
+    half = next(name for name, tensor in given.items() if tensor.ndim > 1)
+    other = {**given, half: given[half].half()}
+    module = lent(tiny_cnn(2), from_file(other))
+    expected = loaded(tiny_cnn(2), from_file(other))
+    parameters = dict(module.named_parameters())
+    assert equal(module.state_dict(), expected.state_dict())
+    assert parameters[half].dtype == torch.float32
+    for name, tensor in other.items():
+        own = name in parameters and name != half
+        assert (module.state_dict()[name].data_ptr() == tensor.data_ptr()) == own
 
 
 def test_an_old_counter_may_be_missing():

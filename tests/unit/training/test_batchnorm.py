@@ -136,6 +136,14 @@ def test_scaled_and_shifted_inputs_come_out_as_before(scale: float) -> None:
     assert torch.equal(moved.weight, layer.weight) and torch.equal(moved.bias, layer.bias)
 
 
+def test_channels_may_come_last() -> None:
+    """A layer of a transformer that turns [n, tokens, channels] itself moves as if its inputs had been turned."""
+    layer, x, shift = measured_norm(nn.BatchNorm1d), torch.randn(8, 3, 5), torch.tensor([0.0, -2.0, 5.0])[:, None]
+    turned = followed(layer, [(2 * x + shift).mT], [x.mT])
+    straight = followed(layer, [2 * x + shift], [x])
+    assert torch.equal(turned.running_mean, straight.running_mean) and torch.equal(turned.running_var, straight.running_var)
+
+
 def test_statistics_move_by_hand() -> None:
     """Means 1 -> 4, variances 1 -> 4, statistics those of the samples: 4 and 4; dead channels move by the mean alone."""
     layer = nn.BatchNorm1d(3).eval()
