@@ -9,7 +9,7 @@ draws of calibration samples (seeds 0, 1, ...), with the largest distance from i
 for those that draw numbers themselves. Batch-norm statistics are those that cost least on held-out training data, for all methods alike.
 
 Every cell is kept in `one_shot.jsonl`, which a second call goes on with; the tables of all networks in it are written to `one_shot.txt`.
-Cells of another version of the tool are measured again with --again.
+Cells of another version of the tool are measured again with --again. Without a model a small network is trained on digits and only printed.
 """
 
 from __future__ import annotations
@@ -136,11 +136,11 @@ def _shown(values: list[float | None]) -> str:
 
 
 def main() -> None:
-    """Measure what is missing, and write the tables."""
+    """Read the options and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--arch", required=True)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("--arch", default="cnn")
+    parser.add_argument("--data", default="digits")
     parser.add_argument("--name", default="", help="of the network in the tables; its file by default")
     parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     parser.add_argument("--levels", default=LEVELS)
@@ -150,6 +150,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of each run")
     parser.add_argument("--again", action="store_true", help="measure cells anew that were measured before")
     args = parser.parse_args()
+    if args.model is None:
+        digits(args)
+    else:
+        measure(args)
+
+
+def digits(args: argparse.Namespace) -> None:
+    """A few cells of a network that is trained here."""
+    with tempfile.TemporaryDirectory() as folder:
+        args.model, args.name, args.samples = Path(folder) / "dense", "CNN on digits", 512
+        train = ["train", "--arch", args.arch, "--data", args.data, "--epochs", "6", "--out", str(args.model), "--format", "quiet"]
+        subprocess.run([sys.executable, "-m", "sparsify_cli", *train], check=True)
+        few = ("magnitude, global", "wanda", "sparsegpt", "exactobs", "cap", "auto")
+        print(tables([measured(args, method, level, 0) for level in ("0.9", "2:4") for method in few]))
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure what is missing, and write the tables."""
     there = set() if args.again else {(c["model"], c["method"], c["level"], c["seed"]) for c in cells()}
     asked = [
         (method.strip(), level, seed)
