@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -32,6 +33,9 @@ from sparsify_cli.values.stats import Stats
 
 BATCH = 64
 """Samples of one forward pass of calibration."""
+
+FAR = Fraction(99, 100)
+"""Sparsity that few budgets mean more than."""
 
 Watcher = Callable[[str, nn.Module, Tensor], None]
 """Called with a layer's weight name, the layer, and the inputs of one call of it."""
@@ -105,7 +109,13 @@ def network_of(recipe: PruneRecipe, subject: Subject, names: Sequence[str]) -> N
     for name in names:
         there[ours[name]].requires_grad_(True)
     pairs = {name: ours[name] for name in names}
-    return Network(module, pairs, samples.inputs, samples.targets, recipe.sparsity or recipe.pattern.implied_sparsity, recipe.seed)
+    return Network(module, pairs, samples.inputs, samples.targets, _meant(recipe), recipe.seed)
+
+
+def _meant(recipe: PruneRecipe) -> Fraction:
+    """The sparsity on the way to which scores are computed; what a budget means is known after them, so that far down is meant."""
+    asked = recipe.sparsity or recipe.pattern.implied_sparsity
+    return max(asked, FAR) if recipe.budget is not None else asked
 
 
 def names_in(module: nn.Module, subject: Subject) -> dict[str, str]:

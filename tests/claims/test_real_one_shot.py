@@ -20,7 +20,7 @@ RESNET20, IMAGES = SHARED / "ckpt_cifar10/resnet20-12fca82f.th", SHARED / "cifar
 needs_files = pytest.mark.skipif(not (RESNET20.is_file() and IMAGES.is_dir()), reason="the published network or its images are not here")
 pytestmark = [pytest.mark.slow, needs_files, pytest.mark.timeout(1800)]
 
-NETWORK = '''
+NETWORK = """
 import functools
 import importlib.util
 from pathlib import Path
@@ -71,7 +71,7 @@ def data(split):
     part = {{"train": slice(0, 18000), "validation": slice(18000, None), "test": slice(None)}}[split]
     mean, scale = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return {{"x": (images[part] - mean) / scale, "y": labels[part]}}
-'''
+"""
 
 
 @pytest.mark.parametrize(("asked", "least"), [(["--sparsity", "0.9"], 0.808), (["--pattern", "2:4"], 0.905)], ids=["90 %", "2:4"])
