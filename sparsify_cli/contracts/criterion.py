@@ -21,7 +21,7 @@ class Criterion(ABC):
     """
 
     needs: frozenset[str] = frozenset()
-    """What calibration must gather: of "gram" (`Stats.gram`), "inputs" (`Stats.inputs`), "network" (`Stats.network`)."""
+    """What must be gathered: of "gram", "inputs" and "network" by calibration, of "movement" by training; as in `Stats`."""
 
     @abstractmethod
     def scores(self, weights: Mapping[str, Tensor], stats: Stats) -> Scores:

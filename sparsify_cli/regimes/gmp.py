@@ -24,7 +24,7 @@ from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.schedules import cubic
 from sparsify_cli.recipes.duration import Duration
-from sparsify_cli.training import guard
+from sparsify_cli.training import guard, movement
 from sparsify_cli.values.run import Run
 
 Text = Annotated[str, BeforeValidator(str)]
@@ -70,6 +70,7 @@ class Gmp(Regime):
             )
         low = min(low, run.target).limit_denominator(10**12)
         run.memory["gmp.initial"] = torch.tensor([low.numerator, low.denominator])
+        movement.begin(run)
         guard.enforce(run)
 
     def step(self, run: Run, loss: Callable[[], Tensor]) -> Tensor:
@@ -95,9 +96,10 @@ class Gmp(Regime):
 
 def _prune(run: Run, sparsity: Fraction) -> None:
     """Shrink the masks to `sparsity`; where they are there already, only the pattern may still drop weights."""
-    if run.sparsify is None:
+    choose = movement.informed(run)
+    if choose is None:
         return
-    run.masks = run.sparsify(run.weights(), sparsity, within=run.masks if run.masks else None)
+    run.masks = choose(run.weights(), sparsity, within=run.masks if run.masks else None)
     guard.place(run)
     guard.enforce(run)
 

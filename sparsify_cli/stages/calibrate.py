@@ -131,6 +131,8 @@ def statistics(recipe: PruneRecipe, subject: Subject, names: Sequence[str]) -> S
         BadRequest: it needs inputs of tensors that are no linear layer or convolution, or memory does not hold them.
     """
     needs = strategy("criteria", recipe.criterion).needs
+    if "movement" in needs:
+        Stats().moved(names[0] if names else "")
     network = network_of(recipe, subject, names) if "network" in needs else None
     if not needs & {"gram", "inputs"}:
         return Stats(network=network)

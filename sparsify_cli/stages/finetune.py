@@ -82,8 +82,9 @@ def pruning_plan(recipe: FinetuneRecipe | TrainRecipe, subject: Subject) -> tupl
     rows = plan(subject.checkpoint, subject.architecture, skip=recipe.skip, include=recipe.include)
     shapes = {row.name: row.shape for row in rows if row.matched}
     chooser = sparsifier(recipe, list(shapes))
-    target = chooser.target(subject.checkpoint.tensors, recipe.sparsity, pruned=subject.masks)
-    chooser.once(subject.checkpoint.tensors, target, pruned=subject.masks)  # refuse now what could only fail at the end
+    now = chooser.knowing({name: subject.checkpoint.tensors[name].abs() for name in chooser.follows})  # nothing has moved yet
+    target = now.target(subject.checkpoint.tensors, recipe.sparsity, pruned=subject.masks)
+    now.once(subject.checkpoint.tensors, target, pruned=subject.masks)  # refuse now what could only fail at the end
     return chooser, target, pattern_notes(shapes, recipe.pattern)
 
 

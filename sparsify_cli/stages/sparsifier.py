@@ -56,6 +56,15 @@ class Sparsifier:
         scores = self._scores({name: weights[name] for name in self.names})
         return _over(within, self._chosen(scores, max(sparsity, self._least(scores, within)), within))
 
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """All its weights, where the criterion ranks by movement."""
+        return self.names if "movement" in self.criterion.needs else ()
+
+    def knowing(self, movement: Mapping[str, Tensor]) -> Sparsifier:
+        """The same choice, by the movement that training has gathered so far."""
+        return replace(self, stats=replace(self.stats, movement=movement))
+
     def above(self, floor: MaskSet) -> Sparsifier:
         """The same choice that never drops what `floor` keeps."""
         return replace(self, floor=floor)
@@ -162,7 +171,7 @@ def sparsifier(
         BadRequest: the criterion needs calibration and the verb does not calibrate.
     """
     criterion = strategy("criteria", recipe.criterion, seed=recipe.seed)
-    if criterion.needs and stats is None:
+    if criterion.needs - {"movement"} and stats is None:
         raise BadRequest(
             f"The criterion {recipe.criterion.name} needs to see the inputs of layers.",
             f"`{recipe.verb}` ranks weights while they train, and does not calibrate.",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest, SparsifyError
 from sparsify_cli.values.mask_set import MaskSet
-from sparsify_cli.values.run import Sparsify
+from sparsify_cli.values.run import Following, Sparsify
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -102,6 +102,15 @@ class _Agreed:
         """The masks of rank 0."""
         chosen = self.sparsify(weights, sparsity, within=within) if self.engine.rank == 0 else MaskSet()
         return self.engine.from_first(chosen) if self.engine.world > 1 else chosen
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """What the choice wants gathered."""
+        return self.sparsify.follows if isinstance(self.sparsify, Following) else ()
+
+    def knowing(self, movement: Mapping[str, Tensor]) -> _Agreed:
+        """The choice that knows it."""
+        return _Agreed(self.engine, self.sparsify.knowing(movement)) if isinstance(self.sparsify, Following) else self
 
 
 def engine(device: str = "auto", precision: str = "32-true") -> Engine:

@@ -18,6 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest, KeyMismatch
+from sparsify_cli.training import movement
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
 
@@ -41,6 +42,7 @@ def descend(run: Run, loss: Callable[[], Tensor]) -> Tensor:
     value = loss()
     run.backward(value)
     mask_gradients(run)
+    movement.gather(run)
     run.optimizer.step()
     enforce(run)
     return value.detach()

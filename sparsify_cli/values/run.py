@@ -21,6 +21,18 @@ class Sparsify(Protocol):
         """Masks with exactly `sparsity` zeros, inside `within` where given; frozen weights are always kept."""
 
 
+@runtime_checkable
+class Following(Sparsify, Protocol):
+    """Chooses masks by what training gathers of the weights."""
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """The weights whose movement it wants gathered; none where its criterion looks at something else."""
+
+    def knowing(self, movement: Mapping[str, Tensor]) -> Sparsify:
+        """The same choice, when this was gathered so far."""
+
+
 @dataclass(eq=False)
 class Run:
     """State of a training run.

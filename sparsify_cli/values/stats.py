@@ -1,4 +1,4 @@
-"""Stats: what calibration saw of a network and of each layer's inputs, and what was not gathered."""
+"""Stats: what calibration or training saw of a network and of each layer's inputs, and what was not gathered."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Stats:
         gram: name -> X X^T / n, float64, [columns, columns] of the matrix view, n = rows; for a grouped convolution
             [groups, columns, columns], n = rows of one group.
         inputs: name -> how active its inputs are.
+        movement: name -> minus the sum over training steps of gradient times weight, of the weight's shape.
         network: a private copy of the network with calibration samples, for criteria that differentiate its loss.
     """
 
@@ -42,6 +43,7 @@ class Stats:
     gram: Mapping[str, Tensor] = field(default_factory=dict)
     inputs: Mapping[str, Inputs] = field(default_factory=dict)
     network: Network | None = None
+    movement: Mapping[str, Tensor] = field(default_factory=dict)
 
     def second_moment(self, name: str) -> Tensor:
         """E[x_j^2] of a layer's inputs over calibration rows, [columns] or [groups, columns]: the diagonal of its Gram matrix.
@@ -62,6 +64,20 @@ class Stats:
         if name not in self.inputs:
             raise MissingContext(f"No input activity for {name!r}.", "This criterion needs inputs.", "Give --data and --arch.")
         return self.inputs[name]
+
+    def moved(self, name: str) -> Tensor:
+        """How far training has moved a tensor's weights away from zero.
+
+        Raises:
+            MissingContext: nothing was trained.
+        """
+        if name not in self.movement:
+            raise MissingContext(
+                f"Nothing is known of the movement of {name!r}.",
+                "It is gathered while training.",
+                "Use `sparsify finetune --regime gmp --criterion movement`, or another --criterion.",
+            )
+        return self.movement[name]
 
     def probed(self) -> Network:
         """The network to differentiate.

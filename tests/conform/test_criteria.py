@@ -66,7 +66,7 @@ def needs(case):
 def is_local(case):
     """True where scores come from weights and the layer's own inputs, so that outputs may be renumbered and signs turned."""
     try:
-        return not case.startswith("random") and "network" not in needs(case)
+        return not case.startswith("random") and not needs(case) & {"network", "movement"}
     except BrokenPlugin:
         return False
 
@@ -104,11 +104,12 @@ def stats(tensors=None):
         activity[name].add(layer, dead)
         sums[name] = gram_sum(layer, dead)
 
-    with watching(layers, add), torch.no_grad():
+    with watching(seen.module, layers, add), torch.no_grad():
         seen.module(seen.inputs)
     grams, rows = {name: total / count for name, (total, count) in sums.items()}, {name: count for name, (_, count) in sums.items()}
     inputs = {name: each.result() for name, each in activity.items()}
-    return Stats(rows, grams, inputs, network(tensors or weights()))
+    moved = {name: -weight * torch.arange(weight.numel()).view_as(weight).cos() for name, weight in weights().items()}
+    return Stats(rows, grams, inputs, network(tensors or weights()), moved)
 
 
 def scored(case, tensors, given=None):
@@ -199,7 +200,7 @@ def test_weights_need_not_be_contiguous(case):
 def test_what_is_missing_is_said(case):
     """A criterion that needs calibration says what to add when there was none; the others score without it."""
     if needs(case):
-        with pytest.raises(MissingContext, match="--data"):
+        with pytest.raises(MissingContext, match="finetune" if "movement" in needs(case) else "--data"):
             scored(case, weights(), Stats())
     else:
         assert list(scored(case, weights(), Stats())) == list(SHAPES)
@@ -210,8 +211,9 @@ def test_only_what_is_needed_is_asked_for(case):
     """Statistics that the criterion does not name are not looked at."""
     given, asked = stats(), needs(case)
     gram, inputs = (given.gram if "gram" in asked else {}), (given.inputs if "inputs" in asked else {})
-    least = Stats(given.rows, gram, inputs, given.network if "network" in asked else None)
-    assert asked <= {"gram", "inputs", "network"}
+    moved = given.movement if "movement" in asked else {}
+    least = Stats(given.rows, gram, inputs, given.network if "network" in asked else None, moved)
+    assert asked <= {"gram", "inputs", "network", "movement"}
     assert all(torch.equal(value, scored(case, weights())[key]) for key, value in scored(case, weights(), least).items())
 
 
