@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from sparsify_cli.errors import BadRequest, Infeasible, NonFinite
+from sparsify_cli.maths.n_of_m import WIDEST, best_of_groups
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?|[+-]?\d+/0*[1-9]\d*")
 """A decimal, with at most a three-digit exponent (a longer one would take forever to expand), or a ratio such as 1/3."""
@@ -80,11 +82,25 @@ def top_k(scores: Shaped[Tensor, " n"], keep: int) -> Bool[Tensor, " n"]:
     _check_request(scores, keep)
     if keep in (0, n):
         return torch.full_like(scores, keep > 0, dtype=torch.bool)
-    threshold = scores.kthvalue(n - keep + 1).values
-    kept = scores > threshold
-    ties = (scores == threshold).nonzero().flatten()
-    kept[ties[: keep - int(kept.sum())]] = True
+    threshold = kth_highest(scores, keep)
+    kept = scores >= threshold
+    surplus = int(kept.count_nonzero()) - keep
+    if surplus:
+        kept[(scores == threshold).nonzero()[-surplus:, 0]] = False
     return kept
+
+
+def kth_highest(scores: Shaped[Tensor, " n"], k: int) -> Shaped[Tensor, ""]:
+    """The k-th highest of n scores, 1 <= k <= n, none of them NaN; numpy finds it in a tenth of torch's time."""
+    if scores.device.type != "cpu":
+        return scores.kthvalue(len(scores) - k + 1).values
+    place = len(scores) - k
+    return torch.from_numpy(np.partition(_plain(scores).numpy(), place)[place : place + 1])[0].to(scores.dtype)
+
+
+def _plain(scores: Tensor) -> Tensor:
+    """Numbers of a type that numpy has."""
+    return scores.detach().float() if scores.dtype in (torch.bfloat16, torch.float16) else scores.detach()
 
 
 def top_k_by_sorting(scores: Shaped[Tensor, " n"], keep: int) -> Bool[Tensor, " n"]:
@@ -102,6 +118,8 @@ def top_k_of_groups(scores: Shaped[Tensor, "groups size"], keep: int) -> Bool[Te
         scores: one group a row, not NaN.
         keep: how many of each row to select, at most its length.
     """
+    if scores.device.type == "cpu" and scores.shape[1] <= WIDEST:
+        return torch.from_numpy(best_of_groups(_plain(scores).contiguous().numpy(), keep, scores.shape[1])).view(scores.shape)
     best = scores.sort(dim=1, descending=True, stable=True).indices[:, :keep]
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, True)
 

@@ -42,7 +42,7 @@ from torch import Tensor
 from sparsify_cli.contracts.solver import Keep, LayerSolver
 from sparsify_cli.errors import Infeasible
 from sparsify_cli.maths.gram import damped, inverse_factor
-from sparsify_cli.maths.keep import apportion, top_k
+from sparsify_cli.maths.keep import apportion, kth_highest, top_k
 from sparsify_cli.recipes.pattern import Pattern
 
 SPAN = 128
@@ -198,7 +198,7 @@ class _Layer:
         wanted = min(round(Fraction(count * len(groups), total)), len(groups) * self.pattern.keep)
         if wanted == 0:
             return _Bar(math.inf, Fraction(0))
-        score = float(scores.kthvalue(len(scores) - wanted + 1).values)
+        score = float(kth_highest(scores, wanted))
         equal, above = int((scores == score).sum()), int((scores > score).sum())
         return _Bar(score, Fraction(wanted - above, equal))
 

@@ -6,7 +6,7 @@ others      alps, whose errors are the least, for as many of the smallest layers
             with --effort high ten times that. The larger ones: sparsegpt, some hundred times faster, whose time grows least with size
 
 ALPS takes 9 c^3 operations for the eigendecomposition of c columns, and each of its iterations, a hundred of them, 2 o c^2 for o outputs
-and as long as 1,000 operations for ranking each weight.
+and as long as 300 operations for ranking each weight.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sparsify_cli.shelf import Shelf
 NAME = "auto"
 WIDE = 3000
 """Columns of a layer from which an eigendecomposition takes minutes."""
-ITERATIONS, RANKING = 100, 1000
+ITERATIONS, RANKING = 100, 300
 BUDGET = {"normal": 2e12, "high": 2e13}
 """Operations of ALPS on all layers together, by effort; 2e12 are one or two minutes of one core."""
 
