@@ -13,7 +13,7 @@ ALLOCATION_SUMMARIES = {
     "global": "One ranking over all layers: scores compete across tensors.",
     "erk": "Small layers stay denser: Erdos-Renyi-Kernel densities, as in RigL.",
     "lamp": "One ranking of each score's share in what outlives it: the layers adapt, as in LAMP.",
-    "owl": "Layers with more outlying scores stay denser: outlier-weighed densities, as in OWL.",
+    "owl": "Blocks with more outlying scores stay denser: outlier-weighed densities, as in OWL.",
     "dp": "The least sum of measured errors within the budget, by dynamic programming over levels, as in OBC and SPDY.",
     "sensitivity": "Layers whose measured error rises fast with their zeros get few of them.",
 }

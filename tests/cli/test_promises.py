@@ -42,6 +42,15 @@ def test_gmp_imposes_the_pattern_on_a_sparse_network(run: Run, here: Path):
     assert holds(read_masks(Path("tight") / MASKS), Pattern.parse("2:4"))
 
 
+def test_movement_is_gathered_while_training_and_refused_without(run: Run, here: Path):
+    """Training supplies what the criterion ranks by; pruning in one shot says where to get it."""
+    assert run(f"finetune {DENSE} --regime gmp --criterion movement --sparsity 0.8 --epochs 2 --out moved").code == 0
+    total = sum(t.numel() for t in load("moved").values() if t.ndim == 2)
+    assert zeros("moved") == round(0.8 * total)
+    said = run(f"prune {DENSE} --criterion movement --sparsity 0.8")
+    assert said.code == 2 and "finetune --regime gmp --criterion movement" in said.sentence
+
+
 def test_embed_refuses_what_embeds_nothing(run: Run, here: Path):
     """The regime fixed prunes nothing and --sparsity is not a level; both are refused."""
     assert "prunes nothing" in run(f"embed {DENSE} --levels 0.9 --regime fixed").sentence
