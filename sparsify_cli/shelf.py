@@ -199,13 +199,13 @@ def _from_file(path: Path) -> ModuleType:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Let modules of `folder` be imported; afterwards the search path is as it was."""
-    before = list(sys.path)
+    """Let modules of `folder` be imported; afterwards the search path is as it was, but for what the module added to it itself."""
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        sys.path[:] = before
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
 
 
 def _broken(name: str, error: BaseException) -> BrokenPlugin:

@@ -25,8 +25,9 @@ from sparsify_cli.stages.subject import Subject
 from sparsify_cli.training.attention import projections, spelled_out
 from sparsify_cli.training.augmented import augmented
 from sparsify_cli.training.batches import as_taken_by
+from sparsify_cli.training.lockstep import taken
 from sparsify_cli.training.modes import evaluating
-from sparsify_cli.training.padding import only_real, real_positions
+from sparsify_cli.training.padding import batches_of, only_real, real_positions
 from sparsify_cli.values.network import Network
 from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.stats import Stats
@@ -172,14 +173,14 @@ def calibrate(module: nn.Module, inputs: Tensor, names: Iterable[str], *, batch:
     real: Tensor | None = None
 
     def add(name: str, layer: nn.Module, inputs: Tensor) -> None:
-        seen = only_real(inputs, real)
+        seen = only_real(layer, inputs, real)
         activity[name].add(layer, seen)
         if gram:
             total, _ = gram_sum(layer, seen)
             sums[name] = sums[name].add_(total) if name in sums else total
 
     with watching(module, layers, add):
-        for part in inputs.split(batch):
+        for part in batches_of(inputs, batch):
             real = real_positions(module, part)
             run(module, part, batch=batch)
     rows = {name: seen.rows for name, seen in activity.items() if seen.rows}
@@ -233,7 +234,7 @@ def watching(module: nn.Module, layers: Mapping[str, nn.Module], tell: Watcher) 
 
     def hook(name: str) -> Callable[..., None]:
         def told(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            tell(name, layer, (args[0] if args else kwargs["input"]).detach())
+            tell(name, layer, taken(args, kwargs))
 
         return told
 

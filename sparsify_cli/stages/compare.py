@@ -13,8 +13,8 @@ from sparsify_cli.values.report import Finding
 def evidence(after: Subject, before: Subject | None, *, split: Split = "test") -> Evidence:
     """Predictions of a network, and of the one it is compared with, over one split."""
     samples = after.samples(split)
-    dense = (predict(before.lent(), samples),) if before is not None else ()
-    return Evidence((predict(after.lent(), samples),), dense, train_marginals(after.samples("train")))
+    dense = (predict(before.module(), samples),) if before is not None else ()
+    return Evidence((predict(after.module(), samples),), dense, train_marginals(after.samples("train")))
 
 
 def compared(before: Subject, after: Subject, *, split: Split = "test") -> list[Finding]:

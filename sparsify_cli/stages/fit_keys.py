@@ -11,6 +11,10 @@ from sparsify_cli.errors import KeyMismatch
 from sparsify_cli.values.checkpoint import Checkpoint
 from sparsify_cli.values.tensor_file import tied
 
+PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers that never write to their weights."""
+WORTH = 1 << 20
+"""Bytes from which a copy is worth saving."""
 COUNTERS = "num_batches_tracked"
 """A batch-norm counter that old checkpoints lack and that no output depends on."""
 
@@ -27,16 +31,24 @@ def loaded(module: nn.Module, checkpoint: Checkpoint) -> nn.Module:
 
 
 def lent(module: nn.Module, checkpoint: Checkpoint) -> nn.Module:
-    """As `loaded`, but parameters of the checkpoint's number type are the checkpoint's own memory: to be run, not to be changed.
+    """As `loaded`, but large matrices of plain layers are the checkpoint's own memory: to be run, not to be changed.
+
+    Other layers get copies, since some write to their own weights when they are run (an embedding with a largest norm, for instance).
 
     Raises:
         KeyMismatch: as `loaded`.
     """
-    parameters, given = dict(module.named_parameters(remove_duplicate=False)), fitted(module, checkpoint)
-    own = {name: tensor for name, tensor in given.items() if name in parameters and tensor.dtype == parameters[name].dtype}
-    module.load_state_dict(own, strict=False, assign=True)
-    module.load_state_dict({name: tensor for name, tensor in given.items() if name not in own}, strict=False)
-    return module.eval()
+    module = loaded(module, checkpoint)
+    given = fitted(module, checkpoint)
+    for path, layer in module.named_modules():
+        tensor = given.get(f"{path}.weight")
+        if tensor is not None and type(layer) in PLAIN and not layer._forward_pre_hooks and _is_worth(tensor, layer.weight):
+            layer.weight = nn.Parameter(tensor.detach(), requires_grad=False)
+    return module
+
+
+def _is_worth(tensor: Tensor, weight: Tensor) -> bool:
+    return tensor.nbytes >= WORTH and tensor.dtype == weight.dtype and tensor.is_contiguous()
 
 
 def fitted(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:

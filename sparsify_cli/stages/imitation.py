@@ -14,7 +14,7 @@ from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import calibration_samples, names_in, require_known
 from sparsify_cli.stages.norms import HELD_OUT, move
 from sparsify_cli.stages.subject import Subject
-from sparsify_cli.training.augmented import augmented
+from sparsify_cli.training.augmented import augmented, require_images
 from sparsify_cli.training.batchnorm import cross_entropy
 from sparsify_cli.training.imitate import Imitation
 from sparsify_cli.values.report import Finding
@@ -65,7 +65,7 @@ def imitated(
     if recipe.effort != "high":
         return after, None
     require_known("--effort high", before)
-    module, dense, started = after.module(), before.lent(), time.monotonic()
+    module, dense, started = after.module(), before.module(), time.monotonic()
     inputs = calibration_samples(recipe, before).inputs
     if recipe.batchnorm and not followed:
         move(module, dense, inputs)
@@ -78,6 +78,8 @@ def imitated(
     def tell(step: int, steps: int, now: float) -> None:
         listener.progress(Progress("imitating the dense network", step, steps, loss=now))
 
+    if recipe.augment:
+        require_images(inputs)
     augment = recipe.augment > 0 or stands_augmentation(dense, judges, seed=recipe.seed)
     Imitation(passes=recipe.passes, augment=augment, seed=recipe.seed).run(module, dense, inputs, masks, tell)
     listener.done()

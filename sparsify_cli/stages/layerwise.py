@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from sparsify_cli.contracts.listener import Listener, Progress
 from sparsify_cli.contracts.solver import Keep, LayerSolver, Solution
-from sparsify_cli.errors import NonFinite
+from sparsify_cli.errors import Infeasible, NonFinite
 from sparsify_cli.maths.gram import is_turned
 from sparsify_cli.maths.matrix_view import from_matrix, to_matrix
 from sparsify_cli.maths.paired_moments import Moments, imitating, mean_outputs, output_error, paired_moments
@@ -49,7 +49,7 @@ class Layer:
         mask: which of its weights stay.
         change: mean squared error of its outputs, relative to the mean square of the dense ones.
         rows: calibration rows it was solved on.
-        size: outputs, and inputs of an output.
+        size: outputs (of a group), and inputs of an output.
     """
 
     weight: Tensor
@@ -129,7 +129,7 @@ class Pass:
         if self.bias and getattr(layer, "bias", None) is not None:
             _correct_bias(layer, before.layer, moments)
         mask = oriented(layer, from_matrix(kept, tuple(oriented(layer, target).shape))).contiguous()
-        return Layer(weight_of(layer), mask, _change(new, moments), moments.rows, (dense.shape[0], dense.shape[1]))
+        return Layer(weight_of(layer), mask, _change(new, moments), moments.rows, (len(dense) // len(moments.gram), dense.shape[1]))
 
     def _groups(self, dense: Tensor, moments: Moments, positions: int, wanted: Tensor, may: Tensor) -> Solution:
         parts = [tensor.chunk(len(moments.gram)) for tensor in (dense, wanted, may)]
@@ -143,6 +143,28 @@ class Pass:
             aim = imitating(aim, gram, moments.aims[group], damping=RIDGE).masked_fill(~may, 0)
         keep = Keep(int(wanted.sum()), self.pattern, None if bool(may.all()) else may, positions)
         return self.solver.solve(aim, gram, keep)
+
+
+def sizes_of(layer: nn.Module) -> list[tuple[int, int]]:
+    """Outputs and columns of each group that is solved on its own."""
+    groups = getattr(layer, "groups", 1)
+    outputs, columns = matrix_of(layer).shape
+    return [(outputs // groups, columns)] * groups
+
+
+def require_whole_groups(name: str, layer: nn.Module, pattern: Pattern) -> None:
+    """Refuse a pattern over several outputs that a group of a convolution cannot hold, before any work.
+
+    Raises:
+        Infeasible: with the layer's name.
+    """
+    outputs, whole = sizes_of(layer)[0][0], pattern.group if pattern.transposed else pattern.rows
+    if outputs % whole:
+        raise Infeasible(
+            f"{name} has {outputs} outputs in each of its groups, and {pattern} needs a multiple of {whole}.",
+            "Each group of a convolution is solved on its own.",
+            f"Leave it dense with --skip {name}, or choose another --pattern.",
+        )
 
 
 def weight_of(layer: nn.Module) -> Tensor:

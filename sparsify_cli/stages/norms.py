@@ -76,7 +76,7 @@ def with_best_norms(recipe: PruneRecipe, before: Subject, after: Subject, *, fol
         return after, None
     train = after.samples("train")
     stay, held = hold_out(len(train))
-    found = _candidates(recipe, module, before.lent(), train.take(stay[:ENOUGH]).inputs, before, followed)
+    found = _candidates(recipe, module, before.module(), train.take(stay[:ENOUGH]).inputs, before, followed)
     losses = {}
     for name, buffers in found.items():
         _put(module, buffers)

@@ -24,6 +24,7 @@ from sparsify_cli.stages.calibrate import names_in, require_context, statistics
 from sparsify_cli.stages.compare import compared
 from sparsify_cli.stages.fit_keys import fitted
 from sparsify_cli.stages.imitation import Imitated, imitated
+from sparsify_cli.stages.kept_budget import kept_to_budget
 from sparsify_cli.stages.memory import give_back_freed
 from sparsify_cli.stages.norms import NormChoice, with_best_norms
 from sparsify_cli.stages.opening import shares_memory, tables_left
@@ -89,11 +90,16 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
     rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
     if recipe.strict:
         require_carried({row.name: row.oriented for row in rows if row.matched}, recipe.pattern)
+    before = _finite_subject(recipe, before, rows)
     start, reordered = reordered_first(recipe, before, rows)
-    chooser, chosen = chosen_masks(recipe, start, rows, listener)
+
+    def once(asked: PruneRecipe) -> Solved:
+        chooser, chosen = chosen_masks(asked, start, rows, listener)
+        return solved(asked, start, chosen, chooser, listener)
+
     folder, held = output_folder(recipe, before.name)
     with claimed(folder, held=held):  # before the work: a folder that is taken is refused now, not after solving
-        found = solved(recipe, start, chosen, chooser, listener)
+        found = kept_to_budget(recipe, start, once)
         masks = found.masks
         after, imitation = imitated(recipe, start, pruned(start, found), followed=found.followed, listener=listener)
         after, choice = with_best_norms(recipe, start, after, followed=found.followed or (imitation is not None and imitation.kept))
@@ -156,6 +162,15 @@ def chosen_masks(recipe: PruneRecipe, before: Subject, rows: Sequence[Row], list
     masks = chooser.once(tensors, target, pruned=before.masks)
     chooser.require_held(masks, target)
     return chooser, masks
+
+
+def _finite_subject(recipe: PruneRecipe, before: Subject, rows: Sequence[Row]) -> Subject:
+    """The network with zeros for weights that are not finite, where the recipe allows them and the network is run."""
+    if not (recipe.allow_nonfinite and before.has_context):
+        return before
+    numbers = _finite(recipe, before, [row.name for row in rows if row.matched])
+    changed = {name: tensor.to(before.checkpoint.tensors[name].dtype) for name, tensor in numbers.items()}
+    return before.changed(before.checkpoint.with_tensors({**before.checkpoint.tensors, **changed}), before.masks)
 
 
 def _finite(recipe: PruneRecipe, before: Subject, names: Sequence[str]) -> Mapping[str, Tensor]:

@@ -34,9 +34,10 @@ from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.stages.calibrate import BATCH, watchable
 from sparsify_cli.stages.layerwise import matrix_of, oriented, positions_of, weight_of
 from sparsify_cli.training.batches import as_taken_by
-from sparsify_cli.training.lockstep import lockstep
+from sparsify_cli.training.lockstep import calls, lockstep, parted
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.training.padding import real_positions
+from sparsify_cli.training.twins import all_inputs
 
 STEP, LEAST = Fraction(6, 10), Fraction(2, 100)
 """Densities of the ladder: each 0.6 of the one before, to 2 %."""
@@ -87,14 +88,21 @@ def costs_of(
         listener: hears progress.
         seed: of which samples judge.
     """
-    layers, judges, batches = watchable(module, names), inputs[:JUDGES], inputs.split(BATCH)
+    layers, judges = watchable(module, names), inputs[:JUDGES]
+    batches = parted(module, inputs, layers, BATCH)
+    with evaluating(module):
+        often = calls(module, inputs[:2], layers)
     real = [real_positions(module, batch) for batch in batches]
     found: dict[str, LayerCosts] = {}
     with evaluating(module), torch.no_grad(), closing(lockstep(module, batches, layers)) as visits:
         aim = _log_probabilities(module, judges)
         for visit in visits:
             listener.progress(Progress(f"measuring {visit.name}", len(found) + 1, len(layers)))
-            gram = sampled_gram(visit.layer, visit.inputs, real=real, seed=seed)
+            seen, each = visit.inputs, real
+            if often.get(visit.name, 1) > 1:
+                every = [all_inputs(module, visit.layer, batch) for batch in batches]
+                seen, each = [x for of in every for x in of], [mask for mask, of in zip(real, every, strict=True) for _ in of]
+            gram = sampled_gram(visit.layer, seen, real=each, seed=seed)
             found[visit.name] = _costs(module, visit.layer, visit.name, gram, solver, judges, aim)
     listener.done()
     return [found[name] for name in names if name in found]

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.solver import LayerSolver, NetworkSolver, Solver
-from sparsify_cli.maths.matrix_view import matrix_shape
+from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages import auto
 from sparsify_cli.stages.auto import Auto
 from sparsify_cli.stages.calibrate import BATCH, calibration_inputs, names_in, network_of, watchable
-from sparsify_cli.stages.layerwise import Layer, Pass, oriented
+from sparsify_cli.stages.layerwise import Layer, Pass, require_whole_groups, sizes_of
 from sparsify_cli.stages.memory import require_room
 from sparsify_cli.stages.sparsifier import Sparsifier
 from sparsify_cli.stages.strategy import strategy
@@ -59,6 +59,9 @@ def solver_of(recipe: PruneRecipe) -> Solver | None:
     """
     if recipe.solver is None:
         return None
+    if recipe.solver.name == auto.NAME and recipe.solver.options:
+        first = min(recipe.solver.options)
+        raise BadRequest(f"--solver auto has no option {first!r}.", "It chooses a solver for each layer.", "Name the solver that has it.")
     solver: Solver = Auto() if recipe.solver.name == auto.NAME else strategy("solvers", recipe.solver, seed=recipe.seed)
     solver.check(recipe.pattern)
     return solver
@@ -81,8 +84,11 @@ def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: Ma
     theirs = {new: name for name, new in ours.items()}
     losing = {ours[name]: mask for name, mask in masks.items() if not bool(mask.all())}
     pruned = {ours[name]: mask for name, mask in before.masks.items()}
+    there = watchable(module, losing)
+    for name, layer in there.items():
+        require_whole_groups(theirs[name], layer, recipe.pattern)
     if isinstance(solver, Auto):
-        sizes = [matrix_shape(oriented(layer, losing[name]).shape) for name, layer in watchable(module, losing).items()]
+        sizes = [size for layer in there.values() for size in sizes_of(layer)]
         solver = Auto(auto.limit(sizes, auto.BUDGET[recipe.effort]))
     work = Pass(solver, recipe.pattern, pruned, recipe.target, recipe.batchnorm, recipe.bias, BATCH, recipe.seed)
     layers = {theirs[new]: layer for new, layer in work.run(module, before.lent(), inputs, losing, listener).items()}

@@ -3,7 +3,8 @@
 `nn.MultiheadAttention` multiplies with its packed matrix itself and uses `out_proj` without calling it, and in eval mode whole encoder
 layers run as one fused call; no hook sees what goes in. Inside `spelled_out` queries, keys and values of self-attention
 pass a `Projection`, the mixed values pass `out_proj`, and nothing is fused. The outputs are the same to rounding.
-Attention between two sequences, or with separate matrices, has no packed input; of it only `out_proj` is seen.
+Attention between two sequences, or with separate matrices, has no packed input; of it only `out_proj` is seen. Subclasses may do
+anything before and after, and are left alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+KEPT = "_projection_of_sparsify"
+"""Where an attention keeps its projection."""
 
 
 class Projection(nn.Linear):
@@ -47,14 +51,14 @@ def projections(module: nn.Module) -> dict[str, Projection]:
     return {
         f"{path}.in_proj_weight".lstrip("."): _projection(part)
         for path, part in module.named_modules()
-        if isinstance(part, nn.MultiheadAttention) and part.in_proj_weight is not None
+        if type(part) is nn.MultiheadAttention and part.in_proj_weight is not None
     }
 
 
 @contextmanager
 def spelled_out(module: nn.Module) -> Iterator[None]:
     """Inside, every projection of an attention is called as a layer; afterwards the network is as it was."""
-    attentions = [part for part in module.modules() if isinstance(part, nn.MultiheadAttention)]
+    attentions = [part for part in module.modules() if type(part) is nn.MultiheadAttention]
     with ExitStack() as after:
         if attentions:
             after.enter_context(_FUSED.off())
@@ -90,9 +94,7 @@ _FUSED = _Fused()
 
 
 def _projection(attention: nn.MultiheadAttention) -> Projection:
-    if "projection" not in attention.__dict__:
-        attention.__dict__["projection"] = Projection(attention)
-    found: Projection = attention.__dict__["projection"]
+    found: Projection = attention.__dict__.setdefault(KEPT, Projection(attention))
     return found
 
 

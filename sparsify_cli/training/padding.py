@@ -6,8 +6,12 @@ transformers library do). Rows of a layer's inputs at padded positions are no ev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jaxtyping import Bool
 from torch import Tensor, nn
+
+from sparsify_cli.maths.gram import CONVOLUTIONS
 
 
 def padding_id(module: nn.Module) -> int | None:
@@ -27,17 +31,29 @@ def real_positions(module: nn.Module, batch: Tensor) -> Bool[Tensor, "n length"]
     return batch != absent
 
 
-def only_real(inputs: Tensor, real: Bool[Tensor, "n length"] | None) -> Tensor:
+def only_real(layer: nn.Module, inputs: Tensor, real: Bool[Tensor, "n length"] | None) -> Tensor:
     """A layer's inputs at real positions, [rows, features]; all of them where they are no positions of the batch.
 
     Args:
-        inputs: [n, length, features], or [length, n, features] as networks do whose sequences come first.
+        layer: a convolution's positions overlap, so that all of its inputs count.
+        inputs: [n, length, features], [length, n, features] as networks do whose sequences come first, or [n x length, features].
         real: as `real_positions` gives it.
     """
-    if real is None or inputs.ndim != 3:
+    if real is None or isinstance(layer, CONVOLUTIONS):
         return inputs
-    for mask in (real, real.T):
-        if inputs.shape[:2] == mask.shape:
+    for mask in (real, real.T, real.reshape(-1)):
+        if inputs.ndim == mask.ndim + 1 and inputs.shape[:-1] == mask.shape:
             found: Tensor = inputs[mask.to(inputs.device)]
             return found
     return inputs
+
+
+def batches_of(inputs: Tensor, size: int) -> Sequence[Tensor]:
+    """Inputs in batches of about `size`, none of which has as many samples as a sequence is long: it shows which axis is which."""
+    length = inputs.shape[1] if inputs.ndim == 2 and not inputs.is_floating_point() else 0
+    for each in range(size, 0, -1):
+        if length not in (each, len(inputs) % each, len(inputs) if len(inputs) < each else 0):
+            size = each
+            break
+    parts: Sequence[Tensor] = inputs.split(size)
+    return parts

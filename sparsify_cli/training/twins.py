@@ -15,7 +15,7 @@ from sparsify_cli.errors import BadRequest
 from sparsify_cli.training.attention import projections
 from sparsify_cli.training.batches import as_taken_by
 from sparsify_cli.training.batchnorm import norms
-from sparsify_cli.training.lockstep import Visit, calls, lockstep
+from sparsify_cli.training.lockstep import Visit, calls, lockstep, parted, taken
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.training.padding import real_positions
 
@@ -49,7 +49,7 @@ class Twins:
         watched = {**layers, **(norms(module) if follows else {})}
         with evaluating(module):
             often = calls(module, inputs[: min(len(inputs), 2)], watched)
-        return cls(module, dense, inputs.split(batch), watched, often)
+        return cls(module, dense, parted(module, inputs, watched, batch), watched, often)
 
     def visits(self) -> Generator[Seen]:
         """Layers in the order in which the networks run them, in eval mode; a layer that is called twice has two inputs a batch.
@@ -86,7 +86,7 @@ class Twins:
         """What a layer that is called several times in a pass sees in all of them."""
         if self.often.get(visit.name, 1) < 2:
             return visit
-        return replace(visit, inputs=[seen for batch in self.batches for seen in _all_inputs(net, visit.layer, batch)])
+        return replace(visit, inputs=[seen for batch in self.batches for seen in all_inputs(net, visit.layer, batch)])
 
 
 def _paired(now: Visit | None, before: Visit | None) -> Seen:
@@ -101,11 +101,12 @@ def _paired(now: Visit | None, before: Visit | None) -> Seen:
 
 
 @torch.no_grad()
-def _all_inputs(net: nn.Module, layer: nn.Module, batch: Tensor) -> list[Tensor]:
+def all_inputs(net: nn.Module, layer: nn.Module, batch: Tensor) -> list[Tensor]:
+    """What a layer sees in every one of its calls."""
     seen: list[Tensor] = []
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append((args[0] if args else kwargs["input"]).detach())
+        seen.append(taken(args, kwargs))
 
     remove: Callable[[], None] = layer.register_forward_pre_hook(hook, with_kwargs=True).remove
     try:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.training.lockstep import calls, lockstep
+from sparsify_cli.training.lockstep import calls, lockstep, parted
 
 
 class Branched(nn.Module):
@@ -200,3 +200,24 @@ def test_no_batches_and_no_layers():
     net = Branched()
     assert list(lockstep(net, [], layers_of(net))) == []
     assert list(lockstep(net, [torch.ones(1, 4)], {})) == []
+
+
+class Remembering(nn.Module):
+    """Keeps a gate of the batch on itself, from before one layer to behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        self.gate = x.sum(1, keepdim=True).sigmoid()
+        return self.second(self.first(x) * self.gate)
+
+
+def test_a_network_that_keeps_something_of_a_batch_gets_all_samples_as_one():
+    """Side by side its batches would take each other's gates; one that keeps nothing is split."""
+    x = torch.randn(20, 4)
+    for net, sizes in ((Remembering(), [20]), (Branched(), [8, 8, 4])):
+        parts = parted(net, x, dict(net.named_children()), 8)
+        assert [len(part) for part in parts] == sizes
+        assert left_behind(net, set(threading.enumerate())) == (set(), [])

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from sparsify_cli.training.padding import only_real, padding_id, real_positions
+from sparsify_cli.training.padding import batches_of, only_real, padding_id, real_positions
 
 IDS = torch.tensor([[3, 4, 0], [5, 0, 0]])
 
@@ -37,9 +37,21 @@ def test_rows_of_padding_go_and_others_stay():
     real = IDS != 0
     x = torch.randn(2, 3, 4)
     expected = torch.stack([x[0, 0], x[0, 1], x[1, 0]])
-    assert torch.equal(only_real(x, real), expected)
-    turned = only_real(x.transpose(0, 1), real)
+    assert torch.equal(only_real(nn.Linear(4, 4), x, real), expected)
+    turned = only_real(nn.Linear(4, 4), x.transpose(0, 1), real)
     assert {tuple(row.tolist()) for row in turned} == {tuple(row.tolist()) for row in expected}
-    assert only_real(x, None) is x
-    assert only_real(torch.ones(2, 4), real).shape == (2, 4)
-    assert only_real(torch.ones(5, 3, 4), real).shape == (5, 3, 4)
+    assert only_real(nn.Linear(4, 4), x, None) is x
+    assert only_real(nn.Linear(4, 4), torch.ones(2, 4), real).shape == (2, 4)
+    assert only_real(nn.Linear(4, 4), torch.ones(5, 3, 4), real).shape == (5, 3, 4)
+    assert torch.equal(only_real(nn.Linear(4, 4), x.flatten(0, 1), real), expected)
+    channels = torch.randn(2, 3, 3)
+    assert only_real(nn.Conv1d(3, 2, 1), channels, real) is channels
+
+
+def test_no_batch_has_as_many_samples_as_a_sequence_is_long():
+    """Else nothing tells a network whose sequences come first from others."""
+    for samples, length in ((64, 64), (96, 32), (200, 64), (3, 3), (63, 63), (130, 65), (5, 1)):
+        parts = batches_of(torch.ones(samples, length, dtype=torch.long), 64)
+        assert sum(len(part) for part in parts) == samples
+        assert all(len(part) != length for part in parts) or length == 1
+    assert [len(part) for part in batches_of(torch.ones(130, 3, 8, 8), 64)] == [64, 64, 2]

@@ -1,0 +1,70 @@
+"""A budget that is kept: of bytes by looking at the packed file, which is known only when positions are; and said: of multiply-accumulates.
+
+Before positions are chosen the bytes of a layer are those expected for zeros at random. Zeros that lie close together take more,
+some percent at most; then the network is pruned once more, with as much less asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+
+from torch import Tensor
+
+from sparsify_cli.errors import Infeasible
+from sparsify_cli.maths.macs import macs_per_weight
+from sparsify_cli.recipes.budget import Budget
+from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.stages.calibrate import names_in
+from sparsify_cli.stages.solve import Solved
+from sparsify_cli.stages.subject import Subject
+from sparsify_cli.values.tensor_size import packed_bytes
+
+TRIES = 5
+"""Times a network is pruned at most."""
+
+
+def kept_to_budget(recipe: PruneRecipe, before: Subject, pruned: Callable[[PruneRecipe], Solved]) -> Solved:
+    """What pruning leaves, with the packed file within a budget of bytes.
+
+    Args:
+        recipe: says the budget; without one of bytes the network is pruned once.
+        before: the dense network.
+        pruned: prunes it as a recipe says.
+
+    Raises:
+        Infeasible: the file stays larger.
+    """
+    found = pruned(recipe)
+    if recipe.budget is None or recipe.budget.kind != "bytes":
+        return replace(found, notes=(*found.notes, *_macs(recipe, before, found)))
+    limit, asked = recipe.budget.limit(packed_bytes(before.checkpoint.tensors)), recipe.budget
+    for _ in range(TRIES):
+        size = packed_bytes(found.tensors)
+        if size <= limit:
+            return found
+        asked = Budget("bytes", Fraction(max(2, (limit if asked.is_share else int(asked.value)) * limit // size - 1)))
+        found = pruned(replace(recipe, budget=asked))
+    raise Infeasible(
+        f"The packed file has {packed_bytes(found.tensors):,} bytes, and the budget allows {limit:,}.",
+        "Its zeros lie too close together to be told in fewer.",
+        f"Ask for a little less: --budget bytes={limit * limit // packed_bytes(found.tensors)}B.",
+    )
+
+
+def _macs(recipe: PruneRecipe, before: Subject, found: Solved) -> tuple[str, ...]:
+    """How many multiply-accumulates are left, where they were asked for."""
+    if recipe.budget is None or recipe.budget.kind != "macs":
+        return ()
+    module = before.module()
+    uses, ours = macs_per_weight(module, before.samples("train").inputs[:1]), names_in(module, before)
+
+    tensors = before.checkpoint.tensors
+    dense = sum(uses.get(ours[name], 0) * tensor.numel() for name, tensor in tensors.items())
+    left = sum(uses.get(ours[name], 0) * _left(name, tensor, found) for name, tensor in tensors.items())
+    return (f"multiply-accumulates of a sample: {left:,} of {dense:,} ({left / max(1, dense):.2%}).",)
+
+
+def _left(name: str, tensor: Tensor, found: Solved) -> int:
+    return int(found.masks[name].sum()) if name in found.masks else tensor.numel()
