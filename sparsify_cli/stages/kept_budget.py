@@ -39,17 +39,20 @@ def kept_to_budget(recipe: PruneRecipe, before: Subject, pruned: Callable[[Prune
     found = pruned(recipe)
     if recipe.budget is None or recipe.budget.kind != "bytes":
         return replace(found, notes=(*found.notes, *_macs(recipe, before, found)))
-    limit, asked = recipe.budget.limit(packed_bytes(before.checkpoint.tensors)), recipe.budget
+    limit = recipe.budget.limit(packed_bytes(before.checkpoint.tensors))
+    asked = limit
     for _ in range(TRIES):
         size = packed_bytes(found.tensors)
         if size <= limit:
             return found
-        asked = Budget("bytes", Fraction(max(2, (limit if asked.is_share else int(asked.value)) * limit // size - 1)))
-        found = pruned(replace(recipe, budget=asked))
+        asked = max(2, asked * limit // size - 1)
+        found = pruned(replace(recipe, budget=Budget("bytes", Fraction(asked))))
+    if (size := packed_bytes(found.tensors)) <= limit:
+        return found
     raise Infeasible(
-        f"The packed file has {packed_bytes(found.tensors):,} bytes, and the budget allows {limit:,}.",
+        f"The packed file has {size:,} bytes, and the budget allows {limit:,}.",
         "Its zeros lie too close together to be told in fewer.",
-        f"Ask for a little less: --budget bytes={limit * limit // packed_bytes(found.tensors)}B.",
+        f"Ask for a little less: --budget bytes={asked * limit // size}B.",
     )
 
 

@@ -92,9 +92,10 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
         require_carried({row.name: row.oriented for row in rows if row.matched}, recipe.pattern)
     before = _finite_subject(recipe, before, rows)
     start, reordered = reordered_first(recipe, before, rows)
+    first = chosen_masks(recipe, start, rows, listener)  # before there is a folder: what cannot be is refused here
 
     def once(asked: PruneRecipe) -> Solved:
-        chooser, chosen = chosen_masks(asked, start, rows, listener)
+        chooser, chosen = first if asked is recipe else chosen_masks(asked, start, rows, listener)
         return solved(asked, start, chosen, chooser, listener)
 
     folder, held = output_folder(recipe, before.name)
