@@ -5,9 +5,9 @@
     structure   SparseGPT as the paper describes it: float32, the inverse and its factor by Cholesky, blocks of 128 columns, a loop
                 over the columns of a block, columns further right updated a block at a time
 
-Operations of SparseGPT: columns^3 / 3 for the Cholesky factor, as much for its inverse, and out x columns^2 for the repairs; those
-of other solvers are counted while they run, product by product, a symmetric eigendecomposition as 9 columns^3. All runs take
-turns. Nothing else should be running; all cores are used.
+Operations of SparseGPT: columns^3 / 3 for the Cholesky factor, as much for its inverse, and out x columns^2 for the repairs (ours in
+float32 on layers of this size, the factors in float64); those of other solvers are counted while they run, product by product, a
+symmetric eigendecomposition as 9 columns^3. All runs take turns. Nothing else should be running; all cores are used.
 
     python benchmarks/solvers.py                 4096 x 4096; a few minutes and 3 GB
     python benchmarks/solvers.py --size 1024     quick
@@ -77,9 +77,9 @@ def structure(weight: Tensor, gram: Tensor, share: float, pattern: Pattern) -> T
     return work
 
 
-def operations(size: int) -> float:
-    """Of SparseGPT on a square layer."""
-    return size**3 / 3 + size**3 / 3 + size**3
+def floor(size: int, speed: dict[torch.dtype, float], factors: torch.dtype) -> float:
+    """Seconds of SparseGPT's operations on a square layer: both factors in a number type of their own, repairs in float32."""
+    return 2 * size**3 / 3 / speed[factors] + size**3 / speed[torch.float32]
 
 
 class Counted(TorchDispatchMode):
@@ -143,12 +143,12 @@ def compare(size: int, pattern: Pattern, share: float, runs: int) -> None:
             ("structure", torch.float32, lambda: structure(weight, gram, share, pattern)),
         ):
             seconds, out, speed = rates(size, run)
-            found[name].append((seconds, seconds * speed[dtype] / operations(size)))
+            found[name].append((seconds, seconds / floor(size, speed, dtype)))
             change[name] = output_change(weight - out, gram) / output_change(weight, gram)
     ratio = statistics.median(ours[0] / theirs[0] for ours, theirs in zip(found["ours"], found["structure"], strict=True))
-    for name, dtype in (("ours", "float64"), ("structure", "float32")):
+    for name, dtype in (("ours", "float64 factors"), ("structure", "float32")):
         seconds, floors = (statistics.median(column) for column in zip(*found[name], strict=True))
-        print(f"sparsegpt {pattern} {share:.0%}  {name:9} {dtype}  {seconds:7.2f} s  {floors:5.2f} x floor  change {change[name]:.5f}")
+        print(f"sparsegpt {pattern} {share:.0%}  {name:9} {dtype:15}  {seconds:7.2f} s  {floors:5.2f} x floor  change {change[name]:.5f}")
     print(
         f"sparsegpt {pattern} {share:.0%}  ours / structure: time {ratio:.2f}, change {change['ours'] / change['structure']:.2f}",
         flush=True,

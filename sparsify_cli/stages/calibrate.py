@@ -75,8 +75,9 @@ def require_known(asking: str, subject: Subject) -> None:
     """
     missing = [flag for flag, known in (("--arch", subject.architecture), ("--data", subject.data)) if known is None]
     if missing:
+        looks = "look" if " and " in asking else "looks"
         raise MissingContext(
-            f"{asking} looks at the inputs of layers, and {subject.path} does not say how to compute them.",
+            f"{asking} {looks} at the inputs of layers, and {subject.path} does not say how to compute them.",
             "Training samples are run through the network.",
             f"Add {' and '.join(f'{flag} NAME' for flag in missing)}.",
         )

@@ -146,7 +146,8 @@ def _facts(recipe: PruneRecipe, solver: Solver, samples: int) -> dict[str, Any]:
 
 def _notes(facts: Mapping[str, Any], layers: Mapping[str, Layer], rest: Sequence[str]) -> tuple[str, ...]:
     worst = max(layers, key=lambda name: layers[name].change, default="")
-    said = f"{facts['solver']['name']} repaired {len(layers)} layers on {facts['calibration_samples']:,} training samples"
+    samples = _counted(facts["calibration_samples"], "training sample")
+    said = f"{facts['solver']['name']} repaired {_counted(len(layers), 'layer')} on {samples}"
     if worst:
         said += f"; the outputs of {worst} change most, by {layers[worst].change:.1%} of their mean square"
     notes = [f"{said}."]
@@ -154,10 +155,16 @@ def _notes(facts: Mapping[str, Any], layers: Mapping[str, Layer], rest: Sequence
     if short:
         first = layers[short[0]]
         notes.append(
-            f"{len(short)} layers saw fewer rows than they have inputs ({short[0]}: {first.rows:,} of {first.size[1]:,}), "
-            "so their Gram matrices have no full rank: more --samples repair better."
+            f"{_counted(len(short), 'layer')} saw fewer rows than inputs ({short[0]}: {first.rows:,} of {first.size[1]:,}), "
+            "so that the Gram matrix has no full rank: more --samples repair better."
         )
     if rest:
         listed = ", ".join(rest[:3])
-        notes.append(f"{len(rest)} tensors that no running linear layer or convolution uses were pruned without repair: {listed}.")
+        notes.append(
+            f"pruned without repair, since no linear layer or convolution that runs uses them: {_counted(len(rest), 'tensor')} ({listed})."
+        )
     return tuple(notes)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"

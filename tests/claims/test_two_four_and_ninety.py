@@ -65,7 +65,8 @@ def inputs_seen(net):
         grams[name] = rows.T @ rows / 30
         activity[name] = Inputs(rows.mean(0), rows.var(0, correction=0), (rows != 0).double().mean(0))
     network = Network(Runs(net).eval(), {name: f"weights.{name}" for name in net}, torch.randn(40, 3, 8, 8), torch.arange(40) % 10)
-    return Stats(rows=dict.fromkeys(net, 30), gram=grams, inputs=activity, network=network)
+    moved = {name: torch.randn_like(weight) for name, weight in net.items()}
+    return Stats(rows=dict.fromkeys(net, 30), gram=grams, inputs=activity, network=network, movement=moved)
 
 
 @functools.cache
