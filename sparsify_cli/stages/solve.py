@@ -160,9 +160,7 @@ def _notes(facts: Mapping[str, Any], layers: Mapping[str, Layer], rest: Sequence
         )
     if rest:
         listed = ", ".join(rest[:3])
-        notes.append(
-            f"pruned without repair, since no linear layer or convolution that runs uses them: {_counted(len(rest), 'tensor')} ({listed})."
-        )
+        notes.append(f"{_counted(len(rest), 'tensor')} pruned without repair, of no linear layer or convolution that runs: {listed}.")
     return tuple(notes)
 
 
