@@ -24,7 +24,7 @@ def give_back_freed(weights: int) -> None:
     """For large networks: let the system have freed tensors back at once.
 
     Without it, malloc keeps the room of freed tensors up to 32 MB among others that live on, and a pass over a network of 100 million
-    weights holds 3.7 GB instead of 2.6. For small networks it would cost time, since every activation would get pages of its own.
+    weights holds over a gigabyte more. For small networks it would cost time, since every activation would get pages of its own.
 
     Args:
         weights: bytes of the network's tensors.
