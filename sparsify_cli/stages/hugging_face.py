@@ -6,6 +6,7 @@ it follows from the ids where the network's configuration says which id is paddi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,8 @@ from sparsify_cli.training.padding import real_positions
 def plainly_called(module: nn.Module) -> nn.Module:
     """The same network, with hooks where it is one of the transformers library."""
     if any(base.__name__ == "PreTrainedModel" for base in type(module).__mro__):
-        module.register_forward_pre_hook(_with_mask, with_kwargs=True)
+        if "attention_mask" in inspect.signature(module.forward).parameters:
+            module.register_forward_pre_hook(_with_mask, with_kwargs=True)
         module.register_forward_hook(_logits)
     return module
 

@@ -17,6 +17,7 @@ from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.recipes.budget import Budget
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import names_in
+from sparsify_cli.stages.plan import tied_names, untied
 from sparsify_cli.stages.solve import Solved
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.tensor_size import packed_bytes
@@ -40,14 +41,14 @@ def kept_to_budget(recipe: PruneRecipe, before: Subject, pruned: Callable[[Prune
     if recipe.budget is None or recipe.budget.kind != "bytes":
         return replace(found, notes=(*found.notes, *_macs(recipe, before, found)))
     limit = recipe.budget.limit(packed_bytes(before.checkpoint.tensors))
-    asked = limit
+    asked, aliases = limit, tied_names(before.checkpoint, before.architecture)
     for _ in range(TRIES):
-        size = packed_bytes(found.tensors)
+        size = packed_bytes(untied(found.tensors, aliases))
         if size <= limit:
             return found
         asked = max(2, asked * limit // size - 1)
         found = pruned(replace(recipe, budget=Budget("bytes", Fraction(asked))))
-    if (size := packed_bytes(found.tensors)) <= limit:
+    if (size := packed_bytes(untied(found.tensors, aliases))) <= limit:
         return found
     raise Infeasible(
         f"The packed file has {size:,} bytes, and the budget allows {limit:,}.",

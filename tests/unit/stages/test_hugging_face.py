@@ -40,3 +40,11 @@ def test_other_networks_stay_as_they_are():
     assert plainly_called(net) is net
     assert not net._forward_hooks
     assert not net._forward_pre_hooks
+
+
+def test_a_network_without_a_mask_is_given_none():
+    """FNet mixes all positions and takes no attention mask."""
+    config = transformers.FNetConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, intermediate_size=32, max_position_embeddings=16)
+    net = plainly_called(transformers.FNetForSequenceClassification(config).eval())
+    with torch.no_grad():
+        assert net(torch.randint(0, 50, (3, 6))).shape == (3, 2)
