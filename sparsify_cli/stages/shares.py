@@ -22,6 +22,7 @@ from sparsify_cli.recipes.budget import Budget
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.calibrate import calibration_inputs, names_in
+from sparsify_cli.stages.plan import tied_names
 from sparsify_cli.stages.sensitivity import LayerCosts, costs_of
 from sparsify_cli.stages.solve import solver_of
 from sparsify_cli.stages.sparsifier import Sparsifier
@@ -137,6 +138,8 @@ def _amounts(
         uses, ours = macs_per_weight(module, before.samples("train").inputs[:1]), names_in(module, before)
         others = sum(count * tensors[name].numel() for name, new in ours.items() if (count := uses.get(new, 0)) and name not in pruned)
         return [multiply_accumulates(uses.get(ours[layer.name], 0), block) for layer in layers], others
+    aliases = tied_names(before.checkpoint, before.architecture)  # a second name takes nothing of its own
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in aliases}
     rest = [tensor for name, tensor in tensors.items() if name not in pruned]
     if budget.kind == "bytes":
         amounts = [packed_bytes(weights[layer.name].numel(), tensors[layer.name].element_size(), block) for layer in layers]

@@ -61,3 +61,29 @@ def test_work_that_is_left_is_said(capsys):
     left, dense = (int(word.replace(",", "")) for word in note.split(": ")[-1].split(" (")[0].split(" of "))
     assert 0.24 * dense < left <= 0.25 * dense
     assert json.loads(Path("pruned/manifest.json").read_text())["recipe"]["budget"] == "macs=0.25"
+
+
+TIED = """
+import torch
+from torch import nn
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.first(x).relu())
+"""
+
+
+def test_a_tied_weight_counts_once():
+    """Two names of one weight, of which one is pruned: the budget is met at the first try and nearly used up."""
+    Path("net.py").write_text(TIED)
+    weight, biases = torch.randn(64, 64), {"first.bias": torch.zeros(64), "second.bias": torch.zeros(64)}
+    torch.save({"first.weight": weight, "second.weight": weight, **biases}, "tied.pt")
+    assert main(["prune", "tied.pt", "--arch", "net.py:Tied", "--budget", "bytes=8000B", "--out", "pruned"]) == 0
+    packed = next(n["value"] for n in json.loads(Path("pruned/manifest.json").read_text())["numbers"] if n["name"] == "bytes_packed")
+    assert 0.9 * 8000 < packed <= 8000
