@@ -1,12 +1,14 @@
 """One-shot pruning: accuracy, time and peak memory of each method at each level, on a trained network of yours.
 
     python benchmarks/one_shot.py model.pt --arch net.py:Net --data folder:photos [--methods 'auto;alps'] [--levels 0.5,...,2:4]
-        [--samples 1024] [--draws 3] [--jobs 1] [--threads 2] [--note 'what the data are']
+        [--samples 1024] [--draws 3] [--jobs 1]
 
-Each cell is one run of `sparsify prune` in a process of its own, so that its peak memory is its own; seconds are those of
-the processor (all threads together, start and evaluation included) and of the clock. Accuracy is that of the test split, the mean over
-draws of calibration samples (seeds 0, 1, ...), with the largest distance from it; methods that look at no samples are drawn once, but
-for those that draw numbers themselves. Batch-norm statistics are those that cost least on held-out training data, for all methods alike.
+Each cell is one run of `sparsify prune --threads 1` in a process of its own, so that its peak memory is its own; seconds are those of the
+processor (start and evaluation included; what runs share is done once and counted for each, see `forked.py`) and of the clock.
+Accuracy is that of the test split, the mean over draws of calibration samples (seeds 0, 1, ...), with the largest distance from it;
+methods that look at no samples are drawn once, but for those that draw numbers themselves. Methods for channels (greedy,
+good-subnetworks, geometric-median, apoz, ...) have no such levels; `selection.py` measures them. Batch-norm statistics are those
+that cost least on held-out training data, for all methods alike.
 
 Every cell is kept in `one_shot.jsonl`, which a second call goes on with; the tables of all networks in it are written to `one_shot.txt`.
 Cells of another version of the tool are measured again with --again. Without a model a small network is trained on digits and only printed.
@@ -16,16 +18,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any
+
+from forked import Forked, Run
 
 PUBLISHED = ["--allocation", "uniform", "--target", "own", "--no-bias"]
 METHODS = {
@@ -70,31 +71,27 @@ TABLES = Path(__file__).with_suffix(".txt")
 Cell = dict[str, Any]
 
 
-def measured(args: argparse.Namespace, method: str, level: str, seed: int) -> Cell:
-    """One run: accuracy in percent, seconds of processor and clock, peak memory in MB; None where it was refused."""
+def command(args: argparse.Namespace, method: str, level: str, seed: int, out: Path) -> list[str]:
+    """Words of one run, without the program's name."""
     asked = ["--pattern", level] if ":" in level else ["--sparsity", level]
-    given = {"arch": args.arch, "data": args.data, "samples": args.samples, "seed": seed, "threads": args.threads, "format": "quiet"}
+    given = {"arch": args.arch, "data": args.data, "samples": args.samples, "seed": seed, "threads": 1, "format": "quiet"}
+    words = ["prune", str(args.model), *asked, "--out", str(out), *METHODS[method]]
+    return words + [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+
+def cell_of(args: argparse.Namespace, method: str, level: str, seed: int, out: Path, run: Run) -> Cell:
+    """One run: accuracy in percent, seconds of processor and clock, peak memory in MB; None where it was refused."""
     cell: Cell = {"model": args.name or args.model.name, "method": method, "level": level, "seed": seed, "accuracy": None}
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
-        command = [sys.executable, "-m", "sparsify_cli", "prune", str(args.model), *asked, "--out", str(out)]
-        command += [word for name, value in given.items() for word in (f"--{name}", str(value))]
-        started = time.monotonic()
-        with subprocess.Popen([*command, *METHODS[method]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-            said = process.stderr.read() if process.stderr else ""
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        cell |= {"seconds": round(time.monotonic() - started, 1), "cpu": round(usage.ru_utime + usage.ru_stime, 1)}
-        cell |= {"mb": usage.ru_maxrss // 1024, "said": said.strip()[-200:] if process.returncode else ""}
-        if not process.returncode:
-            cell |= numbers_of(json.loads((out / "manifest.json").read_text())["numbers"])
+    cell |= {"seconds": round(run.clock, 1), "cpu": round(run.cpu, 1), "mb": run.mb, "said": run.said.strip()[-200:] if run.code else ""}
+    if not run.code:
+        cell |= numbers_of(json.loads((out / "manifest.json").read_text())["numbers"])
     return cell
 
 
 def numbers_of(found: list[dict[str, Any]]) -> Cell:
     """Accuracy of the pruned and of the dense network, percent."""
     named = [f for f in found if f["name"] == "accuracy" and f.get("scope", "all") == "all"]
-    of = {f.get("of") or "pruned": 100 * f["value"] for f in named}
+    of = {f.get("of") or "pruned": round(100 * f["value"], 4) for f in named}
     dense = of.pop("dense", None)
     return {"accuracy": next(iter(of.values())), "dense": dense}
 
@@ -147,7 +144,6 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; seconds of the clock mean little with more than one")
-    parser.add_argument("--threads", type=int, default=2, help="of each run")
     parser.add_argument("--again", action="store_true", help="measure cells anew that were measured before")
     args = parser.parse_args()
     if args.model is None:
@@ -163,7 +159,7 @@ def digits(args: argparse.Namespace) -> None:
         train = ["train", "--arch", args.arch, "--data", args.data, "--epochs", "6", "--out", str(args.model), "--format", "quiet"]
         subprocess.run([sys.executable, "-m", "sparsify_cli", *train], check=True)
         few = ("magnitude, global", "wanda", "sparsegpt", "exactobs", "cap", "auto")
-        print(tables([measured(args, method, level, 0) for level in ("0.9", "2:4") for method in few]))
+        print(tables(list(measured(args, [(method, level, 0) for level in ("0.9", "2:4") for method in few]))))
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -176,20 +172,32 @@ def measure(args: argparse.Namespace) -> None:
         for method in args.methods.split(";")
         if not (seed and method.strip() in BLIND)
     ]
-    todo = [one for one in asked if (args.name or args.model.name, *one) not in there]
-    lock = Lock()
-
-    def work(one: tuple[str, str, int]) -> None:
-        cell = measured(args, *one)
-        with lock, KEPT.open("a") as file:
+    for cell in measured(args, [one for one in asked if (args.name or args.model.name, *one) not in there]):
+        with KEPT.open("a") as file:
             file.write(json.dumps(cell) + "\n")
-            TABLES.write_text(tables(cells()))
-        print(f"{one[0]:<20} {one[1]:>4} {one[2]}  {cell['accuracy']}  {cell['cpu']:.0f} s  {cell['mb']} MB  {cell['said']}", flush=True)
+        TABLES.write_text(tables(cells()))
+        print(*(cell[key] for key in ("method", "level", "seed", "accuracy", "cpu", "mb", "said")), sep="  ", flush=True)
 
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(work, todo))
-    TABLES.write_text(tables(cells()))
-    print(tables(cells()))
+
+def measured(args: argparse.Namespace, todo: Sequence[tuple[str, str, int]]) -> Iterator[Cell]:
+    """Cells in the order in which they end."""
+    forked = Forked()
+    with tempfile.TemporaryDirectory() as folder:
+        outs = {one: Path(folder) / str(i) for i, one in enumerate(todo)}
+        for seed in {seed for _, _, seed in todo}:
+            forked.warm([*command(args, "our refit", "0.5", seed, Path(folder) / f"warm-{seed}")])
+        for one in todo:
+            if forked.running == args.jobs:
+                yield cell_of(args, *done(forked, outs))
+            forked.start(command(args, *one, outs[one]), one)
+        while forked.running:
+            yield cell_of(args, *done(forked, outs))
+
+
+def done(forked: Forked, outs: Mapping[Any, Path]) -> tuple[Any, ...]:
+    """The next run that ends."""
+    one, run = forked.ended()
+    return *one, outs[one], run
 
 
 if __name__ == "__main__":
