@@ -109,7 +109,7 @@ def tables(kept: list[Cell]) -> str:
         of = [c for c in kept if c["model"] == model]
         dense = next((c["dense"] for c in of if c.get("dense")), float("nan"))
         levels = [level for level in LEVELS.split(",") if any(c["level"] == level for c in of)]
-        parts.append(f"{model}: dense {dense:.2f} %; mean accuracy, largest distance of a draw from it, (draws)")
+        parts.append(f"{model}: dense {dense:.2f} %; accuracy; of several draws their mean, the largest distance from it, (draws)")
         parts.append(" " * 20 + "".join(f"{level:>18}" for level in levels) + f"{'cpu s':>8}{'peak MB':>9}")
         parts += [_row(method, [c for c in of if c["method"] == method], levels) for method in METHODS]
         parts.append("")
@@ -129,6 +129,8 @@ def _shown(values: list[float | None]) -> str:
     if not known:
         return "refused" if values else "-"
     mean = statistics.fmean(known)
+    if len(known) == 1:
+        return f"{mean:.2f}"
     return f"{mean:.2f} +-{max(abs(v - mean) for v in known):.2f} ({len(known)})"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,7 +12,21 @@ from sparsify_cli.values.run import Run
 
 
 class Regime(ABC):
-    """Evolves masks and weights. A frozen dataclass; its fields are its options; what it must remember goes to `run.memory`."""
+    """Evolves masks and weights. A frozen dataclass; its fields are its options; what it must remember goes to `run.memory`.
+
+    What is random in it is drawn from `run.generator()`, which depends on seed and step alone and is the same on every process;
+    what it decides about masks goes through `training/masking.py`; what a person should know later is told with `run.tell`.
+    """
+
+    aims: ClassVar[bool] = True
+    """True when it needs a sparsity or a pattern: `run.sparsify` and `run.target`."""
+
+    prunes: ClassVar[bool] = True
+    """True when the masks hold that sparsity and pattern at the end."""
+
+    def clock(self, step: int, total: int) -> tuple[int, int]:
+        """Where the learning-rate schedule stands at a step: the step and the total that it is asked for; as they are by default."""
+        return step, total
 
     def start(self, run: Run) -> None:
         """Once, before the first step (not at a resume)."""
@@ -24,3 +39,8 @@ class Regime(ABC):
     def finish(self, run: Run) -> None:
         """Once, after the last step."""
         del run
+
+    def others(self, run: Run) -> Mapping[str, Mapping[str, Tensor]]:
+        """Further networks that came of the run: name -> state dict, like a dense one beside the sparse one; none by default."""
+        del run
+        return {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from sparsify_cli.values.run import Run
 @dataclass(frozen=True)
 class Fixed(Regime):
     """Masks never change."""
+
+    aims: ClassVar[bool] = False
+    prunes: ClassVar[bool] = False
 
     def start(self, run: Run) -> None:
         """Make the masks true of the weights before the first forward pass."""

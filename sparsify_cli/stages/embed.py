@@ -32,6 +32,7 @@ from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import plan, tied_names, untied
 from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.sparsifier import Sparsifier, pattern_notes, sparsifier
+from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import said
 from sparsify_cli.stages.train import fresh
@@ -116,8 +117,9 @@ def _check_request(recipe: EmbedRecipe) -> None:
         raise BadRequest("No levels were asked for.", "", "Add for instance --levels 0.95,0.8,0.5")
     if recipe.sparsity is not None:
         raise BadRequest("`embed` takes its sparsities from --levels; --sparsity does not go with it.", "", "Leave --sparsity out.")
-    if recipe.regime.name == "fixed" and any(recipe.levels):
-        raise BadRequest("The regime fixed prunes nothing, so no sparse level would come of it.", "", "Use --regime gmp.")
+    if not strategy("regimes", recipe.regime).prunes and any(recipe.levels):
+        name = recipe.regime.name
+        raise BadRequest(f"The regime {name} prunes nothing, so no sparse level would come of it.", "", "Use --regime gmp.")
 
 
 def _trained_levels(work: Embedding, machine: Engine, listener: Listener, place: Workplace) -> list[Level]:

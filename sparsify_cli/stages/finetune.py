@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.errors import BadRequest, MissingContext, MissingFile, UnreadableFile
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.shared import TrainFields
@@ -65,19 +66,19 @@ def finetune(recipe: FinetuneRecipe, listener: Listener, *, resume: Path | None 
 
 
 def pruning_plan(recipe: FinetuneRecipe | TrainRecipe, subject: Subject) -> tuple[Sparsifier | None, Fraction, tuple[str, ...]]:
-    """How masks will be chosen and the sparsity to reach; nothing for the regime `fixed`.
+    """How masks will be chosen and the sparsity to reach; nothing for regimes that keep the masks as they are.
 
     Raises:
-        BadRequest: `fixed` with a sparsity, or another regime without one.
+        BadRequest: such a regime with a sparsity, or another one without.
         UnknownName: no such regime or objective.
     """
-    strategy("regimes", recipe.regime), strategy("objectives", recipe.objective)  # a wrong name is found before anything is trained
+    regime: Regime = strategy("regimes", recipe.regime)
+    strategy("objectives", recipe.objective)  # a wrong name is found before anything is trained
     wanted = recipe.sparsity is not None or recipe.pattern != Pattern()
-    if recipe.regime.name == "fixed":
+    if not regime.aims:
         if wanted:
-            raise BadRequest(
-                "The regime fixed keeps the masks as they are; --sparsity and --pattern do not go with it.", "", "Add --regime gmp."
-            )
+            what = f"The regime {recipe.regime.name} keeps the masks as they are; --sparsity and --pattern do not go with it."
+            raise BadRequest(what, "", "Add --regime gmp.")
         return None, subject.masks.sparsity, ()
     rows = plan(subject.checkpoint, subject.architecture, skip=recipe.skip, include=recipe.include)
     shapes = {row.name: row.shape for row in rows if row.matched}
@@ -94,7 +95,7 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
     unfinished = Product(recipe, start.subject, Report(), start.parent)
     with workplace(recipe, unfinished, start.subject.name, resume=resume) as place:
         result = trained(_training(recipe, start), machine, listener, save=place.save, state=place.resumed)
-        if start.chooser is not None:
+        if start.chooser is not None and strategy("regimes", recipe.regime).prunes:
             start.chooser.require_held(result.masks, start.target)
         after = start.subject.changed(start.subject.checkpoint.with_tensors(result.tensors), result.masks)
         report = Report(tuple(_findings(start, after)), _facts(start, result, machine))

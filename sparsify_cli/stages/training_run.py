@@ -128,8 +128,10 @@ def started(work: Training, engine: Engine) -> Run:
     run = Run(
         model=work.module, forward=forward, optimizer=optimizer, backward=engine.backward,
         total=per_epoch * work.recipe.epochs, per_epoch=per_epoch, masks=work.masks,
-        sparsify=engine.agreed(work.sparsify) if work.sparsify else None, target=work.target,
+        sparsify=engine.agreed(work.sparsify) if work.sparsify else None, target=work.target, seed=work.seed,
     )  # fmt: skip
+    if engine.world > 1:
+        run.settle = engine.from_first
     weights = run.weights()
     run.frozen = guard.freeze(weights, {name: mask.to(weights[name].device) for name, mask in work.frozen.items()})
     return run
@@ -142,12 +144,16 @@ def optimizer_of(recipe: TrainFields, module: nn.Module) -> torch.optim.Optimize
     return torch.optim.SGD(module.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
-def learning_rate(recipe: TrainFields, run: Run) -> Callable[[int], float]:
-    """Step -> learning rate, from the recipe alone."""
-    warmup = recipe.warmup.steps(per_epoch=run.per_epoch, total=run.total)
+def learning_rate(recipe: TrainFields, run: Run) -> Callable[[int, int], float]:
+    """(Step, total) -> learning rate, from the recipe alone."""
     extra = {"milestones": recipe.milestones, "gamma": recipe.gamma} if recipe.schedule == "multi-step" else {}
     schedule = SCHEDULES[recipe.schedule]
-    return lambda step: recipe.lr * schedule(step, total=run.total, warmup=warmup, **extra)
+
+    def rate(step: int, total: int) -> float:
+        warmup = recipe.warmup.steps(per_epoch=run.per_epoch, total=total)
+        return recipe.lr * schedule(step, total=total, warmup=warmup, **extra)
+
+    return rate
 
 
 class _Watch:

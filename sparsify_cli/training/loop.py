@@ -37,7 +37,7 @@ def train(
     *,
     batch_size: int,
     seed: int,
-    learning_rate: Callable[[int], float],
+    learning_rate: Callable[[int, int], float],
     after_step: AfterStep | None = None,
     stop_requested: Callable[[], bool] | None = None,
     rank: int = 0,
@@ -52,7 +52,7 @@ def train(
         samples: the training split.
         batch_size: samples of one step, over all processes.
         seed: of the order of samples and of the random numbers inside the network.
-        learning_rate: step -> rate of every parameter group; a pure function of the step.
+        learning_rate: (step, total) -> rate of every parameter group; a pure function of both, which the regime's clock gives.
         after_step: called after every step with the run and the detached loss.
         stop_requested: asked between steps, not after the last; by default Ctrl-C and SIGTERM, as `interruptible`.
         rank: which process, 0 .. world - 1.
@@ -71,7 +71,7 @@ def train(
             _stop_here(run, stop)
             regime.start(run)
         for batch in order:
-            _ready(run, learning_rate(run.step), derived_seed(seed, run.step, rank))
+            _ready(run, learning_rate(*regime.clock(run.step, run.total)), derived_seed(seed, run.step, rank))
             value = regime.step(run, _finite(run, loss, batch))
             run.step += 1
             if after_step is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -33,6 +34,10 @@ class Following(Sparsify, Protocol):
         """The same choice, when this was gathered so far."""
 
 
+def _as_they_are(masks: MaskSet) -> MaskSet:
+    return masks
+
+
 @dataclass(eq=False)
 class Run:
     """State of a training run.
@@ -50,6 +55,9 @@ class Run:
         per_epoch: optimizer steps of one epoch.
         step: optimizer steps done.
         memory: what a regime must remember between steps; saved with the run.
+        seed: of everything random in it.
+        settle: makes masks those of the first process, on every process.
+        events: what happened since they were last taken away: kind, step and numbers of each.
     """
 
     model: nn.Module
@@ -64,10 +72,26 @@ class Run:
     target: Fraction = Fraction(0)
     step: int = 0
     memory: dict[str, Tensor] = field(default_factory=dict)
+    seed: int = 0
+    settle: Callable[[MaskSet], MaskSet] = _as_they_are
+    events: list[dict[str, Any]] = field(default_factory=list)
 
     def weights(self) -> dict[str, Tensor]:
         """Detached views of the parameters, by name."""
         return {name: p.detach() for name, p in self.model.named_parameters()}
+
+    def generator(self, stream: int = 0) -> torch.Generator:
+        """Random numbers of this step, the same on every process and after a resume.
+
+        Args:
+            stream: which of several independent sequences.
+        """
+        words = hashlib.sha256(f"{self.seed}/{self.step}/{stream}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(words[:8], "big") >> 1)
+
+    def tell(self, kind: str, **numbers: float | str) -> None:
+        """Note what happened at this step."""
+        self.events.append({"event": kind, "step": self.step, **numbers})
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs; plain values that torch loads with weights_only=True."""

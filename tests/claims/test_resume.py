@@ -61,7 +61,7 @@ def go(run: Run, regime: Regime, *, after_step: Callable[[Run, Tensor], None] | 
     samples = Samples(inputs, inputs[:, :3].argmax(dim=1), tuple(str(i) for i in range(37)))
     loss = CrossEntropy().prepare(nn.Module)
     rate = partial(cosine, total=TOTAL, warmup=4)
-    train(run, regime, loss, samples, batch_size=8, seed=11, learning_rate=lambda step: rate(step) / 10, after_step=after_step)
+    train(run, regime, loss, samples, batch_size=8, seed=11, learning_rate=lambda step, _: rate(step) / 10, after_step=after_step)
 
 
 def bits(run: Run) -> list[Tensor]:

@@ -47,7 +47,7 @@ def sparsify(weights, sparsity, *, within=None):
     return MaskSet({"0.weight": mask.reshape(8, 6)})
 
 run = Run(model, forward, optimizer, start.backward, total=20, per_epoch=4, sparsify=start.agreed(sparsify), target=Fraction(1, 2))
-train(run, Gmp(), CrossEntropy().prepare(nn.Module), samples, batch_size=32, seed=3, learning_rate=lambda step: 0.1,
+train(run, Gmp(), CrossEntropy().prepare(nn.Module), samples, batch_size=32, seed=3, learning_rate=lambda *_: 0.1,
       rank=start.rank, world=start.world, stop_requested=start.everywhere(lambda: False))
 weights = {name: p.flatten().tolist() for name, p in run.weights().items()}
 Path(f"rank{start.rank}of{start.world}.json").write_text(json.dumps([weights, run.masks.digest(), run.masks.kept]))

@@ -61,7 +61,7 @@ def run_of(total: int = 4, model: nn.Module | None = None) -> Run:
 
 def go(run: Run, regime: Regime | None = None, samples: Samples | None = None, **options: object) -> None:
     """Train with a rate of 1 / (step + 1) and batches of 4."""
-    chosen: dict[str, object] = {"batch_size": 4, "seed": 0, "learning_rate": lambda step: 1 / (step + 1), **options}
+    chosen: dict[str, object] = {"batch_size": 4, "seed": 0, "learning_rate": lambda step, _: 1 / (step + 1), **options}
     loss = CrossEntropy().prepare(nn.Module)
     train(run, regime or Fixed(), loss, data() if samples is None else samples, **chosen)  # type: ignore[arg-type]
 
@@ -93,7 +93,7 @@ def test_a_resumed_run_does_not_start_again() -> None:
 def test_training_learns() -> None:
     """Sixty steps on a separable problem at least halve the loss."""
     run, values = run_of(60), []
-    go(run, samples=data(40), learning_rate=lambda _: 0.5, after_step=lambda _, value: values.append(value.item()))
+    go(run, samples=data(40), learning_rate=lambda *_: 0.5, after_step=lambda _, value: values.append(value.item()))
     assert len(values) == 60
     assert sum(values[-10:]) < sum(values[:10]) / 2
 
@@ -241,7 +241,7 @@ def test_fixed_makes_masks_true_before_the_first_forward() -> None:
         first.append(run.model.weight[0, 0].item())  # type: ignore[index]
         return CrossEntropy().prepare(nn.Module)(model, batch)
 
-    train(run, Fixed(), loss, data(), batch_size=4, seed=0, learning_rate=lambda _: 0.1)
+    train(run, Fixed(), loss, data(), batch_size=4, seed=0, learning_rate=lambda *_: 0.1)
     assert first == [0.0]
 
 
