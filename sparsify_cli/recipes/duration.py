@@ -51,6 +51,38 @@ class Duration:
         return f"{decimal(self.value)}{self.unit}"
 
 
+@dataclass(frozen=True)
+class Interval:
+    """How often something is done: after so many steps, or so many minutes of the clock.
+
+    Args:
+        duration: in steps; None where minutes are meant.
+        minutes: None where steps are.
+    """
+
+    duration: Duration | None = None
+    minutes: float | None = None
+
+    @classmethod
+    def parse(cls, text: str | Interval) -> Interval:
+        """Read `1ep`, `200it` or `5min`.
+
+        Raises:
+            BadRequest: the text has no number above 0 or no known unit.
+        """
+        if isinstance(text, Interval):
+            return text
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)min", str(text))
+        found = cls(minutes=float(match[1])) if match else cls(duration=Duration.parse(text))
+        if not (found.minutes or (found.duration and found.duration.value)):
+            raise BadRequest(f"{text!r} is no interval.", "", "Write a number above 0: 1ep, 200it or 5min.")
+        return found
+
+    def __str__(self) -> str:
+        """The text `parse` reads back."""
+        return f"{self.minutes:g}min" if self.duration is None else str(self.duration)
+
+
 def decimal(value: Fraction) -> str:
     """A fraction as the decimal a person wrote, digit for digit; twelve digits where it has no end (1/3)."""
     with localcontext(prec=2000) as context:

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Pl
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.allocation import parse_allocation
 from sparsify_cli.recipes.budget import Budget
-from sparsify_cli.recipes.duration import Duration
+from sparsify_cli.recipes.duration import Duration, Interval
 from sparsify_cli.recipes.duration import decimal as decimal
 from sparsify_cli.recipes.pattern import Pattern
 
@@ -124,6 +124,7 @@ Sparsity = Annotated[
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1}),
 ]
 PatternText = Annotated[Pattern, PlainValidator(_collected(Pattern.parse)), PlainSerializer(str), _text_schema]
+IntervalText = Annotated[Interval, PlainValidator(_collected(Interval.parse)), PlainSerializer(str), _text_schema]
 DurationText = Annotated[Duration, PlainValidator(_collected(Duration.parse)), PlainSerializer(str), _text_schema]
 Strategy = Annotated[
     Choice,

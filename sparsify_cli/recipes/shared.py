@@ -7,8 +7,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sparsify_cli.recipes.duration import Duration
-from sparsify_cli.recipes.option import Allocation, Choice, DurationText, Option, PatternText, Shares, Sparsity, Strategy, Texts
+from sparsify_cli.recipes.duration import Duration, Interval
+from sparsify_cli.recipes.option import (
+    Allocation,
+    Choice,
+    DurationText,
+    IntervalText,
+    Option,
+    PatternText,
+    Shares,
+    Sparsity,
+    Strategy,
+    Texts,
+)
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.recipe import Recipe
 
@@ -84,12 +95,24 @@ class TrainFields(Recipe):
     optimizer: Annotated[Literal["sgd", "adamw"], Option("Optimizer.")] = "sgd"
     lr: Annotated[float, Field(gt=0), Option("Peak learning rate.")] = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1), Option("SGD momentum.")] = 0.9
+    nesterov: Annotated[bool, Option("SGD: Nesterov's momentum.")] = False
     weight_decay: Annotated[float, Field(ge=0), Option("Weight decay.")] = 5e-4
+    clip: Annotated[float, Field(ge=0), Option("Largest norm of a step's gradient; 0 = no limit.")] = 0.0
+    accumulate: Annotated[int, Field(ge=1), Option("Parts a batch is computed in, to save memory; gradients add up.")] = 1
+    augment: Annotated[
+        Literal["none", "flip", "crop-flip"], Option("Training images: flipped left to right, and shifted by up to an eighth.")
+    ] = "none"
     schedule: Annotated[Literal["cosine", "multi-step", "constant"], Option("Learning-rate schedule.")] = "cosine"
     milestones: Annotated[Shares, Option("multi-step: shares of the run, in [0, 1], where the rate falls.")] = (0.5, 0.75)
     gamma: Annotated[float, Field(gt=0, le=1), Option("multi-step: factor at each milestone.")] = 0.1
     warmup: Annotated[DurationText, Option("Linear warm-up, e.g. 1ep, 100it or 0.05run.")] = Duration.parse("0.05run")
     objective: Annotated[Strategy, Option("What is minimised.", shelf="objectives")] = Choice("cross-entropy")
     teacher: Annotated[str, Option("distill: the file or artifact that teaches; default the dense ancestor.", metavar="MODEL")] = ""
+    average: Annotated[float, Field(ge=0, lt=1), Option("Decay of averaged weights (EMA), written beside the last ones; 0 = none.")] = 0.0
+    keep: Annotated[
+        Literal["last", "best"], Option("Whose weights: the last epoch's, or the best's on validation data at full sparsity.")
+    ] = "last"
+    patience: Annotated[int, Field(ge=0), Option("Stop when so many epochs at full sparsity bring nothing better; 0 = never.")] = 0
+    save_every: Annotated[IntervalText, Option("How often a resumable state is written: 1ep, 200it or 5min.")] = Interval.parse("1ep")
     device: Annotated[str, Option("auto, cpu or cuda.")] = "auto"
     precision: Annotated[str, Option("32-true, bf16-mixed or 64-true.")] = "32-true"

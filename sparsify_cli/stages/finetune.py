@@ -24,11 +24,14 @@ from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_n
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
 from sparsify_cli.stages.tables import before_after, said
+from sparsify_cli.stages.training_log import LOG, warnings_in
 from sparsify_cli.stages.training_run import Trained, Training, trained
 from sparsify_cli.stages.workplace import workplace
 from sparsify_cli.stages.write import Product, data_identity
 from sparsify_cli.training.engine import Engine, engine
+from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding, Report
+from sparsify_cli.values.tensor_file import save_dense
 
 COLLAPSE = 0.1
 """Fall of accuracy, fraction, from which a note says what to try."""
@@ -94,13 +97,27 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
     machine = engine(recipe.device, recipe.precision)
     unfinished = Product(recipe, start.subject, Report(), start.parent)
     with workplace(recipe, unfinished, start.subject.name, resume=resume) as place:
-        result = trained(_training(recipe, start), machine, listener, save=place.save, state=place.resumed)
+        training = replace(_training(recipe, start), log=place.folder / LOG, reached=_reached(recipe, start))
+        result = trained(training, machine, listener, save=place.save, state=place.resumed)
         if start.chooser is not None and strategy("regimes", recipe.regime).prunes:
             start.chooser.require_held(result.masks, start.target)
         after = start.subject.changed(start.subject.checkpoint.with_tensors(result.tensors), result.masks)
         report = Report(tuple(_findings(start, after)), _facts(start, result, machine))
+        for name, state in result.others.items():
+            save_dense(place.folder / f"{name}.safetensors", state)
         place.finish(Product(recipe, after, report, start.parent, after.checkpoint, after.masks))
-    return _outcome(recipe, start, after, report, place.folder)
+    notes = (*start.notes, *warnings_in(result.events), *(_about_other(name, place.folder) for name in result.others))
+    return _outcome(recipe, replace(start, notes=notes), after, report, place.folder)
+
+
+def _reached(recipe: FinetuneRecipe | TrainRecipe, start: Start) -> Callable[[MaskSet], bool]:
+    """Whether masks hold the sparsity and pattern that were asked for."""
+    chooser = start.chooser if strategy("regimes", recipe.regime).prunes else None
+    return lambda masks: chooser is None or chooser.is_held(masks, start.target)
+
+
+def _about_other(name: str, folder: Path) -> str:
+    return f"the {name} network that came of it as well: {folder / name}.safetensors"
 
 
 def teacher_of(recipe: TrainFields, subject: Subject) -> Callable[[], nn.Module]:
@@ -160,7 +177,9 @@ def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject,
     dense = report.get("accuracy", of="dense")
     against = f" (dense ancestor {said(dense)})" if dense else ""
     sparse = f"sparsity {float(after.masks.sparsity):.2%}" if after.masks else "dense"
-    steps = f"{recipe.epochs} {'epoch' if recipe.epochs == 1 else 'epochs'} of {len(start.subject.samples('train')):,} samples"
+    ran = len(report.facts.get("history", ())) or recipe.epochs
+    count = f"{ran} of {recipe.epochs}" if ran < recipe.epochs else f"{ran}"  # fewer where patience ran out
+    steps = f"{count} {'epoch' if recipe.epochs == 1 else 'epochs'} of {len(start.subject.samples('train')):,} samples"
     return Outcome(
         recipe.verb,
         f"Trained {steps}: test accuracy {said(report.get('accuracy'))}{against}, {sparse}.",

@@ -120,6 +120,14 @@ class Sparsifier:
         """
         require_held(MaskSet(self._oriented({name: masks[name] for name in self.names})), target, self.pattern)
 
+    def is_held(self, masks: MaskSet, target: Fraction) -> bool:
+        """Whether masks hold the sparsity and the pattern."""
+        try:
+            self.require_held(MaskSet({name: mask.cpu() for name, mask in masks.items()}), target)
+        except (Infeasible, KeyError):
+            return False
+        return True
+
     def _least(self, scores: Scores, within: MaskSet | None) -> Fraction:
         inside, floor = (None if m is None else MaskSet(self._oriented(m)) for m in (within, self.floor))
         return least_sparsity(self._oriented(scores), pattern=self.pattern, within=inside, floor=floor)

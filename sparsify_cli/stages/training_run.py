@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,10 +23,12 @@ from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.shared import TrainFields
 from sparsify_cli.stages.measure import predict
 from sparsify_cli.stages.strategy import strategy
-from sparsify_cli.training import guard
+from sparsify_cli.stages.training_log import TrainingLog
+from sparsify_cli.training import guard, kept_weights
+from sparsify_cli.training.augmented import flipped, flipped_and_shifted, require_images
 from sparsify_cli.training.batches import steps_per_epoch
 from sparsify_cli.training.engine import Engine, setup
-from sparsify_cli.training.loop import interruptible, train
+from sparsify_cli.training.loop import Prepare, interruptible, train
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run, Sparsify
 from sparsify_cli.values.samples import Samples
@@ -34,6 +37,11 @@ WATCHED = 1000
 """Validation samples whose accuracy is shown after each epoch."""
 
 Save = Callable[[dict[str, Any]], None]
+
+
+def _always(masks: MaskSet) -> bool:
+    del masks
+    return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +61,8 @@ class Training:
         sparsify: chooses masks, for regimes that change them.
         target: sparsity to reach.
         label: what the progress bar says.
+        log: where to write what happens.
+        reached: whether masks hold what is asked for at the end; such networks compete for the best.
     """
 
     recipe: TrainFields
@@ -67,6 +77,8 @@ class Training:
     sparsify: Sparsify | None = None
     target: Fraction = Fraction(0)
     label: str = "training"
+    log: Path | None = None
+    reached: Callable[[MaskSet], bool] = _always
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +89,15 @@ class Trained:
         tensors: the module's state, on the CPU.
         masks: as they ended.
         history: one entry an epoch: step, loss, accuracy, sparsity.
+        events: what happened, epochs included.
+        others: further networks that came of it: name -> state.
     """
 
     tensors: Mapping[str, Tensor]
     masks: MaskSet
     history: tuple[dict[str, float], ...]
+    events: tuple[Mapping[str, Any], ...] = ()
+    others: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 def trained(work: Training, engine: Engine, listener: Listener, *, save: Save, state: Mapping[str, Any] | None = None) -> Trained:
@@ -102,13 +118,14 @@ def trained(work: Training, engine: Engine, listener: Listener, *, save: Save, s
     watch = _Watch(work, engine, listener, save, saved=state or {})
     if state is not None:
         run.restore(state["run"])
-    loss = strategy("objectives", work.recipe.objective).prepare(work.teacher)
+    loss, regime = strategy("objectives", work.recipe.objective).prepare(work.teacher), strategy("regimes", work.regime)
     try:
         with interruptible() as asked:
             train(
-                run, strategy("regimes", work.regime), loss, work.samples,
+                run, regime, loss, work.samples,
                 batch_size=work.recipe.batch_size, seed=work.seed, learning_rate=learning_rate(work.recipe, run),
                 after_step=watch, stop_requested=engine.everywhere(asked), rank=engine.rank, world=engine.world,
+                accumulate=work.recipe.accumulate, prepare=preparation(work),
             )  # fmt: skip
     except Interrupted:
         watch.keep(run)  # only here is the run at a step boundary: a second Ctrl-C or a diverged loss leaves the last good state
@@ -116,8 +133,39 @@ def trained(work: Training, engine: Engine, listener: Listener, *, save: Save, s
     finally:
         listener.done()
     engine.share(run.model)
-    tensors = {name: value.detach().cpu().clone() for name, value in run.model.state_dict().items()}
-    return Trained(tensors, MaskSet({name: mask.cpu() for name, mask in run.masks.items()}), tuple(watch.history))
+    watch.end(run)
+    others = {**regime.others(run), "average": kept_weights.averaged(run)}
+    found = (kept_weights.best(run) if work.recipe.keep == "best" else None) or (run.model.state_dict(), run.masks)
+    return Trained(
+        on_cpu(found[0]),
+        MaskSet(on_cpu(found[1])),
+        tuple(watch.history),
+        tuple(watch.log.entries),
+        {name: on_cpu(state) for name, state in others.items() if state},
+    )
+
+
+def preparation(work: Training) -> Prepare | None:
+    """What is done to every batch: images augmented; None where nothing is.
+
+    Raises:
+        BadRequest: the samples are no images.
+    """
+    if work.recipe.augment == "none":
+        return None
+    require_images(work.samples.inputs)
+    shifted = work.recipe.augment == "crop-flip"
+
+    def prepare(batch: Samples, seed: int) -> Samples:
+        generator = torch.Generator().manual_seed(seed)
+        return replace(batch, inputs=(flipped_and_shifted if shifted else flipped)(batch.inputs, generator))
+
+    return prepare
+
+
+def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors, on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
 def started(work: Training, engine: Engine) -> Run:
@@ -128,7 +176,7 @@ def started(work: Training, engine: Engine) -> Run:
     run = Run(
         model=work.module, forward=forward, optimizer=optimizer, backward=engine.backward,
         total=per_epoch * work.recipe.epochs, per_epoch=per_epoch, masks=work.masks,
-        sparsify=engine.agreed(work.sparsify) if work.sparsify else None, target=work.target, seed=work.seed,
+        sparsify=engine.agreed(work.sparsify) if work.sparsify else None, target=work.target, seed=work.seed, clip=work.recipe.clip,
     )  # fmt: skip
     if engine.world > 1:
         run.settle = engine.from_first
@@ -141,7 +189,9 @@ def optimizer_of(recipe: TrainFields, module: nn.Module) -> torch.optim.Optimize
     """The recipe's optimizer over every parameter."""
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(module.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(module.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        module.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
+    )
 
 
 def learning_rate(recipe: TrainFields, run: Run) -> Callable[[int, int], float]:
@@ -157,33 +207,72 @@ def learning_rate(recipe: TrainFields, run: Run) -> Callable[[int, int], float]:
 
 
 class _Watch:
-    """After every step: running loss to the listener; after every epoch: accuracy, history, a resumable state."""
+    """After every step: running loss to the listener; after every epoch: accuracy, history; a resumable state as often as asked for."""
 
     def __init__(self, work: Training, engine: Engine, listener: Listener, save: Save, *, saved: Mapping[str, Any]) -> None:
         self.work, self.engine, self.listener, self.save = work, engine, listener, save
         self.history: list[dict[str, float]] = list(saved.get("history", []))
+        self.log = TrainingLog(work.log, saved.get("events", ()))
         self.loss: float | None = saved.get("loss")
-        self.shown = 0.0
+        self.waited: int = saved.get("waited", 0)
+        self.shown, self.saved = 0.0, time.monotonic()
 
     def __call__(self, run: Run, value: Tensor) -> None:
         """Called by the loop after every step."""
         self.loss = float(value) if self.loss is None else 0.95 * self.loss + 0.05 * float(value)
+        if self.work.recipe.average:
+            kept_weights.average(run, self.work.recipe.average)
+        self.hear(run)
         if run.step % run.per_epoch == 0 or run.step == run.total:
             self._epoch(run)
         elif time.monotonic() - self.shown > 0.1:
             self._show(run)
+        if run.step < run.total and not run.is_over and self._is_time(run):
+            self.keep(run)
 
     def keep(self, run: Run) -> None:
         """Hand out a state that a later process can resume from."""
-        self.save({"run": run.state(), "history": self.history, "loss": self.loss})
+        found = {"history": self.history, "loss": self.loss, "events": self.log.entries, "waited": self.waited}
+        self.save({"run": run.state(), **found})
+        self.saved = time.monotonic()
+
+    def hear(self, run: Run) -> None:
+        """Write down what the regime told."""
+        for event in run.events:
+            self.log.add(event)
+        run.events.clear()
+
+    def end(self, run: Run) -> None:
+        """After the regime has finished: what it told then, and the network as it is now among the best."""
+        self.hear(run)
+        if self._judges and self.work.reached(run.masks):
+            kept_weights.offer(run, self._accuracy(run))
+
+    def _is_time(self, run: Run) -> bool:
+        every = self.work.recipe.save_every
+        if every.duration is not None:
+            return run.step % max(1, every.duration.steps(per_epoch=run.per_epoch, total=run.total)) == 0
+        waited = torch.tensor(time.monotonic() - self.saved > 60 * (every.minutes or 0))
+        return bool(self.engine.from_rank_zero(waited))
+
+    @property
+    def _judges(self) -> bool:
+        return self.work.recipe.keep == "best" or self.work.recipe.patience > 0
+
+    def _accuracy(self, run: Run) -> float:
+        correct = predict(run.model, self.work.watched).correct.double().mean()
+        return float(self.engine.from_rank_zero(correct))
 
     def _epoch(self, run: Run) -> None:
-        correct = predict(run.model, self.work.watched).correct.double().mean()
-        entry = {"step": run.step, "loss": self.loss or 0.0, "accuracy": float(correct), "sparsity": float(run.masks.sparsity)}
+        entry = {"step": run.step, "loss": self.loss or 0.0, "accuracy": self._accuracy(run), "sparsity": float(run.masks.sparsity)}
         self.history.append(entry)
+        self.log.add({"event": "epoch", **entry})
         self._show(run)
-        if run.step < run.total:
-            self.keep(run)
+        if self._judges and self.work.reached(run.masks):
+            self.waited = 0 if kept_weights.offer(run, entry["accuracy"]) else self.waited + 1
+            if self.work.recipe.patience and self.waited >= self.work.recipe.patience:
+                run.is_over = True
+                self.log.add({"event": "stopped", "step": run.step, "text": f"no better for {self.waited} epochs"})
 
     def _show(self, run: Run) -> None:
         self.shown = time.monotonic()

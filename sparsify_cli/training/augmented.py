@@ -43,15 +43,20 @@ def require_images(samples: Tensor) -> None:
         )
 
 
+def flipped(images: Float[Tensor, "n channels height width"], generator: torch.Generator) -> Float[Tensor, "n channels height width"]:
+    """Each image flipped or not, by numbers from a generator."""
+    flips = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(flips[:, None, None, None].to(images.device), images.flip(3), images)
+
+
 def flipped_and_shifted(
     images: Float[Tensor, "n channels height width"], generator: torch.Generator
 ) -> Float[Tensor, "n channels height width"]:
     """Each image flipped or not and shifted, by numbers from a generator."""
     n, _, height, width = images.shape
     most = max(1, min(height, width) // SHIFT)
-    flips = torch.rand(n, generator=generator) < 0.5
+    turned = flipped(images, generator)
     shifts = torch.randint(0, 2 * most + 1, (n, 2), generator=generator)
-    turned = torch.where(flips[:, None, None, None].to(images.device), images.flip(3), images)
     padded = functional.pad(turned, (most, most, most, most))
     return _windows(padded, shifts, height, width)
 

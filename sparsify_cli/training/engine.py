@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest, SparsifyError
+from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Following, Sparsify
 
@@ -86,6 +87,13 @@ class Engine:
         for tensor in (*module.parameters(), *module.buffers()):
             tensor.data.copy_(self.fabric.broadcast(tensor.data))
 
+    def from_rank_zero(self, value: Tensor) -> Tensor:
+        """The value that rank 0 holds, on every process, for what all must decide alike."""
+        if self.world == 1:
+            return value
+        sent: Tensor = self.fabric.broadcast(value)
+        return sent
+
     def close(self) -> None:
         """Leave the process group; harmless in one process."""
         leave()
@@ -107,6 +115,11 @@ class _Agreed:
     def follows(self) -> tuple[str, ...]:
         """What the choice wants gathered."""
         return self.sparsify.follows if isinstance(self.sparsify, Following) else ()
+
+    @property
+    def pattern(self) -> Pattern | None:
+        """The pattern of what it chooses, where that says one."""
+        return getattr(self.sparsify, "pattern", None)
 
     def knowing(self, movement: Mapping[str, Tensor]) -> _Agreed:
         """The choice that knows it."""

@@ -38,14 +38,30 @@ def freeze(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[s
 
 def descend(run: Run, loss: Callable[[], Tensor]) -> Tensor:
     """One guarded optimizer step; returns the loss it stepped on, detached."""
+    value = gradients(run, loss)
+    update(run)
+    return value
+
+
+def gradients(run: Run, loss: Callable[[], Tensor]) -> Tensor:
+    """Fresh gradients of a loss, part by part where a batch is computed in parts; returns the loss, detached."""
     run.optimizer.zero_grad(set_to_none=True)
-    value = loss()
-    run.backward(value)
+    values = []
+    for part in getattr(loss, "parts", (loss,)):
+        value: Tensor = part()
+        run.backward(value)
+        values.append(value.detach())
+    return torch.stack(values).sum()
+
+
+def update(run: Run) -> None:
+    """The optimizer's step on the gradients there are: masked, clipped if asked for, and guarded."""
     mask_gradients(run)
     movement.gather(run)
+    if run.clip:
+        nn.utils.clip_grad_norm_([p for p in run.model.parameters() if p.grad is not None], run.clip)
     run.optimizer.step()
     enforce(run)
-    return value.detach()
 
 
 def mask_gradients(run: Run) -> None:

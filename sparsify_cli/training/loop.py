@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from types import FrameType
 
 import torch
@@ -27,6 +28,7 @@ from sparsify_cli.values.run import Run
 from sparsify_cli.values.samples import Samples
 
 AfterStep = Callable[[Run, Tensor], None]
+Prepare = Callable[[Samples, int], Samples]
 
 
 def train(
@@ -42,6 +44,8 @@ def train(
     stop_requested: Callable[[], bool] | None = None,
     rank: int = 0,
     world: int = 1,
+    accumulate: int = 1,
+    prepare: Prepare | None = None,
 ) -> None:
     """Train from `run.step` to `run.total`.
 
@@ -57,6 +61,8 @@ def train(
         stop_requested: asked between steps, not after the last; by default Ctrl-C and SIGTERM, as `interruptible`.
         rank: which process, 0 .. world - 1.
         world: processes that train together.
+        accumulate: parts a batch is computed in.
+        prepare: (batch, seed) -> the batch that is trained on, such as augmented images; the seed depends on step and process.
 
     Raises:
         Interrupted: a stop was requested; `run.state()` is resumable.
@@ -72,10 +78,13 @@ def train(
             regime.start(run)
         for batch in order:
             _ready(run, learning_rate(*regime.clock(run.step, run.total)), derived_seed(seed, run.step, rank))
-            value = regime.step(run, _finite(run, loss, batch))
+            given = batch if prepare is None else prepare(batch, derived_seed(seed, run.step, rank, 1))
+            value = regime.step(run, _BatchLoss(run, loss, given, accumulate))
             run.step += 1
             if after_step is not None:
                 after_step(run, value)
+            if run.is_over:
+                break
             _stop_here(run, stop)
         regime.finish(run)
     _check_weights(run)
@@ -175,19 +184,31 @@ def _ready(run: Run, rate: float, seed: int) -> None:
         group["lr"] = rate
 
 
-def _finite(run: Run, loss: Loss, batch: Samples) -> Callable[[], Tensor]:
-    """The loss on `batch`, refused before any weight moves when it is not finite."""
-    inputs = as_taken_by(run.model, batch.inputs)
-    here = batch if inputs is batch.inputs else replace(batch, inputs=inputs, targets=batch.targets.to(inputs.device))
+class _BatchLoss:
+    """The loss on a batch, refused before any weight moves when it is not finite.
 
-    def checked() -> Tensor:
-        value = loss(run.forward, here)
+    Called, it is the whole batch's; its `parts` are losses of parts of the batch, weighted so that their sum is the batch's.
+    """
+
+    def __init__(self, run: Run, loss: Loss, batch: Samples, count: int) -> None:
+        self.run, self.loss = run, loss
+        inputs = as_taken_by(run.model, batch.inputs)
+        self.batch = batch if inputs is batch.inputs else replace(batch, inputs=inputs, targets=batch.targets.to(inputs.device))
+        pieces = torch.arange(len(batch)).tensor_split(min(count, max(1, len(batch) // 2)))  # batch norm needs two in each
+        self.parts: list[Callable[[], Tensor]] = [self] if len(pieces) == 1 else [partial(self._part, piece) for piece in pieces]
+
+    def __call__(self) -> Tensor:
+        return self._checked(self.batch)
+
+    def _part(self, piece: Tensor) -> Tensor:
+        return self._checked(self.batch.take(piece)) * (len(piece) / len(self.batch))
+
+    def _checked(self, batch: Samples) -> Tensor:
+        value = self.loss(self.run.forward, batch)
         if not bool(torch.isfinite(value.detach())):
-            what = f"The loss is {float(value.detach())} at step {run.step + 1} of {run.total}."
+            what = f"The loss is {float(value.detach())} at step {self.run.step + 1} of {self.run.total}."
             raise _diverged(what, "No weight was touched by that step.")
         return value
-
-    return checked
 
 
 def _check_weights(run: Run) -> None:

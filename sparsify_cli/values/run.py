@@ -55,6 +55,8 @@ class Run:
         per_epoch: optimizer steps of one epoch.
         step: optimizer steps done.
         memory: what a regime must remember between steps; saved with the run.
+        clip: largest norm of a step's gradient; 0 = no limit.
+        is_over: True ends the run after this step, before its total.
         seed: of everything random in it.
         settle: makes masks those of the first process, on every process.
         events: what happened since they were last taken away: kind, step and numbers of each.
@@ -72,6 +74,8 @@ class Run:
     target: Fraction = Fraction(0)
     step: int = 0
     memory: dict[str, Tensor] = field(default_factory=dict)
+    clip: float = 0.0
+    is_over: bool = False
     seed: int = 0
     settle: Callable[[MaskSet], MaskSet] = _as_they_are
     events: list[dict[str, Any]] = field(default_factory=list)

@@ -23,11 +23,13 @@ from sparsify_cli.maths.schedules import cosine
 from sparsify_cli.objectives.cross_entropy import CrossEntropy
 from sparsify_cli.regimes.fixed import Fixed
 from sparsify_cli.regimes.gmp import Gmp
+from sparsify_cli.shelf import Shelf
 from sparsify_cli.training.loop import train
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
 from sparsify_cli.values.samples import Samples
 
+REGIMES = Shelf("regimes")
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3, nesterov=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.05),
@@ -72,12 +74,12 @@ def bits(run: Run) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("stop", [1, 11, 12, 20, TOTAL - 1])
-@pytest.mark.parametrize("regime", [Fixed(), Gmp()], ids=["fixed", "gmp"])
+@pytest.mark.parametrize("name", REGIMES.names())
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_resumed_equals_uninterrupted(make: Callable[[Any], torch.optim.Optimizer], regime: Regime, stop: int) -> None:
-    """Ctrl-C after any step, the state through a file, fresh objects with other weights: the same bits at the end."""
-    whole, killed, resumed = fresh(make, 1), fresh(make, 1), fresh(make, 2)
-    if isinstance(regime, Fixed):
+def test_resumed_equals_uninterrupted(make: Callable[[Any], torch.optim.Optimizer], name: str, stop: int) -> None:
+    """Ctrl-C after any step, the state through a file, fresh objects with other weights: the same bits at the end, for every regime."""
+    whole, killed, resumed, regime = fresh(make, 1), fresh(make, 1), fresh(make, 2), REGIMES.load(name)()
+    if not regime.prunes:
         whole.masks = killed.masks = smallest(whole.weights(), Fraction(1, 2))
     go(whole, regime)
 

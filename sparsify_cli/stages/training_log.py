@@ -1,0 +1,56 @@
+"""What happened while training, one JSON object a line: epochs, changes of masks, warnings. Written while the run lasts.
+
+The lines are part of a run's resumable state, so a resumed run has each of them once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsify_cli.recipes.process import rank
+
+LOG = "training.jsonl"
+
+Entry = Mapping[str, Any]
+
+
+class TrainingLog:
+    """The lines of a run, in memory and in a file.
+
+    Args:
+        path: where to write; None, or another process than the first, keeps them in memory only.
+        entries: those of the run that is resumed.
+    """
+
+    def __init__(self, path: Path | None, entries: Sequence[Entry] = ()) -> None:
+        self.entries: list[Entry] = list(entries)
+        self.path = path if rank() == 0 else None
+        if self.path is not None:
+            self.path.write_text("".join(_line(entry) for entry in entries))
+
+    def add(self, entry: Entry) -> None:
+        """One more line."""
+        self.entries.append(entry)
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(_line(entry))
+
+
+def warnings_in(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """What a person should know, each sentence once; also when a layer ends with hardly any weight."""
+    said = [str(entry["text"]) for entry in entries if entry.get("event") == "warning"]
+    changes = [entry for entry in entries if "least_density" in entry]
+    if changes and changes[-1]["thin_layers"]:
+        last = changes[-1]
+        more = f", {last['thin_layers']} layers in all under 2 %" if last["thin_layers"] > 1 else ""
+        said.append(
+            f"{last['thinnest']} keeps {last['least_density']:.2%} of its weights{more}: --allocation uniform or erk spares thin layers."
+        )
+    return tuple(dict.fromkeys(said))
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(entry) + "\n"

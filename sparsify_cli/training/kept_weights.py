@@ -1,0 +1,59 @@
+"""Weights that are kept beside those that train: an exponential average, and the best epoch's. They live in `run.memory`.
+
+average:  a <- d a + (1 - d) w after every step; counters are copied. Where the masks are zero at the end, so is the average.
+
+Source: averaging: Polyak and Juditsky 1992; the exponential form with a warm-up of the decay, min(d, (1 + t) / (10 + t)), as
+TensorFlow's moving averages have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.run import Run
+
+AVERAGE, BEST, BEST_MASK, SCORE = "average.", "best.model.", "best.mask.", "best.score"
+
+
+@torch.no_grad()
+def average(run: Run, decay: float) -> None:
+    """One step of the average, after the optimizer's."""
+    now = run.model.state_dict()
+    if not _under(run, AVERAGE):
+        run.memory |= {AVERAGE + name: tensor.detach().clone() for name, tensor in now.items()}
+        return
+    share = min(decay, (1 + run.step) / (10 + run.step))
+    for name, tensor in now.items():
+        kept = run.memory[AVERAGE + name].to(tensor.device)
+        run.memory[AVERAGE + name] = kept.lerp_(tensor, 1 - share) if kept.is_floating_point() else tensor.detach().clone()
+
+
+def averaged(run: Run) -> Mapping[str, Tensor]:
+    """The average as a state dict, zero where the masks are; empty when none was kept."""
+    found = _under(run, AVERAGE)
+    return {**found, **run.masks.apply({name: found[name] for name in run.masks})} if found else {}
+
+
+def offer(run: Run, score: float) -> bool:
+    """Keep the network as it is now if it scores more than the best so far; returns whether it does."""
+    if SCORE in run.memory and score <= float(run.memory[SCORE]):
+        return False
+    run.memory = {key: value for key, value in run.memory.items() if not key.startswith((BEST, BEST_MASK))}
+    run.memory |= {BEST + name: tensor.detach().clone() for name, tensor in run.model.state_dict().items()}
+    run.memory |= {BEST_MASK + name: mask.clone() for name, mask in run.masks.items()}
+    run.memory[SCORE] = torch.tensor(score, dtype=torch.float64)
+    return True
+
+
+def best(run: Run) -> tuple[Mapping[str, Tensor], MaskSet] | None:
+    """The best network and its masks; None when none was offered."""
+    found = _under(run, BEST)
+    return (found, MaskSet(_under(run, BEST_MASK))) if found else None
+
+
+def _under(run: Run, start: str) -> dict[str, Tensor]:
+    return {key.removeprefix(start): value for key, value in run.memory.items() if key.startswith(start)}
