@@ -24,9 +24,9 @@ class Regime(ABC):
     prunes: ClassVar[bool] = True
     """True when the masks hold that sparsity and pattern at the end."""
 
-    def clock(self, step: int, total: int) -> tuple[int, int]:
-        """Where the learning-rate schedule stands at a step: the step and the total that it is asked for; as they are by default."""
-        return step, total
+    def clock(self, run: Run) -> tuple[int, int]:
+        """Where the learning-rate schedule stands: the step and the total that it is asked for; those of the run by default."""
+        return run.step, run.total
 
     def start(self, run: Run) -> None:
         """Once, before the first step (not at a resume)."""

@@ -77,7 +77,7 @@ def train(
             _stop_here(run, stop)
             regime.start(run)
         for batch in order:
-            _ready(run, learning_rate(*regime.clock(run.step, run.total)), derived_seed(seed, run.step, rank))
+            _ready(run, learning_rate(*regime.clock(run)), derived_seed(seed, run.step, rank))
             given = batch if prepare is None else prepare(batch, derived_seed(seed, run.step, rank, 1))
             value = regime.step(run, _BatchLoss(run, loss, given, accumulate))
             run.step += 1
