@@ -106,8 +106,15 @@ class TrainFields(Recipe):
     milestones: Annotated[Shares, Option("multi-step: shares of the run, in [0, 1], where the rate falls.")] = (0.5, 0.75)
     gamma: Annotated[float, Field(gt=0, le=1), Option("multi-step: factor at each milestone.")] = 0.1
     warmup: Annotated[DurationText, Option("Linear warm-up, e.g. 1ep, 100it or 0.05run.")] = Duration.parse("0.05run")
-    objective: Annotated[Strategy, Option("What is minimised.", shelf="objectives")] = Choice("cross-entropy")
-    teacher: Annotated[str, Option("distill: the file or artifact that teaches; default the dense ancestor.", metavar="MODEL")] = ""
+    objective: Annotated[Strategy, Option("What is minimised: a name, or file.py:callable of (model, batch).", shelf="objectives")] = (
+        Choice("cross-entropy")
+    )
+    distill_weight: Annotated[
+        str, Option("distill: the teacher's share in [0, 1]; auto = by the noise of gradients.", metavar="SHARE|auto")
+    ] = ""
+    teacher: Annotated[str, Option("distill: the file or artifact that teaches, or self; default the dense ancestor.", metavar="MODEL")] = (
+        ""
+    )
     average: Annotated[float, Field(ge=0, lt=1), Option("Decay of averaged weights (EMA), written beside the last ones; 0 = none.")] = 0.0
     keep: Annotated[
         Literal["last", "best"], Option("Whose weights: the last epoch's, or the best's on validation data at full sparsity.")

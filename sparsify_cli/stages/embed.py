@@ -26,6 +26,7 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.option import Choice, decimal
 from sparsify_cli.recipes.verbs import EmbedRecipe
+from sparsify_cli.stages.distillation import settled
 from sparsify_cli.stages.finetune import teacher_of
 from sparsify_cli.stages.measure import predict
 from sparsify_cli.stages.outcome import Outcome, Table
@@ -131,7 +132,8 @@ def _trained_levels(work: Embedding, machine: Engine, listener: Listener, place:
             place.save({**run, "levels": _plain(done)})
 
         going = state if state is not None and "run" in state else None
-        result = trained(_training(work, levels, sparsity), machine, listener, save=save, state=going)
+        training, _ = settled(_training(work, levels, sparsity))
+        result = trained(training, machine, listener, save=save, state=going)
         levels.append(_level(work, sparsity, result))
         state = None
     return levels

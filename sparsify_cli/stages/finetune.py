@@ -16,7 +16,9 @@ from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.shared import TrainFields
 from sparsify_cli.recipes.verbs import FinetuneRecipe, TrainRecipe
 from sparsify_cli.stages.compare import alone, compared
+from sparsify_cli.stages.distillation import settled, with_weight
 from sparsify_cli.stages.lineage import dense_ancestor
+from sparsify_cli.stages.minimised import needs_teacher
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import plan
 from sparsify_cli.stages.sizes import size_findings
@@ -32,6 +34,9 @@ from sparsify_cli.training.engine import Engine, engine
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding, Report
 from sparsify_cli.values.tensor_file import save_dense
+
+SELF = "self"
+"""The teacher that is the network itself, as it was at the start."""
 
 COLLAPSE = 0.1
 """Fall of accuracy, fraction, from which a note says what to try."""
@@ -76,7 +81,7 @@ def pruning_plan(recipe: FinetuneRecipe | TrainRecipe, subject: Subject) -> tupl
         UnknownName: no such regime or objective.
     """
     regime: Regime = strategy("regimes", recipe.regime)
-    strategy("objectives", recipe.objective)  # a wrong name is found before anything is trained
+    needs_teacher(with_weight(recipe))  # a wrong name or option is found before anything is trained
     wanted = recipe.sparsity is not None or recipe.pattern != Pattern()
     if not regime.aims:
         if wanted:
@@ -98,15 +103,22 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
     unfinished = Product(recipe, start.subject, Report(), start.parent)
     with workplace(recipe, unfinished, start.subject.name, resume=resume) as place:
         training = replace(_training(recipe, start), log=place.folder / LOG, reached=_reached(recipe, start))
+        training, distilled = settled(training)
         result = trained(training, machine, listener, save=place.save, state=place.resumed)
         if start.chooser is not None and strategy("regimes", recipe.regime).prunes:
             start.chooser.require_held(result.masks, start.target)
         after = start.subject.changed(start.subject.checkpoint.with_tensors(result.tensors), result.masks)
-        report = Report(tuple(_findings(start, after)), _facts(start, result, machine))
+        found = [*_findings(start, after), *(distilled.findings() if distilled else ())]
+        report = Report(tuple(found), _facts(start, result, machine))
         for name, state in result.others.items():
             save_dense(place.folder / f"{name}.safetensors", state)
         place.finish(Product(recipe, after, report, start.parent, after.checkpoint, after.masks))
-    notes = (*start.notes, *warnings_in(result.events), *(_about_other(name, place.folder) for name in result.others))
+    notes = (
+        *start.notes,
+        *([distilled.note()] if distilled else ()),
+        *warnings_in(result.events),
+        *(_about_other(name, place.folder) for name in result.others),
+    )
     return _outcome(recipe, replace(start, notes=notes), after, report, place.folder)
 
 
@@ -127,10 +139,12 @@ def teacher_of(recipe: TrainFields, subject: Subject) -> Callable[[], nn.Module]
         BadRequest: a teacher is named and the objective listens to none.
         MissingContext: (when called) there is nothing to learn from: a new network, or a sparse one without a dense ancestor.
     """
-    if recipe.teacher and not strategy("objectives", recipe.objective).needs_teacher:
+    if recipe.teacher and not needs_teacher(recipe.objective):
         raise BadRequest(
             f"The objective {recipe.objective.name} listens to no teacher.", "", "Add --objective distill, or leave --teacher out."
         )
+    if recipe.teacher == SELF:
+        return lambda: subject.module()
     if recipe.teacher:
         return lambda: with_context_of(open_path(Path(recipe.teacher)), subject).module()
     return lambda: _dense_teacher(subject).module()

@@ -22,6 +22,7 @@ from sparsify_cli.maths.schedules import SCHEDULES
 from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.shared import TrainFields
 from sparsify_cli.stages.measure import predict
+from sparsify_cli.stages.minimised import loss_of
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.training_log import TrainingLog
 from sparsify_cli.training import guard, kept_weights
@@ -62,6 +63,7 @@ class Training:
         target: sparsity to reach.
         label: what the progress bar says.
         log: where to write what happens.
+        objective: what is minimised; None = as the recipe has it.
         reached: whether masks hold what is asked for at the end; such networks compete for the best.
     """
 
@@ -78,6 +80,7 @@ class Training:
     target: Fraction = Fraction(0)
     label: str = "training"
     log: Path | None = None
+    objective: Choice | None = None
     reached: Callable[[MaskSet], bool] = _always
 
 
@@ -118,7 +121,7 @@ def trained(work: Training, engine: Engine, listener: Listener, *, save: Save, s
     watch = _Watch(work, engine, listener, save, saved=state or {})
     if state is not None:
         run.restore(state["run"])
-    loss, regime = strategy("objectives", work.recipe.objective).prepare(work.teacher), strategy("regimes", work.regime)
+    loss, regime = loss_of(work.objective or work.recipe.objective, work.teacher), strategy("regimes", work.regime)
     try:
         with interruptible() as asked:
             train(

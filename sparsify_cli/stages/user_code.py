@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparsify_cli.contracts.architecture import Architecture
 from sparsify_cli.contracts.dataset import Dataset, Split
+from sparsify_cli.contracts.objective import Loss
 from sparsify_cli.errors import BadData, BadRequest, BrokenPlugin, MissingContext, SparsifyError
 from sparsify_cli.maths.holdout import hold_out
 from sparsify_cli.shelf import user_callable
@@ -53,6 +54,24 @@ def user_module(spec: Spec) -> nn.Module:
         "An architecture returns a torch.nn.Module.",
         "Return the module, not its weights or its class.",
     )
+
+
+def user_loss(name: str) -> Loss:
+    """A user's own loss, (model, batch) -> scalar, checked at every call.
+
+    Raises:
+        BrokenPlugin: (when called) it raises, or returns something else.
+    """
+    found = user_callable(name)
+
+    def loss(model: nn.Module, batch: Samples) -> Tensor:
+        value = _called(name, found, (model, batch), {})
+        if isinstance(value, Tensor) and value.ndim == 0:
+            return value
+        shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+        raise BrokenPlugin(f"{name} returned {_type(value)}{shape}.", "A loss is one number.", "Return the mean over the batch, a scalar.")
+
+    return loss
 
 
 def user_samples(spec: Spec, split: Split) -> Samples:

@@ -1,0 +1,103 @@
+"""Fit the labels and what layers of a teacher put out: hints from inside, not only from the end.
+
+loss = CE(labels, student) + weight * mean over layers of |s - t|^2 / |t|^2, s and t the outputs of a layer in student and teacher,
+sums over the batch. The layers have the same names and shapes in both; by default the network's direct parts but the last.
+
+Source: hints from hidden layers: Romero et al. 2015 (FitNets, arXiv 1412.6550), eq. 3, without a regressor since shapes agree; the
+relative distance is ours, so that one weight serves layers of any scale.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparsify_cli.contracts.objective import Loss, Objective
+from sparsify_cli.errors import BadRequest
+from sparsify_cli.values.samples import Samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillFeatures(Objective):
+    """Cross-entropy and the distance of hidden layers from a teacher's.
+
+    Args:
+        layers: globs of layer names, separated by commas; empty = the network's direct parts but the last.
+        weight: of the distance, > 0.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+
+    layers: str = ""
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the option's range."""
+        if not self.weight > 0:
+            raise BadRequest(f"distill-features has weight {self.weight}.", "", "Choose a weight above 0.")
+
+    def prepare(self, teacher: Callable[[], nn.Module]) -> Loss:
+        """Build the teacher; the layers of both are listened to in every batch.
+
+        Raises:
+            BadRequest: no layer has such a name; (at the first batch) a layer puts out another shape than the teacher's.
+        """
+        guide = teacher().eval().requires_grad_(False)
+        names = _chosen(guide, self.layers)
+
+        def loss(model: nn.Module, batch: Samples) -> Tensor:
+            plain = getattr(model, "module", model)  # a wrapper for several processes holds it
+            with _outputs(_parts(plain, names)) as ours:
+                logits = model(batch.inputs)
+            with torch.no_grad(), _outputs(_parts(guide, names)) as theirs:
+                like = next(guide.parameters())
+                guide.to(logits.device)(batch.inputs.to(like.dtype))
+            apart = [_distance(name, ours[name], theirs[name]) for name in names]
+            return functional.cross_entropy(logits, batch.targets) + self.weight * torch.stack(apart).mean()
+
+        return loss
+
+
+def _chosen(guide: nn.Module, globs: str) -> list[str]:
+    direct = [name for name, _ in guide.named_children()][:-1]
+    every = [name for name, _ in guide.named_modules() if name]
+    wanted = [glob.strip() for glob in globs.split(",") if glob.strip()]
+    names = [name for name in every if any(fnmatch.fnmatchcase(name, glob) for glob in wanted)] if wanted else direct
+    if not names:
+        told = ", ".join(every[:8])
+        raise BadRequest(f"No layer of the teacher is called {globs or 'anything'}.", f"It has {told}.", "Set objective.layers.")
+    return names
+
+
+def _parts(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    there = dict(model.named_modules())
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise BadRequest(f"The model has no layer {missing[0]}, which the teacher has.", "", "Choose others with objective.layers.")
+    return {name: there[name] for name in names}
+
+
+@contextmanager
+def _outputs(parts: dict[str, nn.Module]) -> Iterator[dict[str, Any]]:
+    """What layers put out in the forward pass inside, by name."""
+    seen: dict[str, Any] = {}
+    with ExitStack() as hooks:
+        for name, part in parts.items():
+            hooks.callback(part.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out)).remove)
+        yield seen
+
+
+def _distance(name: str, ours: Any, theirs: Any) -> Tensor:
+    if not (isinstance(ours, Tensor) and isinstance(theirs, Tensor) and ours.shape == theirs.shape):
+        shapes = " and ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in (ours, theirs))
+        what = f"The layer {name} puts out {shapes} in model and teacher."
+        raise BadRequest(what, "Distances need equal shapes.", "Choose others with objective.layers.")
+    apart: Tensor = (ours - theirs.to(ours)).square().sum() / theirs.to(ours).square().sum().clamp_min(1e-12)
+    return apart
