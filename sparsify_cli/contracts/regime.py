@@ -40,6 +40,14 @@ class Regime(ABC):
         """Once, after the last step."""
         del run
 
+    def passes(self, run: Run) -> tuple[float, float]:
+        """What the next step computes, in forward passes of the network as it is masked, and of the dense one.
+
+        A backward pass counts as two: gradients of inputs and of weights. (3, 0) by default.
+        """
+        del run
+        return 3.0, 0.0
+
     def others(self, run: Run) -> Mapping[str, Mapping[str, Tensor]]:
         """Further networks that came of the run: name -> state dict, like a dense one beside the sparse one; none by default."""
         del run

@@ -91,6 +91,10 @@ class Acdc(Regime):
                 guard.descend(run, loss)
         return value
 
+    def passes(self, run: Run) -> tuple[float, float]:
+        """An ordinary step; and a dense one beside it while the co-model trains on."""
+        return 3.0, 3.0 * (self.finetune_dense and run.step >= self.phases(run)[-1].begin)
+
     def others(self, run: Run) -> Mapping[str, Mapping[str, Tensor]]:
         """The dense co-model."""
         return {"dense": companion.kept(run, DENSE)}

@@ -107,9 +107,7 @@ def analysed(
         return choice, None
     objective = strategy("objectives", choice)
     moments, guide = Moments(), teacher().to(next(student.parameters()).device)
-    for g, t in gradient_pairs(
-        student, guide, samples, masks, temperature=1.0, batch=recipe.batch_size, most=GRADIENTS, seed=seed
-    ):
+    for g, t in gradient_pairs(student, guide, samples, masks, temperature=1.0, batch=recipe.batch_size, most=GRADIENTS, seed=seed):
         moments.add(g, t)
     found = Distillation(moments.means(), recipe.lr * recipe.weight_decay, objective.weight, recipe.distill_weight == AUTO)
     if found.is_auto:

@@ -28,6 +28,8 @@ from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_c
 from sparsify_cli.stages.tables import before_after, said
 from sparsify_cli.stages.training_log import LOG, warnings_in
 from sparsify_cli.stages.training_run import Trained, Training, trained
+from sparsify_cli.stages.undertraining import fit
+from sparsify_cli.stages.undertraining import verdict as undertrained
 from sparsify_cli.stages.workplace import workplace
 from sparsify_cli.stages.write import Product, data_identity
 from sparsify_cli.training.engine import Engine, engine
@@ -41,7 +43,7 @@ SELF = "self"
 COLLAPSE = 0.1
 """Fall of accuracy, fraction, from which a note says what to try."""
 
-SHOWN = ("accuracy", "nll", "ece", "sparsity", "sparsity_total", "bytes_disk", "bytes_packed", "latency_ms")
+SHOWN = ("accuracy", "nll", "ece", "sparsity", "sparsity_total", "bytes_disk", "bytes_packed", "latency_ms", "training_macs_share")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +110,8 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
         if start.chooser is not None and strategy("regimes", recipe.regime).prunes:
             start.chooser.require_held(result.masks, start.target)
         after = start.subject.changed(start.subject.checkpoint.with_tensors(result.tensors), result.masks)
-        found = [*_findings(start, after), *(distilled.findings() if distilled else ())]
+        fits, verdict = _fits(start, after, result)
+        found = [*_findings(start, after), *(distilled.findings() if distilled else ()), *fits, *result.findings]
         report = Report(tuple(found), _facts(start, result, machine))
         for name, state in result.others.items():
             save_dense(place.folder / f"{name}.safetensors", state)
@@ -116,6 +119,7 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
     notes = (
         *start.notes,
         *([distilled.note()] if distilled else ()),
+        *([verdict] if verdict else ()),
         *warnings_in(result.events),
         *(_about_other(name, place.folder) for name in result.others),
     )
@@ -126,6 +130,28 @@ def _reached(recipe: FinetuneRecipe | TrainRecipe, start: Start) -> Callable[[Ma
     """Whether masks hold the sparsity and pattern that were asked for."""
     chooser = start.chooser if strategy("regimes", recipe.regime).prunes else None
     return lambda masks: chooser is None or chooser.is_held(masks, start.target)
+
+
+def _fits(start: Start, after: Subject, result: Trained) -> tuple[list[Finding], str]:
+    """How the network fits its training samples, beside the dense one where there is one; and a sentence if it is under-trained."""
+    train = start.subject.samples("train")
+    now, dense = fit(after.module(), train), _dense_beside(start, result)
+    if dense is None or not after.masks:
+        return now.findings("compressed"), ""
+    then = fit(dense.module(), train)
+    return [*now.findings("compressed"), *then.findings("dense")], undertrained(now, then)
+
+
+def _dense_beside(start: Start, result: Trained) -> Subject | None:
+    """The dense network to compare with: the one that came of the same run, else the ancestor."""
+    if "dense" in result.others:
+        return start.subject.changed(start.subject.checkpoint.with_tensors(result.others["dense"]), MaskSet())
+    if start.parent is None:
+        return None
+    try:
+        return dense_ancestor(start.parent) if start.parent.masks else start.parent
+    except (MissingContext, MissingFile, UnreadableFile):
+        return None
 
 
 def _about_other(name: str, folder: Path) -> str:

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_cli.contracts.listener import Listener, Progress
+from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.errors import Interrupted
 from sparsify_cli.maths.schedules import SCHEDULES
 from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.shared import TrainFields
+from sparsify_cli.stages.effort import Effort
 from sparsify_cli.stages.measure import predict
 from sparsify_cli.stages.minimised import loss_of
 from sparsify_cli.stages.strategy import strategy
@@ -31,6 +33,7 @@ from sparsify_cli.training.batches import steps_per_epoch
 from sparsify_cli.training.engine import Engine, setup
 from sparsify_cli.training.loop import Prepare, interruptible, train
 from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.report import Finding
 from sparsify_cli.values.run import Run, Sparsify
 from sparsify_cli.values.samples import Samples
 
@@ -94,6 +97,7 @@ class Trained:
         history: one entry an epoch: step, loss, accuracy, sparsity.
         events: what happened, epochs included.
         others: further networks that came of it: name -> state.
+        findings: numbers about the training itself.
     """
 
     tensors: Mapping[str, Tensor]
@@ -101,6 +105,7 @@ class Trained:
     history: tuple[dict[str, float], ...]
     events: tuple[Mapping[str, Any], ...] = ()
     others: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
 
 def trained(work: Training, engine: Engine, listener: Listener, *, save: Save, state: Mapping[str, Any] | None = None) -> Trained:
@@ -118,10 +123,11 @@ def trained(work: Training, engine: Engine, listener: Listener, *, save: Save, s
         Diverged: a loss or weight is not finite.
     """
     run = started(work, engine)
-    watch = _Watch(work, engine, listener, save, saved=state or {})
+    regime: Regime = strategy("regimes", work.regime)
+    watch = _Watch(work, regime, engine, listener, save, saved=state or {})
     if state is not None:
         run.restore(state["run"])
-    loss, regime = loss_of(work.objective or work.recipe.objective, work.teacher), strategy("regimes", work.regime)
+    loss = loss_of(work.objective or work.recipe.objective, work.teacher)
     try:
         with interruptible() as asked:
             train(
@@ -145,6 +151,7 @@ def trained(work: Training, engine: Engine, listener: Listener, *, save: Save, s
         tuple(watch.history),
         tuple(watch.log.entries),
         {name: on_cpu(state) for name, state in others.items() if state},
+        tuple(watch.effort.findings()),
     )
 
 
@@ -212,17 +219,19 @@ def learning_rate(recipe: TrainFields, run: Run) -> Callable[[int, int], float]:
 class _Watch:
     """After every step: running loss to the listener; after every epoch: accuracy, history; a resumable state as often as asked for."""
 
-    def __init__(self, work: Training, engine: Engine, listener: Listener, save: Save, *, saved: Mapping[str, Any]) -> None:
-        self.work, self.engine, self.listener, self.save = work, engine, listener, save
+    def __init__(self, work: Training, regime: Regime, engine: Engine, listener: Listener, save: Save, *, saved: Mapping[str, Any]) -> None:
+        self.work, self.regime, self.engine, self.listener, self.save = work, regime, engine, listener, save
         self.history: list[dict[str, float]] = list(saved.get("history", []))
         self.log = TrainingLog(work.log, saved.get("events", ()))
         self.loss: float | None = saved.get("loss")
         self.waited: int = saved.get("waited", 0)
+        self.effort = Effort(work.module, work.samples, batch=work.recipe.batch_size, done=tuple(saved.get("effort", (0.0, 0.0))))
         self.shown, self.saved = 0.0, time.monotonic()
 
     def __call__(self, run: Run, value: Tensor) -> None:
         """Called by the loop after every step."""
         self.loss = float(value) if self.loss is None else 0.95 * self.loss + 0.05 * float(value)
+        self._count(run)
         if self.work.recipe.average:
             kept_weights.average(run, self.work.recipe.average)
         self.hear(run)
@@ -235,7 +244,8 @@ class _Watch:
 
     def keep(self, run: Run) -> None:
         """Hand out a state that a later process can resume from."""
-        found = {"history": self.history, "loss": self.loss, "events": self.log.entries, "waited": self.waited}
+        found: dict[str, Any] = {"history": self.history, "loss": self.loss, "events": self.log.entries, "waited": self.waited}
+        found["effort"] = (self.effort.spent, self.effort.dense)
         self.save({"run": run.state(), **found})
         self.saved = time.monotonic()
 
@@ -250,6 +260,11 @@ class _Watch:
         self.hear(run)
         if self._judges and self.work.reached(run.masks):
             kept_weights.offer(run, self._accuracy(run))
+
+    def _count(self, run: Run) -> None:
+        run.step -= 1  # the regime is asked about the step that was taken
+        self.effort.add(run.masks, self.regime.passes(run))
+        run.step += 1
 
     def _is_time(self, run: Run) -> bool:
         every = self.work.recipe.save_every

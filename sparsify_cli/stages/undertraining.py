@@ -1,0 +1,69 @@
+"""Is a sparse network under-trained? How well it fits its own training samples, and how sure it is, beside the dense one.
+
+Recipes that are long enough for a dense network are often too short for a sparse one: it ends with a higher training loss and
+less certain predictions, like a dense network that was stopped early, and gains from training on.
+
+Source: Kuznedelev et al. 2023 (arXiv 2308.02060), which uses these two quantities; the thresholds are ours. Plain cross-entropy, without
+smoothed labels and without augmentation, for both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sparsify_cli.stages.measure import predict
+from sparsify_cli.values.report import Finding
+from sparsify_cli.values.samples import Samples
+
+LOOKED_AT = 2000
+"""Training samples."""
+
+LOSS, ENTROPY = 0.05, 0.05
+"""Nats by which both must exceed the dense network's."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """On training samples.
+
+    Args:
+        loss: mean cross-entropy, nats.
+        entropy: mean entropy of the predictions, nats.
+        count: samples.
+    """
+
+    loss: float
+    entropy: float
+    count: int
+
+    def findings(self, of: Literal["compressed", "dense"]) -> list[Finding]:
+        """Both numbers."""
+        loss = "Mean cross-entropy on training samples, without augmentation."
+        entropy = "Mean entropy of the predictions on training samples: how unsure the network is of what it has seen."
+        return [
+            Finding(name="train_nll", value=self.loss, unit="nats", n=self.count, of=of, better="lower", definition=loss),
+            Finding(name="train_entropy", value=self.entropy, unit="nats", n=self.count, of=of, definition=entropy),
+        ]
+
+
+def fit(module: nn.Module, samples: Samples) -> Fit:
+    """How a network fits training samples."""
+    some = samples.take(range(min(LOOKED_AT, len(samples))))
+    logits = predict(module, some).logits.double()
+    entropy = torch.special.entr(logits.softmax(1)).sum(1).mean()
+    return Fit(float(functional.cross_entropy(logits, some.targets.cpu())), float(entropy), len(some))
+
+
+def verdict(sparse: Fit, dense: Fit) -> str:
+    """A sentence where both exceed the dense network's, else nothing."""
+    if sparse.loss <= dense.loss + LOSS or sparse.entropy <= dense.entropy + ENTROPY:
+        return ""
+    return (
+        f"under-trained: on its own training samples the sparse network has a loss of {sparse.loss:.3g} nats (dense {dense.loss:.3g}) and "
+        f"an entropy of {sparse.entropy:.3g} ({dense.entropy:.3g}); more --epochs are likely to help it."
+    )
