@@ -1,0 +1,124 @@
+"""Bilevel pruning: weights and masks learnt in turn, the masks by how the best weights would answer them.
+
+    min over masks m with k ones of  l(m theta*(m)),   theta*(m) = argmin l(m theta) + gamma/2 |theta|^2
+
+    z = m theta, g = dl/dz
+    even steps, batch A:  theta <- the optimizer's step on m g                     (masks stand)
+    odd steps, batch B:   s <- clamp(s - eta (theta - g / gamma) g, 0, 1)          (weights stand)
+                          m <- the k largest scores s, by the recipe's allocation and pattern
+
+Scores start at |theta| relative to the largest of the tensor. Since m and theta enter as a product, the implicit gradient needs no
+second derivative: (theta - g / gamma) g. Weights that are masked keep their values and may come back until the end, when the masks
+of the last scores hold.
+
+Source: Zhang et al. 2022 (BiP, arXiv 2210.04092), eqs. 6-9; official code for the order of steps, eta = 0.1 and 1/gamma = 1e-4. Differs:
+counts are exact; official code multiplies its second term by m theta once more, the formula here is the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsify_cli.contracts.regime import Regime
+from sparsify_cli.errors import BadRequest
+from sparsify_cli.training import guard, masking
+from sparsify_cli.training.aim import masks_at_target, refuse_movement
+from sparsify_cli.training.straight_through import seen_through
+from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.run import Run
+
+SCORE, MASK = "bip.score.", "bip.mask."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bip(Regime):
+    """Masks and weights by bilevel optimisation.
+
+    Args:
+        gamma: of the penalty on weights in the lower problem, > 0; larger = the masks' gradient is theta g alone.
+        rate: eta, step size of the scores, > 0.
+    """
+
+    gamma: float = 1e4
+    rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the options' ranges."""
+        if not (self.gamma > 0 and self.rate > 0):
+            raise BadRequest(f"bip has gamma {self.gamma} and rate {self.rate}.", "", "Choose both above 0.")
+
+    def start(self, run: Run) -> None:
+        """Scores from the weights as they are.
+
+        Raises:
+            BadRequest: one step, in which no mask could be learnt; or a criterion that does not rank scores.
+        """
+        refuse_movement(run, "bip")
+        if run.total < 2:
+            raise BadRequest("A run of 1 step learns no masks with bip.", "Weights and masks take steps in turn.", "Train longer.")
+        guard.enforce(run)
+        weights = run.weights()
+        names = list(masks_at_target(run))
+        run.memory |= {SCORE + name: relative(weights[name]) for name in names}
+        self._choose(run)
+
+    def step(self, run: Run, loss: Callable[[], Tensor]) -> Tensor:
+        """A step of the weights, or one of the masks."""
+        masks = MaskSet(_under(run, MASK))
+        with seen_through(run, masks):
+            value = guard.gradients(run, loss)
+        if run.step % 2 == 0:
+            _mask_gradients(run, masks)
+            guard.update(run)
+        else:
+            self._learn(run)
+            self._choose(run)
+        return value
+
+    def finish(self, run: Run) -> None:
+        """The masks of the last scores hold."""
+        masks = MaskSet(_under(run, MASK))
+        run.memory = {key: value for key, value in run.memory.items() if not key.startswith((SCORE, MASK))}
+        masking.switch(run, masks, event="masks hold")
+
+    @torch.no_grad()
+    def _learn(self, run: Run) -> None:
+        parameters = dict(run.model.named_parameters())
+        for name, score in _under(run, SCORE).items():
+            weight = parameters[name]
+            if weight.grad is not None:
+                slope = (weight - weight.grad / self.gamma) * weight.grad
+                run.memory[SCORE + name] = (score.to(weight.device) - self.rate * slope.float()).clamp(0, 1)
+        run.optimizer.zero_grad(set_to_none=True)
+
+    @staticmethod
+    def _choose(run: Run) -> None:
+        before = MaskSet(_under(run, MASK))
+        masks = run.settle(masks_at_target(run, _under(run, SCORE)))
+        weights = run.weights()
+        run.memory |= {MASK + name: masks[name].to(weights[name].device) for name in masks}
+        if before:
+            run.tell("masks", **masking.changes(before, MaskSet(_under(run, MASK))))
+
+
+def relative(weight: Tensor) -> Tensor:
+    """|w| relative to the largest of the tensor, in [0, 1]."""
+    size = weight.abs().float()
+    return size / size.max().clamp_min(1e-30)
+
+
+@torch.no_grad()
+def _mask_gradients(run: Run, masks: MaskSet) -> None:
+    parameters = dict(run.model.named_parameters())
+    for name, mask in masks.items():
+        slope = parameters[name].grad
+        if slope is not None:
+            slope.masked_fill_(~mask, 0)
+
+
+def _under(run: Run, start: str) -> dict[str, Tensor]:
+    return {key.removeprefix(start): value for key, value in run.memory.items() if key.startswith(start)}
