@@ -74,5 +74,36 @@ def cubic(step: int, begin: int, end: int, initial: Fraction, final: Fraction) -
     return final + (initial - final) * (1 - Fraction(step - begin, end - begin)) ** 3
 
 
+def linear(step: int, begin: int, end: int, initial: Fraction, final: Fraction) -> Fraction:
+    """Sparsity of `step`, by the same amount every time; arguments as those of `cubic`."""
+    if step >= end:
+        return final
+    if step <= begin:
+        return initial
+    return initial + (final - initial) * Fraction(step - begin, end - begin)
+
+
+def exponential(step: int, begin: int, end: int, initial: Fraction, final: Fraction) -> Fraction:
+    """Sparsity of `step`, when the share of weights left that is dropped is the same every time; arguments as those of `cubic`.
+
+    d_t = d_i (d_f / d_i)^((t - t_0) / (t_end - t_0)), d = 1 - s; in millionths. A target without weights is reached at the end only.
+    """
+    if step >= end or step <= begin:
+        return final if step >= end else initial
+    if final == 1:
+        return initial
+    share = Fraction(step - begin, end - begin)
+    density = float(1 - initial) * (float(1 - final) / float(1 - initial)) ** float(share)
+    return 1 - Fraction(round(density * 1_000_000), 1_000_000)
+
+
+SPARSITIES: Mapping[str, Callable[[int, int, int, Fraction, Fraction], Fraction]] = {
+    "cubic": cubic,
+    "linear": linear,
+    "exponential": exponential,
+}
+"""How sparsity climbs, by the name a person types."""
+
+
 def _climb(step: int, warmup: int) -> float:
     return min(1.0, (step + 1) / warmup) if warmup else 1.0

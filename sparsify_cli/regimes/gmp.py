@@ -1,10 +1,13 @@
-"""Prune gradually while training: sparsity climbs along a cubic to its target, then the rest recovers.
+"""Prune gradually while training: sparsity climbs along a cubic (or another curve) to its target, then the rest recovers.
 
 Every `every` steps from `begin` to `end` the run's criterion drops the lowest-scored of the weights that are left; a
 dropped weight never returns. The event at `end` reaches the target exactly, and at least a quarter of the steps come
 after it.
 
-Source: Zhu and Gupta 2017 (arXiv 1710.01878), eq. 1. Differs: masks only shrink (theirs are recomputed from all
+With `cycle` the learning-rate schedule starts anew at every pruning, so that late prunings are recovered from as well as early ones.
+
+Source: Zhu and Gupta 2017 (arXiv 1710.01878), eq. 1; cycles: the rewinding of Kurtic et al. 2022 (oBERT, arXiv 2203.07259), whose
+official recipes start at a sparsity of 0.7 and have one cycle a pruning. Differs: masks only shrink (theirs are recomputed from all
 weights), the criterion is the recipe's, counts are exact, and the last quarter is kept free (end = 75 % as in
 RigL's configurations, Evci et al. 2020, arXiv 1911.11134).
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BeforeValidator
@@ -22,9 +25,9 @@ from torch import Tensor
 
 from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.maths.schedules import cubic
+from sparsify_cli.maths.schedules import SPARSITIES
 from sparsify_cli.recipes.duration import Duration
-from sparsify_cli.training import guard, movement
+from sparsify_cli.training import guard, masking, movement
 from sparsify_cli.values.run import Run
 
 Text = Annotated[str, BeforeValidator(str)]
@@ -39,12 +42,16 @@ class Gmp(Regime):
         begin: when the climb starts, a duration from the start of the run.
         end: when the target is reached; at most 0.75run.
         every: time between two prunings, at least one step.
+        curve: cubic, linear or exponential.
+        cycle: start the learning-rate schedule anew at every pruning.
     """
 
     initial: Text = "0"
     begin: Text = "0run"
     end: Text = "0.75run"
     every: Text = "0.025run"
+    curve: Literal["cubic", "linear", "exponential"] = "cubic"
+    cycle: bool = False
 
     def __post_init__(self) -> None:
         """Read every option once, so that a mistyped one is refused before anything is loaded."""
@@ -73,12 +80,22 @@ class Gmp(Regime):
         movement.begin(run)
         guard.enforce(run)
 
+    def clock(self, run: Run) -> tuple[int, int]:
+        """The place in the cycle that runs, or in the run."""
+        begin, end, every = self._window(run)
+        if not self.cycle or run.step < begin:
+            return (run.step, begin) if self.cycle and begin else (run.step, run.total)
+        if run.step >= end:
+            return run.step - end, run.total - end
+        inside = (run.step - begin) % every
+        return inside, min(every, end - (run.step - inside))
+
     def step(self, run: Run, loss: Callable[[], Tensor]) -> Tensor:
         """Prune if it is time, then one guarded optimizer step."""
         begin, end, every = self._window(run)
         if run.step == end or (begin <= run.step < end and (run.step - begin) % every == 0):
             numerator, denominator = run.memory["gmp.initial"].tolist()
-            _prune(run, cubic(run.step, begin, end, Fraction(numerator, denominator), run.target))
+            _prune(run, SPARSITIES[self.curve](run.step, begin, end, Fraction(numerator, denominator), run.target))
         return guard.descend(run, loss)
 
     def _window(self, run: Run) -> tuple[int, int, int]:
@@ -99,9 +116,7 @@ def _prune(run: Run, sparsity: Fraction) -> None:
     choose = movement.informed(run)
     if choose is None:
         return
-    run.masks = choose(run.weights(), sparsity, within=run.masks if run.masks else None)
-    guard.place(run)
-    guard.enforce(run)
+    masking.switch(run, choose(run.weights(), sparsity, within=run.masks if run.masks else None), event="pruned")
 
 
 def _fraction(text: str) -> Fraction:

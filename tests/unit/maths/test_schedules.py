@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from sparsify_cli.maths.schedules import SCHEDULES, constant, cosine, cubic, multistep
+from sparsify_cli.maths.schedules import SCHEDULES, SPARSITIES, constant, cosine, cubic, exponential, linear, multistep
 
 
 def test_constant_stays_at_one() -> None:
@@ -69,3 +69,20 @@ def test_cosine_is_never_negative() -> None:
     """Not even by rounding, at or after the end."""
     assert all(cosine(step, total=7) >= 0 for step in range(9))
     assert math.isclose(cosine(7, total=7), 0, abs_tol=1e-15)
+
+
+def test_other_curves_by_hand() -> None:
+    """Half of the way from 0.2 to 0.8: linear 0.5; exponential drops from density 0.8 to 0.2 by halves, to 0.4, so sparsity 0.6."""
+    initial, final = Fraction(1, 5), Fraction(4, 5)
+    assert linear(20, 10, 30, initial, final) == Fraction(1, 2)
+    assert exponential(20, 10, 30, initial, final) == Fraction(3, 5)
+    for curve in (linear, exponential):
+        assert [curve(step, 10, 30, initial, final) for step in (0, 10, 30, 99)] == [initial, initial, final, final]
+    assert exponential(29, 10, 30, initial, Fraction(1)) == initial and exponential(30, 10, 30, initial, Fraction(1)) == 1
+
+
+def test_no_curve_falls() -> None:
+    """Sparsity climbs all the way."""
+    for curve in SPARSITIES.values():
+        path = [curve(step, 0, 50, Fraction(0), Fraction(4, 5)) for step in range(60)]
+        assert path == sorted(path) and path[25] < path[49] < path[50] == Fraction(4, 5)

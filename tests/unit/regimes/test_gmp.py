@@ -120,3 +120,17 @@ def test_a_climb_that_cannot_be_is_refused() -> None:
         Gmp().start(run)
     with pytest.raises(BadRequest, match=r"from sparsity 0\.9 to 0\.8"):
         Gmp(initial="0.9").start(run_of(20))
+
+
+def test_cycles_restart_the_schedule() -> None:
+    """Begin 4, end 12, every 3 of 20 steps: cycles of 4, 3, 3, 2 and 8 steps, each from its start."""
+    regime = Gmp(begin="4it", end="12it", every="3it", cycle=True)
+    run = run_of(20)
+    places = []
+    for step in range(20):
+        run.step = step
+        places.append(regime.clock(run))
+    lengths = [4] * 4 + [3] * 6 + [2] * 2 + [8] * 8
+    assert places == [(i, n) for n, i in zip(lengths, [*range(4), *range(3), *range(3), *range(2), *range(8)], strict=True)]
+    run.step = 7
+    assert Gmp(begin="4it", end="12it", every="3it").clock(run) == (7, 20)
