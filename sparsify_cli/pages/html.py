@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sparsify_cli.pages import figures, tables
+from sparsify_cli.pages import figures, tables, training_curves
 from sparsify_cli.pages.images import data_uri
 from sparsify_cli.pages.verdict import cards, speed, verdict, who_pays
 from sparsify_cli.pages.view import Reliability, View, missing, to_json
@@ -49,6 +49,8 @@ def _context(view: View) -> dict[str, Any]:
         "speed": speed(view),
         "sizes": tables.sizes(view),
         "times": tables.times(view),
+        "trainings": training_curves.drawn(view.curves),
+        "shares": {curve.name: curve.share for curve in view.curves},
         "layers": figures.layer_bars(view.layers) if view.layers else None,
         "slices": [_slices(view, "class", "classes", "Class"), _slices(view, "group", "groups", "Group")],
         "confidence": tables.confidence(view),

@@ -94,6 +94,31 @@ class LineageStep:
     summary: str
 
 
+class Epoch(NamedTuple):
+    """A network after an epoch: optimizer steps, validation accuracy and sparsity, fractions."""
+
+    step: int
+    accuracy: float
+    sparsity: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a stage was trained.
+
+    Args:
+        name: of the stage.
+        epochs: in order.
+        changes: (step, share of the weights kept then that were not kept before) at each change of the masks.
+        share: multiply-adds relative to dense training of as many steps; None when it was not counted.
+    """
+
+    name: str
+    epochs: tuple[Epoch, ...]
+    changes: tuple[tuple[int, float], ...] = ()
+    share: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """Everything one page shows.
@@ -108,6 +133,7 @@ class View:
         lineage: steps from the ancestor to the subject.
         environment: name -> version or machine fact.
         gates: sentences about gates that were checked.
+        curves: how trained stages were trained.
     """
 
     title: str
@@ -119,6 +145,7 @@ class View:
     lineage: tuple[LineageStep, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     gates: tuple[str, ...] = ()
+    curves: tuple[Curve, ...] = ()
 
     def __post_init__(self) -> None:
         """Check once that there is something to show and that the subject is one of the stages."""

@@ -26,13 +26,14 @@ from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_n
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
 from sparsify_cli.stages.tables import before_after, said
-from sparsify_cli.stages.training_log import LOG, warnings_in
+from sparsify_cli.stages.training_log import warnings_in
 from sparsify_cli.stages.training_run import Trained, Training, trained
 from sparsify_cli.stages.undertraining import fit
 from sparsify_cli.stages.undertraining import verdict as undertrained
 from sparsify_cli.stages.workplace import workplace
 from sparsify_cli.stages.write import Product, data_identity
 from sparsify_cli.training.engine import Engine, engine
+from sparsify_cli.values.artifact import LOG, OTHERS
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding, Report
 from sparsify_cli.values.tensor_file import save_dense
@@ -114,7 +115,7 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
         found = [*_findings(start, after), *(distilled.findings() if distilled else ()), *fits, *result.findings]
         report = Report(tuple(found), _facts(start, result, machine))
         for name, state in result.others.items():
-            save_dense(place.folder / f"{name}.safetensors", state)
+            save_dense(_other(place.folder, name), state)
         place.finish(Product(recipe, after, report, start.parent, after.checkpoint, after.masks))
     notes = (
         *start.notes,
@@ -154,8 +155,13 @@ def _dense_beside(start: Start, result: Trained) -> Subject | None:
         return None
 
 
+def _other(folder: Path, name: str) -> Path:
+    (folder / OTHERS).mkdir(exist_ok=True)
+    return folder / OTHERS / f"{name}.safetensors"
+
+
 def _about_other(name: str, folder: Path) -> str:
-    return f"the {name} network that came of it as well: {folder / name}.safetensors"
+    return f"the {name} network that came of it as well: {_other(folder, name)}"
 
 
 def teacher_of(recipe: TrainFields, subject: Subject) -> Callable[[], nn.Module]:

@@ -16,7 +16,7 @@ from sparsify_cli.maths.exemplars import exemplar_ids
 from sparsify_cli.pages.html import render_html
 from sparsify_cli.pages.markdown import render_markdown, terminal_rows
 from sparsify_cli.pages.verdict import verdict
-from sparsify_cli.pages.view import Exemplar, Layer, LineageStep, Reliability, Stage, View, to_json
+from sparsify_cli.pages.view import Curve, Epoch, Exemplar, Layer, LineageStep, Reliability, Stage, View, to_json
 from sparsify_cli.pages.wording import round_percent
 from sparsify_cli.recipes.verbs import ReportRecipe
 from sparsify_cli.stages.compare import evidence
@@ -30,6 +30,7 @@ from sparsify_cli.stages.plan import prunable_names
 from sparsify_cli.stages.sizes import size_findings, speed_findings
 from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
 from sparsify_cli.stages.support import pruned_support
+from sparsify_cli.stages.training_log import read_log
 from sparsify_cli.stages.validate import parse_split
 from sparsify_cli.stages.write import Product, output_folder, versions, write_product
 from sparsify_cli.values.artifact import claimed
@@ -147,7 +148,19 @@ def _view(dense: Subject, shown: Sequence[Compared], about: Compared, split: Spl
         lineage=tuple(_step(one) for one in (dense, *(s.subject for s in shown))),
         environment={**versions(), **machine(), "data": f"{dense.data.name if dense.data else ''} ({split} split)"},
         gates=gates,
+        curves=tuple(curve for one in shown if (curve := _curve(one.subject)) is not None),
     )
+
+
+def _curve(subject: Subject) -> Curve | None:
+    """How an artifact was trained, from the log beside it; None for one that was not."""
+    if subject.artifact is None:
+        return None
+    log = read_log(subject.artifact.folder)
+    epochs = tuple(Epoch(int(e["step"]), float(e["accuracy"]), float(e["sparsity"])) for e in log if e.get("event") == "epoch")
+    changes = tuple((int(e["step"]), float(e["mask_change"])) for e in log if "mask_change" in e)
+    share = next((one["value"] for one in subject.artifact.manifest["numbers"] if one["name"] == "training_macs_share"), None)
+    return Curve(_name(subject), epochs, changes, share) if epochs else None
 
 
 def _root(dense: Subject) -> str:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsify_cli.recipes.process import rank
-
-LOG = "training.jsonl"
+from sparsify_cli.values.artifact import LOG
 
 Entry = Mapping[str, Any]
 
@@ -37,6 +36,15 @@ class TrainingLog:
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write(_line(entry))
+
+
+def read_log(folder: Path) -> list[Entry]:
+    """The lines an artifact has; none where there is no log or it is damaged."""
+    try:
+        found = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in found if isinstance(entry, dict)]
 
 
 def warnings_in(entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -37,7 +37,8 @@ MANIFEST, WEIGHTS, MASKS, NEST, RUN, MEMO = (
     "memo.safetensors",
 )
 PACKED = "model.packed.safetensors"
-RESERVED = frozenset({MANIFEST, MASKS, NEST, RUN, MEMO, "masks.partial", "report.json", "report.html", "report.md"})
+LOG, OTHERS = "training.jsonl", "others"
+RESERVED = frozenset({MANIFEST, MASKS, NEST, RUN, MEMO, LOG, OTHERS, "masks.partial", "report.json", "report.html", "report.md"})
 """Names in an artifact's folder that files of somebody else's must not take."""
 
 AGAIN = "Run the verb that made it again."

@@ -1,0 +1,66 @@
+"""How a network was trained: accuracy and sparsity along the way, and how much the masks changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from sparsify_cli.pages.svg import COMPRESSED, DENSE, GRID, MUTED, draw
+from sparsify_cli.pages.view import Curve
+from sparsify_cli.pages.wording import percent
+
+HEIGHT = 220
+
+
+def drawn(curves: Sequence[Curve]) -> list[tuple[str, list[Markup]]]:
+    """The pictures of each training, by its name."""
+    return [(curve.name, _pictures(curve, i)) for i, curve in enumerate(curves) if curve.epochs]
+
+
+def _pictures(curve: Curve, number: int) -> list[Markup]:
+    found = [_climb(curve, number)]
+    return [*found, _churn(curve, number)] if len(curve.changes) > 1 else found
+
+
+def _climb(curve: Curve, number: int) -> Markup:
+    """Validation accuracy as a line with dots, sparsity as steps behind it."""
+    steps = [epoch.step for epoch in curve.epochs]
+    accuracy, sparsity = ([100 * getattr(epoch, name) for epoch in curve.epochs] for name in ("accuracy", "sparsity"))
+
+    def paint(axes: Axes) -> None:
+        axes.grid(color=GRID)
+        axes.step(steps, sparsity, where="pre", color=DENSE, linestyle=(0, (4, 3)), linewidth=1.4)
+        axes.plot(steps, accuracy, color=COMPRESSED, marker="o", markersize=3.5, linewidth=1.6)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_ylim(-2, 102)
+        axes.set_xlabel("optimizer steps:  \u25cf accuracy, %   - - sparsity, %")
+        axes.tick_params(axis="y", colors=MUTED)
+
+    first, last = curve.epochs[0], curve.epochs[-1]
+    told = (
+        f"Accuracy on validation data from {percent(first.accuracy)} after step {first.step} to {percent(last.accuracy)} after step "
+        f"{last.step}; sparsity at the end {percent(last.sparsity)}."
+    )
+    return draw(f"fig-training-{number}", f"Training of {curve.name}", told, paint, height=HEIGHT)
+
+
+def _churn(curve: Curve, number: int) -> Markup:
+    """Share of kept weights that were not kept before, at each change of the masks."""
+    steps, shares = zip(*((step, 100 * share) for step, share in curve.changes), strict=True)
+
+    def paint(axes: Axes) -> None:
+        axes.grid(color=GRID)
+        axes.vlines(steps, 0, shares, color=COMPRESSED, linewidth=1.4)
+        axes.plot(steps, shares, color=COMPRESSED, marker="o", markersize=3.5, linewidth=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_ylim(0, max(1.0, 1.15 * max(shares)))
+        axes.set_xlabel("optimizer steps:  kept weights that are new, %")
+        axes.tick_params(axis="y", colors=MUTED)
+
+    told = (
+        f"{len(shares)} changes of the masks; {shares[0]:.2g} % of the kept weights were new at the first, {shares[-1]:.2g} % at the last."
+    )
+    return draw(f"fig-churn-{number}", f"Changes of the masks of {curve.name}", told, paint, height=HEIGHT)
