@@ -194,7 +194,7 @@ def _training(recipe: FinetuneRecipe | TrainRecipe, start: Start) -> Training:
     return Training(
         recipe=recipe, regime=recipe.regime, module=subject.module(), samples=subject.samples("train"),
         watched=validation.take(range(min(len(validation), 1000))), teacher=teacher_of(recipe, subject), seed=recipe.seed,
-        masks=subject.masks, sparsify=start.chooser, target=start.target, label=recipe.verb,
+        masks=subject.masks, sparsify=start.chooser, target=start.target, label=recipe.verb, is_trained=not subject.is_new,
     )  # fmt: skip
 
 

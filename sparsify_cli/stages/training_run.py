@@ -66,6 +66,7 @@ class Training:
         target: sparsity to reach.
         label: what the progress bar says.
         log: where to write what happens.
+        is_trained: the module starts from trained weights.
         objective: what is minimised; None = as the recipe has it.
         reached: whether masks hold what is asked for at the end; such networks compete for the best.
     """
@@ -83,6 +84,7 @@ class Training:
     target: Fraction = Fraction(0)
     label: str = "training"
     log: Path | None = None
+    is_trained: bool = False
     objective: Choice | None = None
     reached: Callable[[MaskSet], bool] = _always
 
@@ -187,6 +189,7 @@ def started(work: Training, engine: Engine) -> Run:
         model=work.module, forward=forward, optimizer=optimizer, backward=engine.backward,
         total=per_epoch * work.recipe.epochs, per_epoch=per_epoch, masks=work.masks,
         sparsify=engine.agreed(work.sparsify) if work.sparsify else None, target=work.target, seed=work.seed, clip=work.recipe.clip,
+        is_trained=work.is_trained,
     )  # fmt: skip
     if engine.world > 1:
         run.settle = engine.from_first

@@ -57,6 +57,7 @@ class Run:
         memory: what a regime must remember between steps; saved with the run.
         clip: largest norm of a step's gradient; 0 = no limit.
         is_over: True ends the run after this step, before its total.
+        is_trained: it starts from weights that were trained, not from fresh ones.
         seed: of everything random in it.
         settle: makes masks those of the first process, on every process.
         events: what happened since they were last taken away: kind, step and numbers of each.
@@ -76,6 +77,7 @@ class Run:
     memory: dict[str, Tensor] = field(default_factory=dict)
     clip: float = 0.0
     is_over: bool = False
+    is_trained: bool = False
     seed: int = 0
     settle: Callable[[MaskSet], MaskSet] = _as_they_are
     events: list[dict[str, Any]] = field(default_factory=list)
