@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
 
 
@@ -39,6 +40,11 @@ class Regime(ABC):
     def finish(self, run: Run) -> None:
         """Once, after the last step."""
         del run
+
+    def seen(self, run: Run) -> MaskSet | None:
+        """The masks that the network is computed through, where weights are dense between steps; None = those of the run."""
+        del run
+        return None
 
     def passes(self, run: Run) -> tuple[float, float]:
         """What the next step computes, in forward passes of the network as it is masked, and of the dense one.

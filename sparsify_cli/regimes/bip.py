@@ -51,6 +51,14 @@ class Bip(Regime):
         if not (self.gamma > 0 and self.rate > 0):
             raise BadRequest(f"bip has gamma {self.gamma} and rate {self.rate}.", "", "Choose both above 0.")
 
+    def seen(self, run: Run) -> MaskSet | None:
+        """The masks of the scores."""
+        return MaskSet(_under(run, MASK))
+
+    def passes(self, run: Run) -> tuple[float, float]:
+        """Steps of the masks need the gradient of every weight."""
+        return (2.0, 1.0) if run.step % 2 else (3.0, 0.0)
+
     def start(self, run: Run) -> None:
         """Scores from the weights as they are.
 

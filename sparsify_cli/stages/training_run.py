@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -32,6 +33,7 @@ from sparsify_cli.training.augmented import flipped, flipped_and_shifted, requir
 from sparsify_cli.training.batches import steps_per_epoch
 from sparsify_cli.training.engine import Engine, setup
 from sparsify_cli.training.loop import Prepare, interruptible, train
+from sparsify_cli.training.straight_through import seen_through
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding
 from sparsify_cli.values.run import Run, Sparsify
@@ -230,6 +232,7 @@ class _Watch:
         self.waited: int = saved.get("waited", 0)
         self.effort = Effort(work.module, work.samples, batch=work.recipe.batch_size, done=tuple(saved.get("effort", (0.0, 0.0))))
         self.shown, self.saved = 0.0, time.monotonic()
+        self.through = MaskSet(saved["through"]) if saved.get("through") else None
 
     def __call__(self, run: Run, value: Tensor) -> None:
         """Called by the loop after every step."""
@@ -248,7 +251,7 @@ class _Watch:
     def keep(self, run: Run) -> None:
         """Hand out a state that a later process can resume from."""
         found: dict[str, Any] = {"history": self.history, "loss": self.loss, "events": self.log.entries, "waited": self.waited}
-        found["effort"] = (self.effort.spent, self.effort.dense)
+        found |= {"effort": (self.effort.spent, self.effort.dense), "through": dict(self.through.masks) if self.through else None}
         self.save({"run": run.state(), **found})
         self.saved = time.monotonic()
 
@@ -261,13 +264,17 @@ class _Watch:
     def end(self, run: Run) -> None:
         """After the regime has finished: what it told then, and the network as it is now among the best."""
         self.hear(run)
+        self.through = None
         if self._judges and self.work.reached(run.masks):
             kept_weights.offer(run, self._accuracy(run))
 
     def _count(self, run: Run) -> None:
         run.step -= 1  # the regime is asked about the step that was taken
-        self.effort.add(run.masks, self.regime.passes(run))
+        passes = self.regime.passes(run)
         run.step += 1
+        if self.through is None:
+            self.through = self.regime.seen(run)
+        self.effort.add(run.masks if self.through is None else self.through, passes)
 
     def _is_time(self, run: Run) -> bool:
         every = self.work.recipe.save_every
@@ -281,11 +288,14 @@ class _Watch:
         return self.work.recipe.keep == "best" or self.work.recipe.patience > 0
 
     def _accuracy(self, run: Run) -> float:
-        correct = predict(run.model, self.work.watched).correct.double().mean()
+        with nullcontext() if self.through is None else seen_through(run, self.through):
+            correct = predict(run.model, self.work.watched).correct.double().mean()
         return float(self.engine.from_rank_zero(correct))
 
     def _epoch(self, run: Run) -> None:
-        entry = {"step": run.step, "loss": self.loss or 0.0, "accuracy": self._accuracy(run), "sparsity": float(run.masks.sparsity)}
+        self.through = self.regime.seen(run)
+        masks = run.masks if self.through is None else self.through
+        entry = {"step": run.step, "loss": self.loss or 0.0, "accuracy": self._accuracy(run), "sparsity": float(masks.sparsity)}
         self.history.append(entry)
         self.log.add({"event": "epoch", **entry})
         self._show(run)
