@@ -55,13 +55,14 @@ def run_verb(
     dry_run: bool,
     how: Format,
     resume: Path | None = None,
+    force: bool = False,
 ) -> None:
     """Resolve a verb's recipe, run its stage, show the outcome."""
     if _elsewhere(kind):
         return
     if resume is not None:
         given = {**flags, "recipe": recipe_file, "set": settings or None, "dry_run": dry_run or None}
-        outcome = _resumed(kind, given, resume)
+        outcome = _resumed(kind, given, resume, force=force)
     else:
         recipe = resolve(kind, file=recipe_file, settings=settings or (), flags=flags)
         outcome = _planned(recipe) if dry_run else _staged(recipe)
@@ -98,13 +99,16 @@ def _planned(recipe: Recipe) -> Outcome:
     return outcome
 
 
-def _resumed(kind: type[Recipe], flags: Mapping[str, Any], folder: Path) -> Outcome:
-    given = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None]
-    if given:
-        raise BadRequest(
-            f"--resume continues the run as it was asked for; {', '.join(given)} cannot change now.", "", "Give --resume alone."
-        )
-    return _staged(interrupted_recipe(kind, folder), resume=folder)
+def _resumed(kind: type[Recipe], flags: Mapping[str, Any], folder: Path, *, force: bool) -> Outcome:
+    """Go on with an interrupted run; with `force` under flags that it did not begin with."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    recipe = interrupted_recipe(kind, folder, given if force else {})
+    if given and not force:
+        then = recipe.to_plain()
+        listed = ", ".join(f"--{name.replace('_', '-')}" + (f" (was {then[name]})" if name in then else "") for name in given)
+        hint = ", or add --force-recipe" if issubclass(kind, TrainFields) else ""
+        raise BadRequest(f"--resume continues the run as it was asked for; {listed} cannot change now.", "", f"Give --resume alone{hint}.")
+    return _staged(recipe, resume=folder)
 
 
 def _register() -> None:

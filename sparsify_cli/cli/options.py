@@ -25,8 +25,11 @@ FormatFlag = Annotated[
 ]
 Resume = Annotated[Path | None, typer.Option("--resume", help="Continue this interrupted run.", metavar="ARTIFACT")]
 
+Force = Annotated[bool, typer.Option("--force-recipe", help="Continue with the flags given here, although the run began with others.")]
+
 COMMON = {"recipe_file": (RecipeFile, None), "settings": (Settings, None), "dry_run": (DryRun, False), "how": (FormatFlag, Format.HUMAN)}
 RESUMABLE = {"train", "finetune", "embed", "prune"}
+TRAINING = RESUMABLE - {"prune"}
 OURS = "common_"
 """Put before parameters that every verb has, so that a recipe's field may be called `how` too."""
 
@@ -36,15 +39,16 @@ def command(kind: type[Recipe], run: Callable[..., None]) -> Callable[..., None]
 
     Args:
         kind: the verb's recipe.
-        run: called as run(kind, flags, recipe_file=..., settings=..., dry_run=..., how=..., resume=...).
+        run: called as run(kind, flags, recipe_file=..., settings=..., dry_run=..., how=..., resume=..., force=...).
     """
 
     def verb(**values: Any) -> None:
-        common = {name: values.pop(OURS + name) for name in (*COMMON, "resume") if OURS + name in values}
+        common = {name: values.pop(OURS + name) for name in (*COMMON, "resume", "force") if OURS + name in values}
         run(kind, values, **common)
 
     parameters = [_field_parameter(kind, f) for f in fields(kind)]  # type: ignore[arg-type]
-    extra = {**COMMON, **({"resume": (Resume, None)} if kind.verb in RESUMABLE else {})}
+    again = {"resume": (Resume, None), **({"force": (Force, False)} if kind.verb in TRAINING else {})}
+    extra = {**COMMON, **(again if kind.verb in RESUMABLE else {})}
     parameters += [_parameter(OURS + name, annotation, default) for name, (annotation, default) in extra.items()]
     verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.recipe import Recipe, validated
 from sparsify_cli.shelf import Shelf
-from sparsify_cli.values.artifact import RUN, Artifact
+from sparsify_cli.values.artifact import LOG, RUN, Artifact
 from sparsify_cli.values.trust import NAMES_CODE, is_sealed
+
+SELF = "self"
+"""A teacher that is no path."""
 
 R = TypeVar("R", bound=Recipe)
 
 
-def interrupted_recipe(kind: type[R], folder: Path) -> R:
+def interrupted_recipe(kind: type[R], folder: Path, changes: Mapping[str, Any]) -> R:
     """What an interrupted run was asked for.
 
+    Args:
+        kind: the verb's recipe.
+        folder: the run's.
+        changes: flags that win over it.
+
     Raises:
-        BadRequest: the run is finished, or another verb's.
+        BadRequest: the run is finished, or another verb's; or a change is none of a recipe's field.
     """
+    strange = [name for name in changes if name in ("recipe", "set", "dry_run", "out", "model")]
+    if strange:
+        raise BadRequest(f"--{strange[0].replace('_', '-')} does not go with --resume.", "", "Give flags of the verb.")
     if _is_bare(folder):
-        raise BadRequest(
-            f"{folder} holds nothing to resume.", "The run had not saved anything yet: it saves after each epoch.", "Start it again."
-        )
+        why = "The run had not saved anything yet: it saves as often as --save-every says."
+        raise BadRequest(f"{folder} holds nothing to resume.", why, "Start it again.")
     artifact = Artifact.open(folder)
     if artifact.complete:
         raise BadRequest(f"{folder} is finished; there is nothing to resume.")
@@ -34,13 +45,13 @@ def interrupted_recipe(kind: type[R], folder: Path) -> R:
     recipe = _seen_from_here({**artifact.manifest.get("recipe", {})}, artifact)
     if "model" in recipe and not recipe["model"] and artifact.manifest.get("parent"):
         recipe["model"] = os.path.relpath(folder / artifact.manifest["parent"]["path"])  # what was the newest then may not be now
-    return validated(kind, recipe)
+    return validated(kind, {**recipe, **changes})
 
 
 def _require_own_code(artifact: Artifact) -> None:
     """Refuse a recipe that names code and was not written by this user, in this place, on this machine."""
     recipe = artifact.manifest.get("recipe", {})
-    named = {name: str(recipe.get(name) or "") for name in ("arch", "data")}
+    named = {name: str(recipe.get(name) or "") for name in ("arch", "data")} | {"objective": _objective(recipe)}
     code = [text for text in named.values() if NAMES_CODE in text and text.partition(":")[0] not in Shelf("datasets").names()]
     sealed = {"recipe": recipe, "origin": str(_origin(artifact))}
     if code and not is_sealed(sealed, str(artifact.manifest.get("recipe_seal", ""))):
@@ -51,6 +62,12 @@ def _require_own_code(artifact: Artifact) -> None:
         )
 
 
+def _objective(recipe: Mapping[str, Any]) -> str:
+    """The objective's name: it may be a callable too."""
+    found = recipe.get("objective") or ""
+    return str(found.get("name", "")) if isinstance(found, Mapping) else str(found)
+
+
 def _origin(artifact: Artifact) -> Path:
     """The folder in which the run was started."""
     here = os.path.relpath(".", artifact.folder)
@@ -59,7 +76,7 @@ def _origin(artifact: Artifact) -> Path:
 
 def _is_bare(folder: Path) -> bool:
     """True for the folder of a run that was killed before it saved anything."""
-    return folder.is_dir() and all(path.name == RUN or path.name.startswith(".") for path in folder.iterdir())
+    return folder.is_dir() and all(path.name in (RUN, LOG) or path.name.startswith(".") for path in folder.iterdir())
 
 
 def _seen_from_here(recipe: dict[str, Any], artifact: Artifact) -> dict[str, Any]:
@@ -68,6 +85,8 @@ def _seen_from_here(recipe: dict[str, Any], artifact: Artifact) -> dict[str, Any
     if origin == Path.cwd():
         return recipe
     given = {name: str(recipe.get(name) or "") for name in ("model", "teacher", "arch", "data")}
+    given |= {"objective": _objective(recipe)} if NAMES_CODE in _objective(recipe) else {}
+    given |= {"teacher": ""} if given["teacher"] == SELF else {}
     return recipe | {name: _absolute(text, origin, whole=name in ("model", "teacher")) for name, text in given.items() if text}
 
 

@@ -205,6 +205,25 @@ def test_a_foreign_run_is_not_resumed_into_its_code(run: Run, here: Path):
     assert not Path("foreign/PWNED").exists()
 
 
+def test_a_foreign_run_is_not_resumed_into_its_loss(run: Run, here: Path):
+    """A loss of one's own is code as well."""
+    Path("foreign").mkdir()
+    Path("foreign/evil.py").write_text("open('PWNED', 'w')\ndef loss(m, b): pass\n")
+    for objective in ("evil.py:loss", {"name": "evil.py:loss"}):
+        recipe = {"verb": "train", "arch": "cnn", "data": "digits", "objective": objective}
+        manifest = {
+            "schema": "sparsify/artifact/1",
+            "status": "interrupted",
+            "verb": "train",
+            "recipe": recipe,
+            "facts": {"started_in": "."},
+        }
+        Path("foreign/manifest.json").write_text(json.dumps(manifest))
+        said = run("train --resume foreign")
+        assert said.code == 2 and "evil.py:loss" in said.sentence
+        assert not Path("PWNED").exists() and not Path("foreign/PWNED").exists()
+
+
 def test_a_stray_rank_changes_nothing(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch):
     """RANK from a job wrapper, without torchrun, does not silence or lose anything."""
     monkeypatch.setenv("RANK", "1")

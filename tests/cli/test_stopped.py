@@ -127,7 +127,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_bit_for_bit(here: Path, run: Run, star
     assert process.returncode == 130
     assert [line for line in err.splitlines() if line.startswith("error: ")] == [err.strip().splitlines()[-1]]
     assert "Traceback" not in err and "finetune --resume run" in err
-    assert names("run") == ["manifest.json", "run.pt"]
+    assert names("run") == ["manifest.json", "run.pt", "training.jsonl"]
     assert run("validate run").code == 2
     assert run("train --resume run").code == 2
     assert run(f"finetune {NEWEST} {LONG} --out whole").code == 0
@@ -135,7 +135,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_bit_for_bit(here: Path, run: Run, star
     assert run("finetune --resume run").code == 0
     assert weights("run") == weights("whole")
     assert facts("run")["history"] == facts("whole")["history"]
-    assert names("run") == ["manifest.json", "masks.safetensors", "model.safetensors"]
+    assert names("run") == ["manifest.json", "masks.safetensors", "model.safetensors", "training.jsonl"]
 
 
 def test_kill_9_loses_nothing_but_the_last_epoch(here: Path, run: Run, start) -> None:
@@ -211,3 +211,37 @@ def test_ctrl_c_outside_training(here: Path, run: Run, monkeypatch: pytest.Monke
     assert said.code == 130
     assert "Interrupted" in said.sentence
     assert content(here) == before
+
+
+@pytest.mark.parametrize("regime", ["acdc --set regime.finetune_dense=true", "sr-ste", "rigl", "imp", "cram-plus"])
+def test_every_file_of_a_resumed_run_is_the_same(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch, regime: str) -> None:
+    """Stopped and resumed: weights, companions, log and numbers equal those of a run that was never stopped."""
+    line = f"train --arch mlp --data digits {LONG} --sparsity 0.8 --regime {regime} --average 0.9 --save-every 70it"
+    assert run(f"{line} --out whole").code == 0
+    assert stopped(run, monkeypatch, f"{line} --out halved").code == 130
+    assert run("train --resume halved").code == 0
+    assert weights("whole") == weights("halved")
+    assert Path("whole/training.jsonl").read_text() == Path("halved/training.jsonl").read_text()
+    others = sorted(path.name for path in Path("whole/others").iterdir())
+    assert "average.safetensors" in others and ("dense.safetensors" in others) == regime.startswith("acdc")
+    assert all(Path("whole/others", name).read_bytes() == Path("halved/others", name).read_bytes() for name in others)
+    assert macs("whole") == macs("halved")
+
+
+def macs(folder: str) -> float:
+    """Multiply-adds of a training run."""
+    found = json.loads(Path(folder, "manifest.json").read_text())["numbers"]
+    return float(next(one["value"] for one in found if one["name"] == "training_macs"))
+
+
+def test_a_changed_recipe_is_refused_or_forced(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--resume with another flag says what it was; --force-recipe goes on under it, and remembers it."""
+    assert stopped(run, monkeypatch, f"finetune {PRUNED} {LONG} --out run").code == 130
+    said = run("finetune --resume run --lr 0.01 --epochs 4")
+    assert said.code == 2
+    assert "--lr (was 0.05)" in said.sentence and "--epochs (was 8)" in said.sentence and "--force-recipe" in said.sentence
+    assert run("finetune --resume run --model other --force-recipe").code == 2
+    assert run("finetune --resume run --lr 0.01 --epochs 4 --force-recipe").code == 0
+    recipe = json.loads(Path("run/manifest.json").read_text())["recipe"]
+    assert (recipe["lr"], recipe["epochs"]) == (0.01, 4)
+    assert len(facts("run")["history"]) == 4

@@ -1,0 +1,125 @@
+"""What the flags of training do, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sparsify_cli
+from tests.cli.conftest import NAMES, Run
+
+PRUNED, DENSE = f"runs/{NAMES['pruned']}", f"runs/{NAMES['dense']}"
+
+
+def number(folder: str, name: str) -> float:
+    """One of an artifact's numbers."""
+    found = json.loads(Path(folder, "manifest.json").read_text())["numbers"]
+    return float(next(one["value"] for one in found if one["name"] == name and one["of"] == "compressed"))
+
+
+def events(folder: str) -> list[dict[str, Any]]:
+    """The lines of its log."""
+    return [json.loads(line) for line in Path(folder, "training.jsonl").read_text().splitlines()]
+
+
+def test_acdc_leaves_both_networks(here: Path, run: Run) -> None:
+    """The sparse one is exactly as sparse as asked, the dense one beside it validates; the log has the phases, the note the warning."""
+    said = run("train --arch mlp --data digits --epochs 10 --regime acdc --sparsity 0.9 --allocation uniform --out both")
+    assert said.code == 0
+    assert number("both", "sparsity") == pytest.approx(0.9, abs=1e-3)
+    assert "the shortest phase" in said.err and "others/dense.safetensors" in said.err
+    dense = sparsify_cli.load("both/others/dense.safetensors")
+    sparse = sparsify_cli.load("both")
+    assert all(3 * int((sparse[name] != 0).sum()) < int((tensor != 0).sum()) for name, tensor in dense.items() if tensor.ndim == 2)
+    kinds = [event["event"] for event in events("both")]
+    assert kinds.count("compressed") > 2 and kinds.count("epoch") == 10
+    assert 0.3 < number("both", "training_macs_share") < 0.9
+    assert run("validate both/others/dense.safetensors --arch mlp --data digits").code == 0
+
+
+def test_regimes_that_prune_nothing_leave_the_masks(here: Path, run: Run) -> None:
+    """Sam keeps a pruned network's zeros; cram-plus wants to know for which sparsity and leaves the network dense."""
+    assert run(f"finetune {PRUNED} --epochs 1 --regime sam --out flat").code == 0
+    assert number("flat", "sparsity") == pytest.approx(number(PRUNED, "sparsity"))
+    assert run(f"finetune {DENSE} --epochs 1 --regime cram-plus --out none").code == 2
+    assert run(f"finetune {DENSE} --epochs 1 --regime cram-plus --sparsity 0.8 --out ready").code == 0
+    assert number("ready", "sparsity") < 0.01
+    said = run(f"finetune {PRUNED} --epochs 1 --regime sam --sparsity 0.9 --out no")
+    assert said.code == 2 and "keeps the masks as they are" in said.sentence
+
+
+def test_the_best_epoch_is_kept_and_patience_ends(here: Path, run: Run) -> None:
+    """With a rate that ruins the network the best is an early epoch, and training ends when patience does."""
+    said = run(f"finetune {PRUNED} --epochs 9 --lr 0.6 --schedule constant --warmup 0run --keep best --patience 2 --out best")
+    assert said.code == 0
+    log = events("best")
+    epochs = [event for event in log if event["event"] == "epoch"]
+    best = max(event["accuracy"] for event in epochs)
+    assert [event["accuracy"] for event in epochs].index(best) == len(epochs) - 3 or len(epochs) == 9
+    assert log[-1]["event"] == "stopped" or len(epochs) == 9
+    validated = run("validate best --split validation --format json")
+    found = json.loads(validated.out)
+    accuracy = next(one["value"] for one in found["findings"] if one["name"] == "accuracy" and one["scope"] == "all")
+    assert accuracy == pytest.approx(best)
+
+
+def test_a_loss_of_ones_own(here: Path, run: Run) -> None:
+    """file.py:callable is minimised; one that returns no number, or takes options, is refused with a sentence."""
+    Path("loss.py").write_text(
+        "from torch.nn import functional\n"
+        "def smooth(model, batch):\n    return functional.cross_entropy(model(batch.inputs), batch.targets, label_smoothing=0.3)\n"
+        "def many(model, batch):\n    return model(batch.inputs)\n"
+    )
+    shelf = "--objective cross-entropy --set objective.label_smoothing=0.3"
+    for flags, out in (("--objective loss.py:smooth", "own"), (shelf, "shelf")):
+        assert run(f"finetune {PRUNED} --epochs 1 {flags} --out {out}").code == 0
+    own, theirs = sparsify_cli.load("own"), sparsify_cli.load("shelf")
+    assert all(torch.equal(own[name], theirs[name]) for name in own)
+    assert "returned" in run(f"finetune {PRUNED} --epochs 1 --objective loss.py:many --out no").sentence
+    assert run(f"finetune {PRUNED} --epochs 1 --objective loss.py:none --out no").code == 2
+    assert run(f"finetune {PRUNED} --epochs 1 --objective loss.py:smooth --set objective.weight=1 --out no").code == 2
+
+
+def test_distillation_says_what_the_teacher_does(here: Path, run: Run) -> None:
+    """Correlation, beta, weights and the share that is used are in the manifest; `auto` uses the recommended one."""
+    said = run(f"finetune {PRUNED} --epochs 1 --objective distill --distill-weight auto --weight-decay 0.05 --out auto")
+    assert said.code == 0 and "correlate" in said.err
+    used, best = number("auto", "distill_weight"), number("auto", "distill_best_weight")
+    assert used == pytest.approx(min(1.0, max(0.0, best))) and -1 <= number("auto", "distill_correlation") <= 1
+    assert run(f"finetune {PRUNED} --epochs 1 --objective distill --distill-weight 0.25 --out fixed").code == 0
+    assert number("fixed", "distill_weight") == 0.25
+    assert run(f"finetune {PRUNED} --epochs 1 --distill-weight 0.25 --out no").code == 2
+    assert run(f"finetune {PRUNED} --epochs 1 --objective distill --distill-weight much --out no").code == 2
+    assert run(f"finetune {PRUNED} --epochs 1 --objective distill --distill-weight 2 --out no").code == 2
+
+
+def test_oneself_as_a_teacher_and_features(here: Path, run: Run) -> None:
+    """`--teacher self` needs no ancestor; features of an ancestor of the same shape are learnt from."""
+    assert run(f"finetune {PRUNED} --epochs 1 --objective distill --teacher self --out self").code == 0
+    assert run(f"finetune {PRUNED} --epochs 1 --objective distill-features --out features").code == 0
+    said = run(f"finetune {PRUNED} --epochs 1 --objective distill-features --set objective.layers=nope --out no")
+    assert said.code == 2 and "nope" in said.sentence
+
+
+def test_images_are_augmented_and_vectors_are_not(here: Path, run: Run) -> None:
+    """crop-flip changes what is trained on, without changing what is measured; samples that are no images are refused."""
+    for flag in ("none", "crop-flip"):
+        assert run(f"finetune {PRUNED} --epochs 1 --augment {flag} --out {flag}").code == 0
+    plain, other = sparsify_cli.load("none"), sparsify_cli.load("crop-flip")
+    assert not all(torch.equal(plain[name], other[name]) for name in plain)
+    x = np.random.default_rng(0).normal(size=(60, 5)).astype("float32")
+    np.savez("flat.npz", x_train=x, y_train=(x[:, 0] > 0).astype("int64"), x_test=x, y_test=(x[:, 0] > 0).astype("int64"))
+    said = run("train --arch mlp --arch-arg inputs=5 --arch-arg classes=2 --data npz:flat.npz --epochs 1 --augment flip --out no")
+    assert said.code == 2
+
+
+def test_under_training_is_said(here: Path, run: Run) -> None:
+    """A sparse network after one epoch at a tiny rate fits its own training samples worse than its dense ancestor: a note says so."""
+    said = run(f"finetune {DENSE} --epochs 2 --regime gmp --sparsity 0.97 --lr 0.0005 --out short")
+    assert said.code == 0 and "under-trained" in said.err
+    assert number("short", "train_nll") > 0.05
