@@ -18,14 +18,11 @@ harmless only when it is known to be; flattening is followed; parameters used tw
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from sparsify_cli.maths.channel_spaces import (
     BATCH_NORMS,
@@ -39,35 +36,33 @@ from sparsify_cli.maths.channel_spaces import (
     Axis,
     ChannelGroup,
     ChannelGroups,
+    Heard,
     Place,
     Space,
 )
-from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.maths.traced import Untraceable, attribute, given, name_of, shape_of, tensor_shape, traced
 
 
-def channel_groups(module: nn.Module, inputs: Tensor) -> ChannelGroups:
+def channel_groups(module: nn.Module, inputs: Tensor, *, depthwise: bool = False) -> ChannelGroups:
     """Follow the channels of a network.
 
     Args:
         module: left as it was; a copy is traced in eval mode.
         inputs: [n, ...] samples; one pass tells the shapes.
+        depthwise: channels pass convolutions with one group for each, which otherwise block them as other groups do.
     """
-    copy = deepcopy(module).eval()
     try:
-        traced = fx.symbolic_trace(copy)
-        with torch.no_grad():
-            ShapeProp(traced).propagate(as_taken_by(copy, inputs))
-    except Exception as error:  # tracing runs the network's own code on stand-ins, which may fail in any way
-        first = (str(error).strip().splitlines() or [""])[0]
-        return ChannelGroups(untraced=f"torch.fx cannot trace the network ({type(error).__name__}: {first})")
-    return ChannelGroups(_Follower(traced, copy.state_dict(keep_vars=True)).groups())
+        graph, copy = traced(module, inputs)
+    except Untraceable as error:
+        return ChannelGroups(untraced=str(error))
+    return ChannelGroups(_Follower(graph, copy.state_dict(keep_vars=True), depthwise).groups())
 
 
 class _Follower:
     """Walks a traced network and collects its spaces."""
 
-    def __init__(self, traced: fx.GraphModule, state: dict[str, Tensor]) -> None:
-        self.traced, self.spaces = traced, list[Space]()
+    def __init__(self, graph: fx.GraphModule, state: dict[str, Tensor], depthwise: bool) -> None:
+        self.traced, self.depthwise, self.spaces = graph, depthwise, list[Space]()
         self.axes: dict[fx.Node, Axis] = {}
         self.known: dict[tuple[int, int], tuple[Space, int]] = {}
         self.names: dict[int, list[str]] = {}
@@ -90,7 +85,7 @@ class _Follower:
         elif node.op == "call_module":
             self._module(node, self.traced.get_submodule(str(node.target)))
         elif node.op in ("call_function", "call_method"):
-            self._function(node, _name(node))
+            self._function(node, name_of(node))
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:
         for kinds, follow in self._layers():
@@ -112,7 +107,7 @@ class _Follower:
         yield nn.Flatten, lambda node, module: self._flatten(node, module.start_dim, module.end_dim)
 
     def _function(self, node: fx.Node, name: str) -> None:
-        if name in SIZES and not _shape(node):
+        if name in SIZES and not shape_of(node):
             return  # a size, which no order of channels changes
         if name not in JOINS:
             self._block((n for n in node.all_input_nodes if n.op == "get_attr"), f"`{name}` uses it in a way that is not followed")
@@ -130,7 +125,7 @@ class _Follower:
 
     def _functions(self) -> dict[str, Callable[[fx.Node], None]]:
         return {
-            "flatten": lambda node: self._flatten(node, _given(node, 1, "start_dim", 0), _given(node, 2, "end_dim", -1)),
+            "flatten": lambda node: self._flatten(node, given(node, 1, "start_dim", 0), given(node, 2, "end_dim", -1)),
             "view": self._reshape,
             "reshape": self._reshape,
             "mean": self._mean,
@@ -141,23 +136,25 @@ class _Follower:
         }
 
     def _convolution(self, node: fx.Node, module: Any) -> None:
-        source = node.all_input_nodes[0]
+        source, dim = node.all_input_nodes[0], len(shape_of(node)) - module.weight.ndim + 1
+        followed = source in self.axes and self.axes[source].dim == dim and self.axes[source].repeat == 1
+        if self.depthwise and followed and 1 < module.groups == module.in_channels == module.out_channels:
+            return self._along(node, [module.weight, module.bias], dim)
         if module.groups > 1:
             reason = f"`{node.target}` is a convolution in {module.groups} groups"
             self._block([source], reason)
             self._fresh(node, reason)
-            self._block_parameter(module.weight, reason)
-            return
-        self._read(source, module.weight, len(_shape(source)) - module.weight.ndim + 1, f"`{node.target}`")
-        self._make(node, module, len(_shape(node)) - module.weight.ndim + 1)
+            return self._block_parameter(module.weight, reason)
+        self._read(source, node, module.weight, dim)
+        return self._make(node, module, dim)
 
     def _linear(self, node: fx.Node, module: nn.Linear) -> None:
         source = node.all_input_nodes[0]
-        self._read(source, module.weight, len(_shape(source)) - 1, f"`{node.target}`")
-        self._make(node, module, len(_shape(node)) - 1)
+        self._read(source, node, module.weight, len(shape_of(source)) - 1)
+        self._make(node, module, len(shape_of(node)) - 1)
 
     def _embedding(self, node: fx.Node, module: nn.Embedding) -> None:
-        axis = self._new_axis(node, len(_shape(node)) - 1)
+        axis = self._new_axis(node, len(shape_of(node)) - 1)
         self._place(axis, module.weight, 1, "makes")
 
     def _make(self, node: fx.Node, module: Any, dim: int) -> None:
@@ -166,13 +163,15 @@ class _Follower:
         if module.bias is not None:
             self._place(axis, module.bias, 0, "goes along")
 
-    def _read(self, source: fx.Node, weight: Tensor, dim: int, where: str) -> None:
-        axis = self.axes.get(source)
+    def _read(self, source: fx.Node, reader: fx.Node, weight: Tensor, dim: int) -> None:
+        axis, where = self.axes.get(source), f"`{reader.target}`"
         if axis is None or axis.dim != dim:
             if axis is not None:
                 axis.space.block(f"{where} reads across them")
-            axis = Axis(self._space(_shape(source)[dim], f"{where} reads a tensor whose channels are not followed"), dim)
+            axis = Axis(self._space(shape_of(source)[dim], f"{where} reads a tensor whose channels are not followed"), dim)
         self._place(axis, weight, 1, "reads")
+        if id(weight) in self.names:
+            axis.space.root().heard.append(Heard(self.names[id(weight)][0], str(reader.target), reader.name, dim, axis.repeat))
 
     def _batch_norm(self, node: fx.Node, module: Any) -> None:
         self._along(node, [module.weight, module.bias, module.running_mean, module.running_var], 1)
@@ -181,7 +180,10 @@ class _Follower:
         if len(module.normalized_shape) > 1:
             self._unknown(node, f"`{node.target}` (a layer norm over several axes)")
         else:
-            self._along(node, [module.weight, module.bias], len(_shape(node)) - 1)
+            self._along(node, [module.weight, module.bias], len(shape_of(node)) - 1)
+            axis = self.axes.get(node)
+            if axis is not None and axis.dim == len(shape_of(node)) - 1:
+                axis.space.mix(f"the layer norm `{node.target}` looks at all of them at once")
 
     def _prelu(self, node: fx.Node, module: nn.PReLU) -> None:
         self._along(node, [module.weight] if module.num_parameters > 1 else [], 1)
@@ -201,10 +203,10 @@ class _Follower:
         axis = self.axes.get(source)
         if axis is None:
             return
-        if len(_shape(source)) != len(_shape(node)) or _shape(source)[axis.dim] != _shape(node)[axis.dim]:
-            self._unknown(node, f"`{_name(node)}`")
+        if len(shape_of(source)) != len(shape_of(node)) or shape_of(source)[axis.dim] != shape_of(node)[axis.dim]:
+            self._unknown(node, f"`{name_of(node)}`")
         elif len(node.all_input_nodes) > 1:
-            self._unknown(node, f"`{_name(node)}` of several tensors")
+            self._unknown(node, f"`{name_of(node)}` of several tensors")
         else:
             self.axes[node] = axis
 
@@ -220,15 +222,15 @@ class _Follower:
         if not axes:
             return self._unknown(node, f"`{node.name}`")  # parameters, if anything
         widest = max(axes, key=lambda axis: axis.space.channels * axis.repeat)
-        back = next(len(_shape(source)) - widest.dim for source in node.all_input_nodes if self.axes.get(source) is widest)
-        self.axes[node] = Axis(widest.space, len(_shape(node)) - back, widest.repeat)
+        back = next(len(shape_of(source)) - widest.dim for source in node.all_input_nodes if self.axes.get(source) is widest)
+        self.axes[node] = Axis(widest.space, len(shape_of(node)) - back, widest.repeat)
         for source in node.all_input_nodes:
             self._meet(source, back, widest, f"`{node.name}`")
         return None
 
     def _meet(self, source: fx.Node, back: int, axis: Axis, where: str) -> None:
         """One operand of a sum or product whose channels are `back` axes from the last."""
-        shape, theirs = _tensor_shape(self.traced, source), self.axes.get(source)
+        shape, theirs = tensor_shape(self.traced, source), self.axes.get(source)
         wide = len(shape) >= back and shape[len(shape) - back] > 1
         if theirs is not None and (len(shape) - theirs.dim != back or (wide and theirs.repeat != axis.repeat)):
             for space in (axis.space, theirs.space):
@@ -236,13 +238,13 @@ class _Follower:
         elif theirs is not None and wide:
             axis.space.merge(theirs.space, where)
         elif wide and source.op == "get_attr":
-            self._place(axis, _attribute(self.traced, str(source.target)), len(shape) - back, "goes along")
+            self._place(axis, attribute(self.traced, str(source.target)), len(shape) - back, "goes along")
         elif wide:
             axis.space.block(f"{where} combines them with a tensor whose channels are not followed")
 
     def _flatten(self, node: fx.Node, start: int, end: int) -> None:
         source = node.all_input_nodes[0]
-        shape, axis = _shape(source), self.axes.get(source)
+        shape, axis = shape_of(source), self.axes.get(source)
         first, last = start % len(shape), end % len(shape)
         if axis is None:
             return
@@ -258,38 +260,41 @@ class _Follower:
 
     def _reshape(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
-        before, after = _shape(source), _shape(node)
+        before, after = shape_of(source), shape_of(node)
         last = len(after) - 1
         if before == after:
-            self._pass(node, source)
+            if source in self.axes:
+                self.axes[node] = self.axes[source]
         elif last < len(before) - 1 and before[:last] == after[:last]:
             self._flatten(node, last, -1)
         else:
             self._unknown(node, f"`{node.name}` (a new shape)")
-
-    def _pass(self, node: fx.Node, source: fx.Node) -> None:
-        if source in self.axes:
-            self.axes[node] = self.axes[source]
+        axis, sizes = self.axes.get(node), _flat(node.args[1:])
+        if axis is not None and len(sizes) == len(after) and isinstance(sizes[axis.dim], int) and sizes[axis.dim] != -1:
+            axis.space.mix(f"the network's code says how many there are: `{node.name}` to {sizes[axis.dim]}")
 
     def _mean(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
-        axis, size = self.axes.get(source), len(_shape(source))
-        given = _given(node, 1, "dim", None)
-        dims = range(size) if given is None else [d % size for d in ([given] if isinstance(given, int) else given)]
-        if axis is None or axis.dim in dims:
-            return  # a mean over channels is the same in any order
-        dropped = 0 if len(_shape(node)) == size else sum(d < axis.dim for d in dims)
+        axis, size = self.axes.get(source), len(shape_of(source))
+        asked = given(node, 1, "dim", None)
+        dims = range(size) if asked is None else [d % size for d in ([asked] if isinstance(asked, int) else asked)]
+        if axis is None:
+            return
+        if axis.dim in dims:
+            return axis.space.mix(f"`{node.name}` is a mean over them")  # which is the same in any order
+        dropped = 0 if len(shape_of(node)) == size else sum(d < axis.dim for d in dims)
         self.axes[node] = Axis(axis.space, axis.dim - dropped, axis.repeat)
+        return None
 
     def _permute(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
         order = node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:]
-        self._moved(node, source, [int(d) % len(_shape(source)) for d in order])  # type: ignore[arg-type]
+        self._moved(node, source, [int(d) % len(shape_of(source)) for d in order])  # type: ignore[arg-type]
 
     def _transpose(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
-        order = list(range(len(_shape(source))))
-        one, other = _given(node, 1, "dim0", 0), _given(node, 2, "dim1", 1)
+        order = list(range(len(shape_of(source))))
+        one, other = given(node, 1, "dim0", 0), given(node, 2, "dim1", 1)
         order[one], order[other] = order[other], order[one]
         self._moved(node, source, order)
 
@@ -301,8 +306,8 @@ class _Follower:
     def _pad(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
         axis = self.axes.get(source)
-        if axis is not None and _shape(source)[axis.dim] != _shape(node)[axis.dim]:
-            reason = f"`{node.name}` pads the {_shape(source)[axis.dim]} channels to {_shape(node)[axis.dim]}"
+        if axis is not None and shape_of(source)[axis.dim] != shape_of(node)[axis.dim]:
+            reason = f"`{node.name}` pads the {shape_of(source)[axis.dim]} channels to {shape_of(node)[axis.dim]}"
             axis.space.block(reason)
             self._fresh(node, reason, axis.dim)
         else:
@@ -325,11 +330,11 @@ class _Follower:
         return space
 
     def _new_axis(self, node: fx.Node, dim: int) -> Axis:
-        self.axes[node] = axis = Axis(self._space(_shape(node)[dim]), dim)
+        self.axes[node] = axis = Axis(self._space(shape_of(node)[dim]), dim)
         return axis
 
     def _fresh(self, node: fx.Node, reason: str, dim: int = 1) -> None:
-        shape = _shape(node)
+        shape = shape_of(node)
         if len(shape) > dim:
             self.axes[node] = Axis(self._space(shape[dim], reason), dim)
 
@@ -342,7 +347,7 @@ class _Follower:
             if node in self.axes:
                 self.axes[node].space.block(reason)
             elif node.op == "get_attr":
-                self._block_parameter(_attribute(self.traced, str(node.target)), reason)
+                self._block_parameter(attribute(self.traced, str(node.target)), reason)
 
     def _block_parameter(self, tensor: Any, reason: str) -> None:
         """No group may hold this tensor, met already or still to be met."""
@@ -369,27 +374,10 @@ def _group_of(space: Space) -> ChannelGroup:
     roles = dict.fromkeys(space.members)
     places = tuple(dict.fromkeys(place for _, place in roles))
     readers = tuple(place for role, place in roles if role == "reads")
-    return ChannelGroup(
-        space.channels, places, readers, tuple(place.name for role, place in roles if role == "makes"), tuple(space.blocked)
-    )
+    writers = tuple(place.name for role, place in roles if role == "makes")
+    return ChannelGroup(space.channels, places, readers, writers, tuple(space.blocked), tuple(space.mixed), tuple(space.heard))
 
 
-def _name(node: fx.Node) -> str:
-    return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    """The shape of a node's tensor; () when it is no tensor."""
-    return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
-
-
-def _tensor_shape(module: nn.Module, node: fx.Node) -> tuple[int, ...]:
-    return tuple(_attribute(module, str(node.target)).shape) if node.op == "get_attr" else _shape(node)
-
-
-def _given(node: fx.Node, at: int, name: str, default: Any) -> Any:
-    return node.args[at] if len(node.args) > at else node.kwargs.get(name, default)
-
-
-def _attribute(module: nn.Module, path: str) -> Any:
-    return operator.attrgetter(path)(module)
+def _flat(sizes: Any) -> list[Any]:
+    """Sizes of a new shape, given one by one or as a tuple."""
+    return [size for part in sizes for size in (part if isinstance(part, list | tuple) else [part])]

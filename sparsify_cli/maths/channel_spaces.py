@@ -56,6 +56,25 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """Once that a layer reads channels.
+
+    Args:
+        weight: of the layer, by its first name.
+        module: path of the layer.
+        node: the call, by its name in the traced network.
+        dim: axis of the layer's input that holds the channels.
+        repeat: neighbours along it for each channel.
+    """
+
+    weight: str
+    module: str
+    node: str
+    dim: int
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
 class ChannelGroup:
     """Places whose channels have one order.
 
@@ -65,6 +84,8 @@ class ChannelGroup:
         readers: weights that read them as inputs, and how many columns each channel has there.
         writers: weights that make them.
         blocked: why they may not be reordered; empty when they may.
+        mixed: why none may be missing although any order would do: means over channels, layer norms, sizes in the code.
+        heard: every call that reads them.
     """
 
     channels: int
@@ -72,6 +93,8 @@ class ChannelGroup:
     readers: tuple[Place, ...]
     writers: tuple[str, ...]
     blocked: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = ()
+    heard: tuple[Heard, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +112,8 @@ class Space:
     channels: int
     members: list[tuple[str, Place]] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
+    mixed: list[str] = field(default_factory=list)
+    heard: list[Heard] = field(default_factory=list)
     into: Space | None = None
 
     def root(self) -> Space:
@@ -101,6 +126,10 @@ class Space:
         if reason not in found:
             found.append(reason)
 
+    def mix(self, reason: str) -> None:
+        """Say that something looks at all of them at once, in any order."""
+        self.root().mixed.append(reason)
+
     def merge(self, other: Space, where: str) -> None:
         """Make both one; `where` says which operation asks for it."""
         ours, theirs = self.root(), other.root()
@@ -111,6 +140,8 @@ class Space:
         if ours.channels != theirs.channels:
             ours.block(f"{where} joins {ours.channels} channels with {theirs.channels}")
         ours.members += theirs.members
+        ours.mixed += theirs.mixed
+        ours.heard += theirs.heard
         theirs.into = ours
 
 

@@ -80,6 +80,13 @@ class ExtractRecipe(ModelFields, OutputFields):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShrinkRecipe(ModelFields, DataFields, OutputFields):
+    """Remove zeroed filters, channels and neurons for real; outputs stay what they are."""
+
+    verb: ClassVar[str] = "shrink"
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnlearnRecipe(ModelFields, DataFields, WeightsFields):
     """Forget training samples in one step (SSSE)."""
 
@@ -107,6 +114,18 @@ class ExportRecipe(ModelFields, DataFields, OutputFields):
     verb: ClassVar[str] = "export"
     to: Annotated[Strategy, Option("Format.", shelf="exporters")] = Choice("packed")
     level: Annotated[str, Option("For an embedded artifact: the level to export.")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TicketRecipe(Recipe):
+    """Does a winning ticket really win? The verdict on trained artifacts, by rigorous conditions."""
+
+    verb: ClassVar[str] = "ticket"
+    dense: Annotated[Texts, Option("The best dense network of any recipe tried; several seeds.", metavar="ARTIFACT")] = ()
+    ticket: Annotated[Texts, Option("finetune or train --regime imp.", metavar="ARTIFACT")] = ()
+    reinit: Annotated[Texts, Option("The same with regime.branch=reinit.", metavar="ARTIFACT")] = ()
+    random: Annotated[Texts, Option("The same with regime.branch=random.", metavar="ARTIFACT")] = ()
+    finetuned: Annotated[Texts, Option("Pruned once and trained as long, at the same sparsity.", metavar="ARTIFACT")] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +168,12 @@ RECIPES: tuple[type[Recipe], ...] = (
     FinetuneRecipe,
     EmbedRecipe,
     ExtractRecipe,
+    ShrinkRecipe,
     UnlearnRecipe,
     ValidateRecipe,
     ExportRecipe,
     ReportRecipe,
+    TicketRecipe,
     MasksRecipe,
     AnalyzeRecipe,
     InspectRecipe,

@@ -20,7 +20,7 @@ from sparsify_cli.stages.write import Product, output_folder, write_product
 from sparsify_cli.values.artifact import claimed
 from sparsify_cli.values.report import Finding, Report
 
-NEWEST = ("finetune", "prune", "extract", "unlearn", "train")
+NEWEST = ("finetune", "prune", "shrink", "extract", "unlearn", "train")
 INPUTS = 8
 """Real inputs an export is verified on."""
 

@@ -68,7 +68,7 @@ class Start:
 
 def finetune(recipe: FinetuneRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
     """Train a checkpoint or artifact further and write the result."""
-    subject = open_subject(recipe, verbs=("prune", "finetune", "train"), listener=listener).single().checked()
+    subject = open_subject(recipe, verbs=("prune", "shrink", "finetune", "train"), listener=listener).single().checked()
     subject.checkpoint.require_finite()
     subject.samples("train")
     chooser, target, notes = pruning_plan(recipe, subject)

@@ -56,7 +56,8 @@ def _parent(subject: Subject) -> Subject | None:
             "Its sha256 differs from the one in the manifest.",
             "Put the original back.",
         )
-    return replace(parent, architecture=parent.architecture or subject.architecture, data=parent.data or subject.data)
+    fitting = subject.architecture.fitting(parent.checkpoint.tensors) if subject.architecture else None
+    return replace(parent, architecture=parent.architecture or fitting, data=parent.data or subject.data)
 
 
 def _shown(path: Path) -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +19,9 @@ from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.channel_groups import channel_groups
 from sparsify_cli.maths.channel_spaces import ChannelGroup, Place
 from sparsify_cli.maths.matrix_view import to_matrix
+from sparsify_cli.maths.output_change import output_change, outputs
 from sparsify_cli.maths.permutation import Found, best_order
 from sparsify_cli.recipes.pattern import Pattern
-from sparsify_cli.values.arrays import as_taken_by
 
 TOLERANCE = 1e-5
 """Largest difference of outputs, relative to the largest output."""
@@ -170,40 +169,13 @@ def _checked(
     if not changes:
         return {}, Permutation(blocked=blocked)
     exact = deepcopy(module).eval().double()
-    before = _outputs(exact, sample)
+    before = outputs(exact, sample)
     exact.load_state_dict(changes, strict=False)
-    difference = _difference(before, _outputs(exact, sample))
+    difference = output_change(before, outputs(exact, sample))
     if difference <= TOLERANCE:
         return changes, Permutation(reordered, blocked, difference)
     why = f"The channels were left as they were: reordering them would have changed the outputs by {difference:.1e} of their scale."
     return {}, Permutation((), blocked, difference, why)
-
-
-@torch.no_grad()
-def _outputs(module: nn.Module, sample: Tensor) -> list[Tensor]:
-    return list(_tensors(module(as_taken_by(module, sample))))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in what a network returns."""
-    if isinstance(value, Tensor):
-        yield value.double()
-    elif isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)
-
-
-def _difference(before: list[Tensor], after: list[Tensor]) -> float:
-    """The largest change relative to the largest entry of its tensor; infinite when an output is not finite."""
-    worst = 0.0
-    for old, new in zip(before, after, strict=True):
-        if old.numel() and not torch.equal(old, new):
-            scale = float(old.abs().max())
-            change = float((new - old).abs().max()) / scale if scale else float("inf")
-            worst = max(worst, change if change == change else float("inf"))
-    return worst
 
 
 def _names(places: Iterable[Place]) -> tuple[str, ...]:

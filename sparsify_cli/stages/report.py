@@ -39,7 +39,7 @@ from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding, Report
 from sparsify_cli.values.samples import Samples
 
-COMPRESSED = ("finetune", "prune", "extract", "unlearn")
+COMPRESSED = ("finetune", "prune", "shrink", "extract", "unlearn")
 SHOWN_EXEMPLARS = 24
 SHOWN_PIXELS = 256 * 256
 
@@ -183,7 +183,7 @@ def _name(subject: Subject) -> str:
     """What a network is called in a column: `pruned 90 %`, `level 0.8`."""
     if subject.artifact is None:
         return subject.path.name
-    verb = {"prune": "pruned", "finetune": "fine-tuned", "unlearn": "unlearned", "train": "trained"}.get(
+    verb = {"prune": "pruned", "finetune": "fine-tuned", "unlearn": "unlearned", "train": "trained", "shrink": "shrunk"}.get(
         subject.artifact.verb, subject.artifact.verb
     )
     if subject.artifact.verb == "extract":

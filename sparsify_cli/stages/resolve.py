@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sparsify_cli.contracts.architecture import Architecture
 from sparsify_cli.contracts.dataset import Dataset, Split
 from sparsify_cli.errors import BadData, BadRequest, UnknownName
+from sparsify_cli.maths.resize import resized
 from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.hugging_face import plainly_called
 from sparsify_cli.stages.user_code import user_module, user_samples
@@ -47,13 +48,18 @@ def parse_spec(text: str, args: Sequence[str]) -> Spec:
 
 
 def build_architecture(spec: Spec) -> nn.Module:
-    """A freshly initialised module.
+    """A freshly initialised module, as small as it was made by `shrink`.
 
     Raises:
         UnknownName: no such architecture, file or callable.
         BadRequest: an option it does not take.
         BrokenPlugin: a user's callable raises or returns no module.
+        KeyMismatch: it is not the architecture that was shrunk.
     """
+    return resized(_built(spec), spec.resized) if spec.resized else _built(spec)
+
+
+def _built(spec: Spec) -> nn.Module:
     if ":" in spec.name:
         return plainly_called(user_module(spec))
     strategy: Architecture = _strategy("architectures", spec)

@@ -213,10 +213,16 @@ def with_context(subject: Subject, arch: tuple[str, Sequence[str]], data: tuple[
     for (name, options), flag in ((arch, "--arch"), (data, "--data")):
         if options and not name:
             raise BadRequest(f"{flag}-arg {options[0]} goes with {flag}, which is not given.", "", f"Add {flag} NAME.")
-    architecture = parse_spec(*arch) if arch[0] else subject.architecture
+    architecture = _as_shrunk(parse_spec(*arch), subject) if arch[0] else subject.architecture
     source = parse_spec(*data) if data[0] else subject.data
     subject = _renamed(replace(subject, architecture=architecture, data=source))
     return _masked_by_own_names(subject)
+
+
+def _as_shrunk(architecture: Spec, subject: Subject) -> Spec:
+    """An architecture that was named, made as small as the artifact says that its own was."""
+    known = (subject.artifact.manifest.get("architecture") if subject.artifact else None) or {}
+    return replace(architecture, resized=dict(known.get("resized", {}))).fitting(subject.checkpoint.tensors)
 
 
 def _masked_by_own_names(subject: Subject) -> Subject:
@@ -235,7 +241,8 @@ def with_context_of(network: Subject, subject: Subject) -> Subject:
     """
     if not network.trusted:
         network.known_architecture()
-    architecture = network.architecture or subject.architecture
+    lent = subject.architecture.fitting(network.checkpoint.tensors) if subject.architecture else None
+    architecture = network.architecture or lent
     data = subject.data or network.data
     if architecture is None or data is None:
         missing = "--arch" if architecture is None else "--data"

@@ -147,6 +147,7 @@ def _wrong_entries(manifest: Mapping[str, Any]) -> list[str]:
     wrong = [key for key in ("verb", "status") if not isinstance(manifest.get(key), str)]
     wrong += [key for key in ("recipe", "versions", "facts", "files", "tensors") if not isinstance(manifest.get(key, {}), dict)]
     wrong += [key for key, parts in ENTRIES.items() if manifest.get(key) is not None and not _holds(manifest[key], parts)]
+    wrong += [key for key in ("architecture", "data") if key not in wrong and not _are_shapes((manifest.get(key) or {}).get("resized", {}))]
     if not wrong and not all(isinstance(digest, str) for digest in manifest.get("files", {}).values()):
         wrong.append("files")
     numbers = manifest.get("numbers", [])
@@ -157,6 +158,12 @@ def _wrong_entries(manifest: Mapping[str, Any]) -> list[str]:
 def _holds(entry: Any, parts: tuple[str, ...]) -> bool:
     """Whether an entry is a mapping with these keys and the right kind of value under each."""
     return isinstance(entry, dict) and all(isinstance(entry.get(key, ...), KINDS.get(key, str)) for key in parts)
+
+
+def _are_shapes(found: Any) -> bool:
+    """Whether it is a mapping of names to lists of whole numbers above zero."""
+    sizes = found.values() if isinstance(found, dict) else [None]
+    return all(isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape) for shape in sizes)
 
 
 def is_artifact(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,19 +36,27 @@ class Spec:
     Args:
         name: `cnn`, `digits`, `package.module:callable`, `path/file.py:callable`.
         options: keyword arguments, plain JSON values.
+        resized: of an architecture that was shrunk: name of a tensor -> its shape, where that is another or the tensor was added.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    resized: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"name": self.name, "options": dict(self.options)}
+        shapes = {name: list(shape) for name, shape in self.resized.items()}
+        return {"name": self.name, "options": dict(self.options), **({"resized": shapes} if shapes else {})}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | None) -> Spec | None:
         """What `to_json` wrote, or None."""
-        return None if value is None else cls(value["name"], dict(value["options"]))
+        return None if value is None else cls(value["name"], dict(value["options"]), dict(value.get("resized", {})))
+
+    def fitting(self, tensors: Mapping[str, Tensor]) -> Spec:
+        """Itself, or as it was before it was shrunk where these tensors are not of the shrunk network."""
+        there = [list(tensors[name].shape) == list(shape) for name, shape in self.resized.items() if name in tensors]
+        return self if there and all(there) else replace(self, resized={})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,198 @@
+"""Which channels of a network can be taken out without changing what it computes, and what their readers owe them.
+
+A channel of a group can go when for every layer that reads it
+
+    nothing reads     all of its columns in the rows that stay are zero, or
+    it is a constant  c, the same at every position; what it added, its columns times c, goes into the layer's bias
+
+A convolution that pads with zeros sees the constant inside and zero at the border, so that no bias can stand for it unless
+c = 0. Of several such channels one stays and carries the others: with k the carrier, its columns become
+w_k + sum over i of w_i c_i / c_k, at every position and every border the same sum. One channel of a group stays in any case.
+Rows that go may leave others unread, so groups are gone through until nothing changes.
+
+Source: folding as in Li et al. 2017, arXiv 1608.08710, section 3 (without constants); the carrier is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from sparsify_cli.maths.channel_spaces import CONVOLUTIONS, ChannelGroup, Heard
+
+CLOSE = 1e-12
+"""Relative spread up to which numbers are one constant: sums of equal numbers round differently at different positions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What one layer reads in the columns of its weight.
+
+    Args:
+        heard: the call.
+        constant: one number a column, NaN where the input is no constant or not the same at every position.
+        padded: the layer puts zeros around its input.
+        once: the weight is read by this call alone.
+    """
+
+    heard: Heard
+    constant: Float[Tensor, " columns"]
+    padded: bool
+    once: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """What happens to the channels of a group.
+
+    Args:
+        group: them.
+        readings: every layer that reads them.
+        kept: the channels that stay.
+        border: channels with constants at borders, whether they stay or go.
+        carrier: the one of them that stands for the others, or None.
+    """
+
+    group: ChannelGroup
+    readings: tuple[Reading, ...]
+    kept: Bool[Tensor, " channels"]
+    border: Bool[Tensor, " channels"]
+    carrier: int | None = None
+
+    @property
+    def removed(self) -> int:
+        """How many go."""
+        return int((~self.kept).sum())
+
+
+def readings_of(module: nn.Module, groups: Sequence[ChannelGroup], inputs: Mapping[str, Tensor]) -> list[tuple[Reading, ...]]:
+    """Every group's readings.
+
+    Args:
+        module: the network.
+        groups: of its channels.
+        inputs: name of a call -> what it reads, NaN where that is no constant.
+    """
+    times: dict[str, int] = {}
+    for heard in (heard for group in groups for heard in group.heard):
+        times[heard.weight] = times.get(heard.weight, 0) + 1
+    return [tuple(_reading(module, heard, inputs, times[heard.weight] == 1) for heard in group.heard) for group in groups]
+
+
+def _reading(module: nn.Module, heard: Heard, inputs: Mapping[str, Tensor], once: bool) -> Reading:
+    layer: Any = module.get_submodule(heard.module)
+    if heard.node not in inputs:
+        return Reading(heard, torch.full((layer.weight.shape[1],), torch.nan, dtype=torch.float64), False, once)
+    return Reading(heard, _constant(inputs[heard.node], heard.dim), isinstance(layer, CONVOLUTIONS) and _is_padded(layer), once)
+
+
+def _constant(values: Tensor, dim: int) -> Tensor:
+    """One number for each entry of an axis, NaN where the numbers there differ."""
+    flat = values.double().movedim(dim, 0).reshape(values.shape[dim], -1)
+    spread, size = flat.amax(1) - flat.amin(1), flat.abs().amax(1)
+    return torch.where(spread <= CLOSE * size, flat[:, 0], torch.nan)
+
+
+def _is_padded(layer: Any) -> bool:
+    if isinstance(layer.padding, str):
+        return bool(layer.padding == "same" and max(layer.kernel_size) > 1)
+    return layer.padding_mode == "zeros" and any(layer.padding)
+
+
+@torch.no_grad()
+def cuts_of(state: Mapping[str, Tensor], groups: Sequence[ChannelGroup], readings: Sequence[tuple[Reading, ...]]) -> list[Cut]:
+    """What goes of each group; groups that are blocked, mixed or read by nobody stay whole.
+
+    Args:
+        state: the network's tensors, shared ones under all of their names.
+        groups: of channels.
+        readings: of each group.
+    """
+    rows = {place.name: at for at, group in enumerate(groups) for place in group.places if place.dim == 0}
+    found = [_whole(group, heard) for group, heard in zip(groups, readings, strict=True)]
+    while True:
+        alive = {name: found[at].kept for name, at in rows.items() if len(found[at].kept) == state[name].shape[0]}
+        now = [_cut(state, one, alive) if _may_shrink(one.group) else one for one in found]
+        if [one.removed for one in now] == [one.removed for one in found]:
+            return now
+        found = now
+
+
+def _whole(group: ChannelGroup, readings: tuple[Reading, ...]) -> Cut:
+    """A group that loses nothing."""
+    return Cut(group, readings, torch.ones(group.channels, dtype=torch.bool), torch.zeros(group.channels, dtype=torch.bool))
+
+
+def _may_shrink(group: ChannelGroup) -> bool:
+    return bool(group.heard) and not group.blocked and not group.mixed
+
+
+def _cut(state: Mapping[str, Tensor], cut: Cut, alive: Mapping[str, Tensor]) -> Cut:
+    free, border = could_go(state, cut, alive)
+    carrier = _carrier(cut.readings, border)
+    kept = ~free | border
+    if carrier is not None:
+        kept = ~free | (torch.arange(len(free)) == carrier)
+    if not kept.any():
+        kept[0] = True
+    return Cut(cut.group, cut.readings, kept, border, carrier)
+
+
+def could_go(state: Mapping[str, Tensor], cut: Cut, alive: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Channels that are constant or unread everywhere, and those of them whose constants need a carrier.
+
+    Args:
+        state: tensors.
+        cut: the group with its readings.
+        alive: name of a weight -> its rows that stay.
+    """
+    free, border = torch.ones(cut.group.channels, dtype=torch.bool), torch.zeros(cut.group.channels, dtype=torch.bool)
+    for reading in cut.readings:
+        read, known = _read(state[reading.heard.weight], alive.get(reading.heard.weight)), ~reading.constant.isnan()
+        zero = ~read | (reading.constant == 0)
+        heavy = ~zero & known & reading.once & reading.padded & (reading.heard.repeat == 1)
+        plain = zero | (known & reading.once & (not reading.padded))
+        free &= (plain | heavy).unflatten(0, (-1, reading.heard.repeat)).all(1)
+        border |= heavy.unflatten(0, (-1, reading.heard.repeat)).any(1)
+    return free, border & free
+
+
+def _read(weight: Tensor, rows: Tensor | None) -> Bool[Tensor, " columns"]:
+    """Columns that hold anything in the rows that stay."""
+    held = weight != 0 if rows is None else (weight != 0)[rows]
+    return held.movedim(1, 0).flatten(1).any(1)
+
+
+def _carrier(readings: Sequence[Reading], border: Tensor) -> int | None:
+    """The channel whose constants at padded readers are farthest from zero; None where none can carry all others."""
+    sizes = [reading.constant.abs() for reading in readings if reading.padded and reading.heard.repeat == 1]
+    sizes = [size for size in sizes if bool((size[border] > 0).any())]
+    if int(border.sum()) < 2 or not sizes:
+        return None
+    least = torch.stack(sizes).amin(0).nan_to_num(0.0).masked_fill(~border, 0.0)
+    return int(least.argmax()) if bool(least.max() > 0) else None
+
+
+@torch.no_grad()
+def owed(weight: Float[Tensor, "out columns ..."], reading: Reading, cut: Cut) -> tuple[Tensor | None, Float[Tensor, " out"]]:
+    """What a reader needs so that channels may go: the carrier's new column (None where it stays), and what is added to its bias.
+
+    Args:
+        weight: of the reader, float64.
+        reading: what it reads.
+        cut: what goes.
+    """
+    gone = (~cut.kept).repeat_interleave(reading.heard.repeat)
+    constant = torch.where(gone, reading.constant, 0.0).nan_to_num(0.0)  # what is no constant is not read
+    shaped = constant.reshape(1, -1, *[1] * (weight.ndim - 2))
+    if not reading.padded:
+        return None, (weight * shaped).flatten(1).sum(1)
+    nothing = weight.new_zeros(len(weight))
+    if cut.carrier is None or not constant.any():
+        return None, nothing
+    return weight[:, cut.carrier] + (weight * shaped).sum(1) / reading.constant[cut.carrier], nothing

@@ -1,0 +1,87 @@
+"""A network with some of its tensors smaller: layers keep their class and settings, and know their new sizes.
+
+Nothing of a network's code is changed, so that code which counts channels itself may no longer run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_cli.errors import KeyMismatch
+from sparsify_cli.maths.channel_spaces import BATCH_NORMS, CONVOLUTIONS
+
+
+def resized(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
+    """The module itself, with tensors cut to new shapes: their first entries stay, shared ones stay shared.
+
+    Args:
+        module: changed in place.
+        shapes: name in its state dict -> new shape; the name of a bias that is not there adds one of zeros.
+
+    Raises:
+        KeyMismatch: a tensor is not there, or smaller than it should become.
+    """
+    made: dict[int, tuple[Tensor, Tensor]] = {}
+    for name, shape in shapes.items():
+        path, _, leaf = name.rpartition(".")
+        owner = _owner(module, path, name)
+        old = getattr(owner, leaf, None)
+        depthwise = isinstance(owner, CONVOLUTIONS) and 1 < owner.groups == owner.in_channels == owner.out_channels
+        if old is None:
+            _add_bias(owner, leaf, name, shape)
+        elif tuple(old.shape) != tuple(shape):
+            _, new = made.setdefault(id(old), (old, _cut(old, name, shape)))
+            setattr(owner, leaf, new)
+            _know_sizes(owner, depthwise)
+    return module
+
+
+def _owner(module: nn.Module, path: str, name: str) -> Any:
+    try:
+        return module.get_submodule(path)
+    except AttributeError as error:
+        raise _misfit(name, "the architecture has no such layer") from error
+
+
+def _add_bias(owner: nn.Module, leaf: str, name: str, shape: Sequence[int]) -> None:
+    weight = getattr(owner, "weight", None)
+    if leaf != "bias" or not isinstance(weight, Tensor):
+        raise _misfit(name, "the architecture has no such tensor")
+    if list(shape) != list(weight.shape[:1]):
+        raise _misfit(name, f"its layer has {weight.shape[0]} outputs, the bias {list(shape)}")
+    owner.register_parameter(leaf, nn.Parameter(torch.zeros(tuple(shape), dtype=weight.dtype, device=weight.device)))
+
+
+def _cut(old: Tensor, name: str, shape: Sequence[int]) -> Tensor:
+    if len(shape) != old.ndim or any(not 0 < new <= size for new, size in zip(shape, old.shape, strict=True)):
+        raise _misfit(name, f"it was cut to {list(shape)} and is {list(old.shape)}")
+    new = old.detach()[tuple(slice(size) for size in shape)].clone()
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _know_sizes(layer: Any, depthwise: bool) -> None:
+    """Counts that a layer keeps beside its tensors."""
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, CONVOLUTIONS):
+        layer.out_channels = len(layer.weight)
+        layer.groups = layer.out_channels if depthwise else layer.groups
+        layer.in_channels = layer.weight.shape[1] * layer.groups
+    elif isinstance(layer, BATCH_NORMS):
+        layer.num_features = len(layer.running_mean if layer.running_mean is not None else layer.weight)
+    elif isinstance(layer, nn.Embedding):
+        layer.embedding_dim = layer.weight.shape[1]
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = len(layer.weight)
+
+
+def _misfit(name: str, why: str) -> KeyMismatch:
+    return KeyMismatch(
+        f"The network cannot be made as small as it was: {name} does not fit.",
+        f"{why[0].upper()}{why[1:]}.",
+        "Name the architecture that was shrunk with --arch and --arch-arg, as it was then.",
+    )

@@ -1,0 +1,140 @@
+"""`shrink`: zeroed filters, channels and neurons are taken out of the tensors; the network's outputs stay what they were.
+
+The result remembers the architecture and the new shapes of its tensors, so that later verbs build it as small as it is; the
+weights are plain safetensors. Before anything is written the network is built anew from what will be written, and compared.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.errors import Infeasible
+from sparsify_cli.maths.macs import macs_per_weight
+from sparsify_cli.recipes.verbs import ShrinkRecipe
+from sparsify_cli.stages.compare import compared
+from sparsify_cli.stages.outcome import Outcome, Table
+from sparsify_cli.stages.shrunk import Shrinking, require_same, shrinking
+from sparsify_cli.stages.sizes import compared_sizes
+from sparsify_cli.stages.subject import Subject, open_subject
+from sparsify_cli.stages.tables import before_after, said
+from sparsify_cli.stages.write import Product, output_folder, write_product
+from sparsify_cli.values.artifact import claimed, require_free
+from sparsify_cli.values.checkpoint import Checkpoint
+from sparsify_cli.values.report import Finding, Report
+
+NEWEST = ("finetune", "prune", "extract", "unlearn", "train")
+SAMPLES = 64
+"""Training samples on which outputs are compared, beside as many random inputs."""
+SHOWN = ("parameters", "macs", "bytes_disk", "bytes_packed", "latency_ms", "accuracy", "nll", "sparsity")
+
+
+def shrink(recipe: ShrinkRecipe, listener: Listener) -> Outcome:
+    """Take out every channel that is constant or unread, and write what is left."""
+    if recipe.out:
+        require_free(Path(recipe.out))
+    before = open_subject(recipe, verbs=NEWEST, listener=listener).single()
+    before.known_architecture()
+    inputs = before.samples("train").inputs[:SAMPLES]
+    before = before.checked()
+    before.checkpoint.require_finite()
+    found = shrinking(before.module(), inputs)
+    if not found.channels:
+        raise _nothing(before, found)
+    after = shrunk_subject(before, found)
+    listener.note("comparing outputs in float64")
+    difference = require_same(before.module(), after.module(), inputs, seed=recipe.seed)
+    folder, held = output_folder(recipe, before.name)
+    with claimed(folder, held=held):
+        report = Report(tuple(_findings(before, after, found, difference)), {"channels": _channels(found)})
+        report = write_product(folder, Product(recipe, after, report, before, after.checkpoint, after.masks))
+    name = shlex.quote(str(folder))
+    return Outcome(
+        "shrink",
+        _headline(found, report),
+        report,
+        folder,
+        tables=(before_after("what it did", report, SHOWN), _table(found)),
+        notes=(*found.notes, *_accuracy_note(report), *_speed_note(report)),
+        hints=(f"sparsify finetune {name}", f"sparsify export {name} --to onnx"),
+    )
+
+
+def shrunk_subject(before: Subject, found: Shrinking) -> Subject:
+    """The network without its channels: tensors, masks, and an architecture that knows the new shapes."""
+    architecture, module = before.known_architecture(), before.module()
+    shapes = {**architecture.resized, **found.surgery.shapes(module.state_dict())}
+    old = before.checkpoint
+    checkpoint = Checkpoint(found.surgery.tensors(old.tensors), old.source, architecture=old.architecture)
+    after = before.changed(checkpoint, found.surgery.masks(before.masks))
+    return replace(after, architecture=replace(architecture, resized=shapes))
+
+
+def _findings(before: Subject, after: Subject, found: Shrinking, difference: float) -> list[Finding]:
+    text = "Multiply-accumulates of one sample in convolutions and linear layers, zeros included."
+    macs = Finding(name="macs", value=float(_macs(after)), unit="multiply-adds", better="lower", definition=text)
+    change = "Largest difference of an output after shrinking, float64, relative to the largest output."
+    return [
+        *compared_sizes(before, after),
+        macs,
+        replace(macs, value=float(_macs(before)), of="dense"),
+        Finding(name="channels_removed", value=float(found.channels), unit="channels", definition="Channels that were taken out."),
+        Finding(name="output_change", value=difference, better="lower", definition=change),
+        *compared(before, after),
+    ]
+
+
+def _macs(subject: Subject) -> int:
+    module = subject.module()
+    sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
+    uses = macs_per_weight(module, subject.samples("train").inputs[:1])
+    return sum(times * sizes.get(name, 0) for name, times in uses.items())
+
+
+def _channels(found: Shrinking) -> list[dict[str, object]]:
+    """The groups that lost channels, for the manifest."""
+    return [{"writers": list(g.writers), "readers": list(g.readers), "channels": g.channels, "removed": g.removed} for g in found.removed]
+
+
+def _table(found: Shrinking) -> Table:
+    rows = [
+        (name.removesuffix(".weight"), f"{group.channels:,}", f"{group.channels - group.removed:,}", f"{group.removed:,}")
+        for group in found.removed
+        for name in group.writers
+    ]
+    return Table("channels", ("layer", "before", "after", "removed"), tuple(rows))
+
+
+def _headline(found: Shrinking, report: Report) -> str:
+    told = [f"{name}{said(report.get(key, of='dense')).split(' ')[0]} -> {said(report.get(key))}" for name, key in _SAID]
+    ratio = report.get("latency_ratio")
+    speed = f"; {ratio.value:.2f} x the time" if ratio is not None and ratio.value is not None else ""
+    return f"Removed {found.channels:,} channels: {', '.join(told)}{speed}; outputs are what they were."
+
+
+_SAID = (("", "parameters"), ("", "macs"))
+
+
+def _accuracy_note(report: Report) -> tuple[str, ...]:
+    """A word where the last bits of float32 decided a sample."""
+    old, new = report.get("accuracy", of="dense"), report.get("accuracy")
+    same = old is None or new is None or old.value == new.value
+    return () if same else (f"accuracy {said(old)} -> {said(new)}: outputs agree in float64, so these are ties in float32.",)
+
+
+def _speed_note(report: Report) -> tuple[str, ...]:
+    """A word where fewer channels take longer."""
+    ratio = report.get("latency_ratio")
+    slower = ratio is not None and ratio.low is not None and ratio.low > 1
+    return ("it is not faster here: kernels prefer widths that are multiples of 8 or 16.",) if slower else ()
+
+
+def _nothing(before: Subject, found: Shrinking) -> Infeasible:
+    why = " ".join((*found.notes[:3], f"And {len(found.notes) - 3} more groups.")) if len(found.notes) > 3 else " ".join(found.notes)
+    return Infeasible(
+        f"Nothing of {before.path} can be removed: no channel is zero or unread everywhere.",
+        why[:1].upper() + why[1:],
+        "Zero whole filters first: `prune --criterion group-norm --sparsity 0.5`, or `finetune --regime ssl`.",
+    )

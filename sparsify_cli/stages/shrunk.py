@@ -1,0 +1,172 @@
+"""A network without the channels that are zero: what goes, what stays and why, and the proof that outputs are what they were.
+
+Groups of channels are found by tracing (maths/channel_groups.py), constants by a run without an input (maths/constants.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_cli.errors import Anomalous, Infeasible
+from sparsify_cli.maths.channel_cuts import Cut, cuts_of, readings_of
+from sparsify_cli.maths.channel_groups import channel_groups
+from sparsify_cli.maths.constants import constant_inputs
+from sparsify_cli.maths.output_change import output_change, outputs
+from sparsify_cli.maths.surgery import Surgery, surgery
+from sparsify_cli.values.arrays import handy_batch
+
+TOLERANCE = 1e-5
+"""Largest difference of outputs, relative to the largest output."""
+TRACED = 2
+"""Samples of the pass that tells shapes."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Channels of one group.
+
+    Args:
+        writers: weights that make them.
+        readers: weights that read them.
+        channels: how many there were.
+        removed: how many went.
+    """
+
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    channels: int
+    removed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Shrinking:
+    """What taking out channels does to a network.
+
+    Args:
+        surgery: to its tensors.
+        removed: groups that lose channels.
+        notes: what stays though it is zero, and why, one sentence each.
+    """
+
+    surgery: Surgery
+    removed: tuple[Removed, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def channels(self) -> int:
+        """How many go in all."""
+        return sum(group.removed for group in self.removed)
+
+
+def shrinking(module: nn.Module, inputs: Tensor) -> Shrinking:
+    """Find every channel that can be taken out.
+
+    Args:
+        module: in eval mode; left as it was.
+        inputs: [n, ...] samples.
+
+    Raises:
+        Infeasible: torch.fx cannot trace the network.
+    """
+    sample = inputs[:TRACED]
+    found = channel_groups(module, sample, depthwise=True)
+    if found.untraced:
+        raise Infeasible(f"Nothing can be removed: {found.untraced}.", "Which layers read a channel is not known.")
+    readings = readings_of(module, found.groups, constant_inputs(module, sample))
+    state = module.state_dict()
+    cuts = cuts_of(state, found.groups, readings)
+    first = _first_names(module)
+    removed = tuple(_removed(cut, first) for cut in cuts if cut.removed)
+    return Shrinking(surgery(module, cuts, sample), removed, tuple(note for cut in cuts for note in _notes(cut, state, first)))
+
+
+def _first_names(module: nn.Module) -> dict[str, str]:
+    """Name of a parameter -> the first of its names."""
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {name: first[id(parameter)] for name, parameter in module.named_parameters(remove_duplicate=False)}
+
+
+def _removed(cut: Cut, first: Mapping[str, str]) -> Removed:
+    writers, readers = _distinct(cut.group.writers, first), _distinct((place.name for place in cut.group.readers), first)
+    return Removed(writers, readers, cut.group.channels, cut.removed)
+
+
+def _distinct(names: Iterator[str] | Sequence[str], first: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(first.get(name, name) for name in names))
+
+
+def _notes(cut: Cut, state: Mapping[str, Tensor], first: Mapping[str, str]) -> Iterator[str]:
+    """Why channels of a group stay that somebody may have meant to be gone."""
+    writers = _distinct(cut.group.writers, first)
+    zero = [~state[name].flatten(1).any(1) for name in writers if len(state[name]) == cut.group.channels]
+    if not zero:
+        return
+    called = ", ".join(name.removesuffix(".weight") for name in writers)
+    left, border = torch.stack(zero).any(0) & cut.kept, cut.border & cut.kept
+    if cut.group.blocked or cut.group.mixed:
+        yield from _stay(left, called, "; ".join(dict.fromkeys((*cut.group.blocked, *cut.group.mixed))))
+    elif cut.removed == cut.group.channels - 1 and left.any():
+        yield f"1 zero channel of {called} stays: a layer keeps one at least."
+    else:
+        carried = int((cut.border & ~cut.kept).sum())
+        others = "the constant of 1 other" if carried == 1 else f"the constants of {carried} others"
+        yield from _stay(border, called, f"it carries {others} into layers that pad with zeros" if carried else AT_BORDER)
+        sums = f"sums join the outputs of these {len(writers)} layers, and a channel goes where all of them are zero"
+        yield from _stay(left & ~border, called, sums if len(writers) > 1 else NO_CONSTANT)
+
+
+AT_BORDER = "its constant is not zero, and a layer that pads with zeros reads it"
+NO_CONSTANT = "what their readers see of them is no constant"
+
+
+def _stay(channels: Tensor, called: str, why: str) -> Iterator[str]:
+    """A sentence, if there are any."""
+    count = int(channels.sum())
+    if count:
+        yield f"{count} zero channel{'s' * (count > 1)} of {called} stay{'s' * (count == 1)}: {why}."
+
+
+def require_same(before: nn.Module, after: nn.Module, inputs: Tensor, *, seed: int = 0) -> float:
+    """Compare the outputs of two networks in float64, on samples and on as many random inputs.
+
+    Args:
+        before, after: they become float64.
+        inputs: [n, ...] samples.
+        seed: of the random inputs.
+
+    Returns:
+        The largest difference, relative to the largest output.
+
+    Raises:
+        Anomalous: it is above the tolerance, or the shrunk network does not run.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(inputs.shape, generator=generator)] if inputs.is_floating_point() else []
+    old, new = before.double().eval(), after.double().eval()
+    batches = [part for one in (inputs, *drawn) for part in one.split(handy_batch(old))]
+    difference = max((_change(old, new, batch) for batch in batches), default=0.0)
+    if difference <= TOLERANCE:
+        return difference
+    raise Anomalous(
+        f"The outputs of the shrunk network differ by {difference:.1e} of their scale, allowed are {TOLERANCE:g}; nothing was written.",
+        "Something in the network tells channels apart that tracing does not see, a hook for instance.",
+        "Please report it with the architecture.",
+    )
+
+
+def _change(before: nn.Module, after: nn.Module, batch: Tensor) -> float:
+    old = outputs(before, batch)
+    try:
+        new = outputs(after, batch)
+        return output_change(old, new)
+    except Exception as error:  # whatever code says that counts on its channels
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise Anomalous(
+            "The shrunk network does not run; nothing was written.",
+            f"Its code counts channels itself, it seems: {lines[0]}.",
+            "Take sizes from the tensors in its code, x.flatten(1) for instance.",
+        ) from error

@@ -1,0 +1,136 @@
+"""`shrink`: what was zero is gone, later verbs work on what is left, and what cannot be is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.cli.conftest import NAMES, Run
+
+NET = """
+import torch
+from torch import nn
+
+
+def net():
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10, bias=False),
+    )
+
+
+class Hooked(nn.Sequential):
+    def __init__(self):
+        super().__init__(*net())
+        self[2].register_forward_hook(lambda layer, inputs, output: output * torch.arange(output.shape[1]).view(-1, 1, 1))
+
+
+class Counting(nn.Sequential):
+    def __init__(self):
+        super().__init__(*net())
+
+    def forward(self, x):
+        for layer in list(self)[:7]:
+            x = layer(x)
+        return self[8](x.reshape(x.numel() // 16, -1))
+"""
+FLAGS = "--data digits --format json"
+
+
+@pytest.fixture
+def zeroed(here: Path) -> Path:
+    """model.pt with 3 of 8 and 5 of 16 zero filters, and net.py that builds it."""
+    state = torch.load("model.pt", weights_only=True)
+    state.pop("8.bias")
+    state["0.weight"][[1, 4, 6]] = 0
+    state["3.weight"][[0, 2, 4, 6, 15]] = 0
+    torch.save(state, "zeroed.pt")
+    (here / "net.py").write_text(NET)
+    return here
+
+
+def numbers(folder: str) -> dict[tuple[str, str], float]:
+    """Numbers of an artifact, by name and whose they are."""
+    manifest = json.loads((Path(folder) / "manifest.json").read_text())
+    return {(one["name"], one["of"]): one["value"] for one in manifest["numbers"] if one["scope"] == "all"}
+
+
+def test_shrink_and_what_comes_after(zeroed: Path, run: Run) -> None:
+    """8 -> 5 and 16 -> 11 filters: shapes, counts and accuracy by hand; validate, prune, finetune, export and shrink take the result."""
+    said = run("shrink zeroed.pt --arch net.py:net --data digits --out small")
+    assert said.code == 0 and "Removed 8 channels" in said.out
+    tensors, found = load_file("small/model.safetensors"), numbers("small")
+    assert [list(tensors[f"{at}.weight"].shape) for at in (0, 3, 8)] == [[5, 1, 3, 3], [11, 5, 3, 3], [10, 11]]
+    assert list(tensors["8.bias"].shape) == [10]  # the constants of the last five went there
+    assert found["parameters", "dense"] == (8 * 9 + 8) + 2 * 8 + (16 * 72 + 16) + 2 * 16 + 160
+    assert found["parameters", "compressed"] == (5 * 9 + 5) + 2 * 5 + (11 * 45 + 11) + 2 * 11 + 110 + 10
+    assert found["macs", "dense"] == 64 * 72 + 36 * 16 * 72 + 160 and found["macs", "compressed"] == 64 * 45 + 36 * 11 * 45 + 110
+    assert found["accuracy", "compressed"] == found["accuracy", "dense"] and found["output_change", "compressed"] < 1e-6
+    assert (
+        found["bytes_disk", "compressed"] == (zeroed / "small/model.safetensors").stat().st_size
+        and ("latency_ratio", "compressed") in found
+    )
+    for line in ("validate small", "prune small --sparsity 0.5 --out less", "export small --to onnx", "export less --to packed"):
+        assert run(line).code == 0, line
+    assert run("finetune less --epochs 1 --out tuned").code == 0
+    assert run("report tuned").code == 0
+    assert run("shrink small").code == 5
+
+
+def test_masks_are_cut_with_the_weights(zeroed: Path, run: Run) -> None:
+    """A pruned network stays pruned: masks have the new shapes, zeros are where they say, and what is zero inside stays zero."""
+    assert run("prune zeroed.pt --arch net.py:net --data digits --sparsity 0.7 --out pruned").code == 0
+    assert run("shrink pruned --out small").code == 0
+    counts = json.loads(Path("small/manifest.json").read_text())["tensors"]
+    assert counts["3.weight"]["shape"][0] <= 11 and 0 < counts["3.weight"]["kept"] < 11 * 5 * 9
+    assert all(one["zeros"] >= torch.Size(one["shape"]).numel() - one["kept"] for one in counts.values() if "kept" in one)
+
+
+def test_filters_zeroed_by_a_criterion_go(here: Path, run: Run) -> None:
+    """`prune --criterion group-norm` zeroes whole neurons, which then go; the artifact is taken as the newest."""
+    assert run(f"prune runs/{NAMES['dense']} --sparsity 0.6 --criterion group-norm").code == 0
+    said = run("shrink", "--format", "json")
+    facts = json.loads(said.out)
+    assert said.code == 0 and facts["artifact"].startswith("runs/") and "shrink" in facts["artifact"]
+
+
+def test_the_architecture_may_be_named_again(zeroed: Path, run: Run) -> None:
+    """Flags win over what an artifact remembers; the new shapes stay, since they are no code."""
+    assert run("shrink zeroed.pt --arch net.py:net --data digits --out small").code == 0
+    assert run("validate small --arch net.py:net --data digits").code == 0
+    assert "does not fit" in run("validate small --arch mlp --data digits").sentence
+
+
+def test_damaged_shapes_are_refused(zeroed: Path, run: Run) -> None:
+    """A manifest whose shapes are no shapes: exit 2, one sentence."""
+    assert run("shrink zeroed.pt --arch net.py:net --data digits --out small").code == 0
+    path = Path("small/manifest.json")
+    manifest = json.loads(path.read_text())
+    manifest["architecture"]["resized"]["0.weight"] = [-1, "a"]
+    path.write_text(json.dumps(manifest))
+    said = run("validate small")
+    assert said.code == 2 and "architecture" in said.sentence
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "word"),
+    [
+        ("shrink model.pt --arch net.py:withbias --data digits", 2, "withbias"),
+        ("shrink zeroed.pt --arch net.py:net", 2, "--data"),
+        ("shrink zeroed.pt --data digits", 2, "--arch"),
+        ("shrink zeroed.pt --arch net.py:Hooked --data digits", 4, "differ by"),
+        ("shrink zeroed.pt --arch net.py:Counting --data digits", 4, "does not run"),
+        (f"shrink runs/{NAMES['dense']}", 5, "group-norm"),
+        (f"shrink runs/{NAMES['nest']}", 2, "extract"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be(zeroed: Path, run: Run, line: str, code: int, word: str) -> None:
+    """One sentence, the right exit code, and nothing is written."""
+    before = sorted(zeroed.rglob("*"))
+    said = run(line)
+    assert (said.code, word in said.sentence) == (code, True), said.sentence
+    assert [path for path in sorted(zeroed.rglob("*")) if "__pycache__" not in path.parts] == before
