@@ -60,6 +60,8 @@ def run_verb(
     """Resolve a verb's recipe, run its stage, show the outcome."""
     if _elsewhere(kind):
         return
+    if force and resume is None:
+        raise BadRequest("--force-recipe changes a run that is resumed.", "", "Add --resume ARTIFACT, or leave it out.")
     if resume is not None:
         given = {**flags, "recipe": recipe_file, "set": settings or None, "dry_run": dry_run or None}
         outcome = _resumed(kind, given, resume, force=force)

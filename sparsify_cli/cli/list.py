@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -61,14 +62,33 @@ def strategy_options(package: str, name: str) -> dict[str, str]:
     path = ROOT / package / f"{name.replace('-', '_')}.py"
     if package not in SHELVES or not path.is_file():
         return {}
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except SyntaxError:  # said in its summary
-        return {}
+    tree = _parsed(path)
     bases = {SHELVES[package].capitalize(), f"Layerwise{SHELVES[package].capitalize()}"}
-    classes = [part for part in tree.body if isinstance(part, ast.ClassDef) and bases & {ast.unparse(base) for base in part.bases}]
+    inherited = {base: found for base, found in _imported(tree).items() if base not in bases}
+    own = [part for part in tree.body if isinstance(part, ast.ClassDef)]
+    named = [(part, {ast.unparse(base) for base in part.bases}) for part in own]
+    above = [inherited[base] for _, theirs in named for base in theirs & set(inherited)]
+    classes = [*above, *(part for part, theirs in named if theirs & {*bases, *inherited})]
     fields = (field for part in classes for field in part.body if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name))
     return {ast.unparse(f.target): _default(f.value) for f in fields if "ClassVar" not in ast.unparse(f.annotation)}
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError:  # said in its summary
+        return ast.Module([], [])
+
+
+def _imported(tree: ast.Module) -> dict[str, ast.ClassDef]:
+    """Classes that a file takes from `training/`, by name: strategies there share their options."""
+    found: dict[str, ast.ClassDef] = {}
+    for line in tree.body:
+        if isinstance(line, ast.ImportFrom) and (line.module or "").startswith("sparsify_cli.training."):
+            there = _parsed(ROOT / "training" / f"{(line.module or '').rpartition('.')[2]}.py")
+            wanted = {alias.name for alias in line.names}
+            found |= {part.name: part for part in there.body if isinstance(part, ast.ClassDef) and part.name in wanted}
+    return found
 
 
 def _default(value: ast.expr | None) -> str:

@@ -52,7 +52,8 @@ def _require_own_code(artifact: Artifact) -> None:
     """Refuse a recipe that names code and was not written by this user, in this place, on this machine."""
     recipe = artifact.manifest.get("recipe", {})
     named = {name: str(recipe.get(name) or "") for name in ("arch", "data")} | {"objective": _objective(recipe)}
-    code = [text for text in named.values() if NAMES_CODE in text and text.partition(":")[0] not in Shelf("datasets").names()]
+    places = Shelf("datasets").names()  # idx:FOLDER is no code; for an architecture or an objective it would be
+    code = [text for name, text in named.items() if NAMES_CODE in text and (name != "data" or text.partition(":")[0] not in places)]
     sealed = {"recipe": recipe, "origin": str(_origin(artifact))}
     if code and not is_sealed(sealed, str(artifact.manifest.get("recipe_seal", ""))):
         raise BadRequest(

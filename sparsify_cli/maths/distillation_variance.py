@@ -30,8 +30,8 @@ class GradientMoments:
         gg: E |g|^2.
         gt: E <g, t>.
         tt: E |t|^2.
-        mean_gt: <E g, E t>.
-        mean_tt: |E t|^2.
+        mean_gt: <E g, E t>, as its unbiased estimate.
+        mean_tt: |E t|^2, as its unbiased estimate, at least 0.
     """
 
     gg: float
@@ -52,7 +52,8 @@ class GradientMoments:
 
     def noise(self, weight: float, gamma_mu: float) -> float:
         """N(w)."""
-        return weight**2 * self._bias(gamma_mu) + self.gg - 2 * weight * self.gt + weight**2 * self.tt
+        bias = weight**2 * self._bias(gamma_mu) if weight else 0.0  # no teacher, no bias, however little bounds it
+        return bias + self.gg - 2 * weight * self.gt + weight**2 * self.tt
 
     def best_weight(self, gamma_mu: float) -> float:
         """w*, as the formula has it; below 0 where the teacher points the other way."""
@@ -92,13 +93,14 @@ class Moments:
         self.sum_t = t if self.sum_t is None else self.sum_t + t
 
     def means(self) -> GradientMoments:
-        """The means.
+        """The means. |E t|^2 from pairs of different batches: the square of their mean would count its noise as bias.
 
         Raises:
             ValueError: nothing was added.
         """
         if self.sum_g is None or self.sum_t is None:
             raise ValueError("no gradients were added")
-        n = self.count
-        mean_g, mean_t = self.sum_g / n, self.sum_t / n
-        return GradientMoments(self.gg / n, self.gt / n, self.tt / n, float(mean_g @ mean_t), float(mean_t @ mean_t))
+        n, pairs = self.count, max(1, self.count * (self.count - 1))
+        mean_gt = (float(self.sum_g @ self.sum_t) - self.gt) / pairs
+        mean_tt = max(0.0, (float(self.sum_t @ self.sum_t) - self.tt) / pairs)
+        return GradientMoments(self.gg / n, self.gt / n, self.tt / n, mean_gt, mean_tt)

@@ -13,19 +13,26 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 
-def densities(target: Fraction, drop: Fraction) -> tuple[Fraction, ...]:
+def densities(target: Fraction, drop: Fraction, *, begin: Fraction = Fraction(1), most: Fraction = Fraction(1)) -> tuple[Fraction, ...]:
     """Density after each round, ending exactly at that of the target.
 
     Args:
         target: sparsity, in [0, 1).
         drop: share of what is left that a round drops, in (0, 1).
+        begin: density before the first round.
+        most: density that the pattern allows: rounds above it are one.
+
+    Raises:
+        ValueError: the target keeps no weight.
     """
+    if target >= 1:
+        raise ValueError("no number of rounds drops every weight")
     goal, found = 1 - target, []
-    left = Fraction(1)
+    left = begin
     while left > goal:
         left = max(goal, left * (1 - drop))
-        found.append(left)
-    return tuple(found)
+        found.append(max(goal, min(left, most)))
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)

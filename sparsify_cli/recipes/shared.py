@@ -100,7 +100,8 @@ class TrainFields(Recipe):
     clip: Annotated[float, Field(ge=0), Option("Largest norm of a step's gradient; 0 = no limit.")] = 0.0
     accumulate: Annotated[int, Field(ge=1), Option("Parts a batch is computed in, to save memory; gradients add up.")] = 1
     augment: Annotated[
-        Literal["none", "flip", "crop-flip"], Option("Training images: flipped left to right, and shifted by up to an eighth.")
+        Literal["none", "flip", "crop-flip"],
+        Option("Training images: none, flip, or crop-flip (shifted by up to an eighth too)."),
     ] = "none"
     schedule: Annotated[Literal["cosine", "multi-step", "constant"], Option("Learning-rate schedule.")] = "cosine"
     milestones: Annotated[Shares, Option("multi-step: shares of the run, in [0, 1], where the rate falls.")] = (0.5, 0.75)

@@ -27,6 +27,7 @@ from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.alternation import Phase, alternation
 from sparsify_cli.recipes.duration import Duration
 from sparsify_cli.training import companion, guard, masking
+from sparsify_cli.training.aim import refuse_movement
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
 
@@ -69,7 +70,11 @@ class Acdc(Regime):
         Raises:
             BadRequest: the run is too short for it.
         """
+        refuse_movement(run, "acdc")
         phases = self.phases(run)
+        if run.sparsify is not None:
+            moving = set(run.sparsify(run.weights(), run.target))
+            run.memory |= {STILL + name: mask.clone() for name, mask in run.masks.items() if name not in moving}
         guard.enforce(run)
         shortest = min(phase.length for phase in phases[1:])
         if shortest < SHORT:
@@ -87,7 +92,7 @@ class Acdc(Regime):
             self._begin(run, phases[now], is_last=now == len(phases) - 1)
         value = guard.descend(run, loss)
         if self.finetune_dense and run.step >= phases[-1].begin:
-            with companion.in_place_of(run, DENSE):
+            with companion.in_place_of(run, DENSE, _still(run)):
                 guard.descend(run, loss)
         return value
 
@@ -123,7 +128,7 @@ class Acdc(Regime):
         if phase.is_sparse:
             self._compress(run)
         else:
-            masking.switch(run, MaskSet(), event="decompressed")
+            masking.switch(run, _still(run), event="decompressed")
             if run.step and self.reset_momentum:
                 _forget_momentum(run)
 
@@ -133,12 +138,17 @@ class Acdc(Regime):
             return
         before = {name.removeprefix(LAST): mask for name, mask in run.memory.items() if name.startswith(LAST)}
         chosen = run.sparsify(run.weights(), run.target)
-        masking.switch(run, chosen, event="compressed")
+        masking.switch(run, MaskSet({**_still(run), **chosen}), event="compressed")
         run.events[-1] |= masking.changes(MaskSet(before), run.masks)  # against the sparse phase before: between them all were dense
         run.memory |= {LAST + name: mask.clone() for name, mask in run.masks.items()}
 
 
-LAST = "acdc.last."
+LAST, STILL = "acdc.last.", "acdc.still."
+
+
+def _still(run: Run) -> MaskSet:
+    """Masks of tensors that are none of the recipe's: what was pruned there stays pruned in every phase."""
+    return MaskSet({name.removeprefix(STILL): mask for name, mask in run.memory.items() if name.startswith(STILL)})
 
 
 @torch.no_grad()

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.errors import BadRequest
+from sparsify_cli.recipes.duration import Duration
 from sparsify_cli.training import guard, masking
-from sparsify_cli.training.aim import masks_at_target, refuse_movement
+from sparsify_cli.training.aim import masks_at_target
 from sparsify_cli.training.straight_through import seen_through
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
@@ -41,23 +42,26 @@ class Bip(Regime):
     Args:
         gamma: of the penalty on weights in the lower problem, > 0; larger = the masks' gradient is theta g alone.
         rate: eta, step size of the scores, > 0.
+        until: when masks stop changing; the steps after that are of the weights alone, so that batch norm fits the last masks.
     """
 
     gamma: float = 1e4
     rate: float = 0.1
+    until: str = "0.9run"
 
     def __post_init__(self) -> None:
         """Check the options' ranges."""
+        Duration.parse(self.until)
         if not (self.gamma > 0 and self.rate > 0):
             raise BadRequest(f"bip has gamma {self.gamma} and rate {self.rate}.", "", "Choose both above 0.")
 
     def seen(self, run: Run) -> MaskSet | None:
         """The masks of the scores."""
-        return MaskSet(_under(run, MASK))
+        return self._masks(run)
 
     def passes(self, run: Run) -> tuple[float, float]:
         """Steps of the masks need the gradient of every weight."""
-        return (2.0, 1.0) if run.step % 2 else (3.0, 0.0)
+        return (2.0, 1.0) if self._learns(run) else (3.0, 0.0)
 
     def start(self, run: Run) -> None:
         """Scores from the weights as they are.
@@ -65,7 +69,9 @@ class Bip(Regime):
         Raises:
             BadRequest: one step, in which no mask could be learnt; or a criterion that does not rank scores.
         """
-        refuse_movement(run, "bip")
+        criterion = getattr(run.sparsify, "criterion", None)
+        if criterion is not None and type(criterion).__name__ != "Magnitude":
+            raise BadRequest("bip learns scores, and its criterion ranks weights by something else.", "", "Leave --criterion at magnitude.")
         if run.total < 2:
             raise BadRequest("A run of 1 step learns no masks with bip.", "Weights and masks take steps in turn.", "Train longer.")
         guard.enforce(run)
@@ -76,10 +82,10 @@ class Bip(Regime):
 
     def step(self, run: Run, loss: Callable[[], Tensor]) -> Tensor:
         """A step of the weights, or one of the masks."""
-        masks = MaskSet(_under(run, MASK))
+        masks = self._masks(run)
         with seen_through(run, masks):
             value = guard.gradients(run, loss)
-        if run.step % 2 == 0:
+        if not self._learns(run):
             _mask_gradients(run, masks)
             guard.update(run)
         else:
@@ -92,6 +98,15 @@ class Bip(Regime):
         masks = MaskSet(_under(run, MASK))
         run.memory = {key: value for key, value in run.memory.items() if not key.startswith((SCORE, MASK))}
         masking.switch(run, masks, event="masks hold")
+
+    def _learns(self, run: Run) -> bool:
+        until = Duration.parse(self.until).steps(per_epoch=run.per_epoch, total=run.total)
+        return run.step % 2 == 1 and run.step < max(2, until)
+
+    @staticmethod
+    def _masks(run: Run) -> MaskSet:
+        weights = run.weights()
+        return MaskSet({name: mask.to(weights[name].device) for name, mask in _under(run, MASK).items()})
 
     @torch.no_grad()
     def _learn(self, run: Run) -> None:

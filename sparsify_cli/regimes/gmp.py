@@ -85,10 +85,10 @@ class Gmp(Regime):
         begin, end, every = self._window(run)
         if not self.cycle or run.step < begin:
             return (run.step, begin) if self.cycle and begin else (run.step, run.total)
-        if run.step >= end:
-            return run.step - end, run.total - end
-        inside = (run.step - begin) % every
-        return inside, min(every, end - (run.step - inside))
+        inside = run.step - end if run.step >= end else (run.step - begin) % every
+        length = run.total - end if run.step >= end else min(every, end - (run.step - inside))
+        climbed = run.warmup if run.step - inside else 0  # the rate climbs once, at the start of the run
+        return inside + climbed, length + climbed
 
     def step(self, run: Run, loss: Callable[[], Tensor]) -> Tensor:
         """Prune if it is time, then one guarded optimizer step."""

@@ -24,15 +24,23 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.rounds import Rounds, densities, divided
 from sparsify_cli.recipes.duration import Duration
-from sparsify_cli.training import branches, guard, masking
+from sparsify_cli.recipes.pattern import Pattern
+from sparsify_cli.training import branches, guard, kept_weights, masking
+from sparsify_cli.training.aim import refuse_movement
+from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
 
+SHORT = 100
+"""Steps of a training under which it is called too short."""
+
+SIZES, GIVEN = "imp.sizes", "imp.given."
 START, INITIAL = "imp.start.", "imp.initial."
 
 
@@ -72,8 +80,20 @@ class Imp(Regime):
         Raises:
             BadRequest: too few steps for the rounds.
         """
-        self.rounds(run)
+        refuse_movement(run, "imp")
+        self._check(run)
+        if run.sparsify is not None:
+            least = run.sparsify(run.weights(), Fraction(0), within=run.masks or None)
+            before = run.masks.kept if run.masks else least.total
+            run.memory[SIZES] = torch.tensor([before, least.kept, least.total])
+            run.memory |= {GIVEN + name: mask.clone() for name, mask in run.masks.items()}
+            if not self._densities(run):
+                masking.switch(run, least, event="start")
+        rounds = self.rounds(run)
         guard.enforce(run)
+        if rounds.others < SHORT:
+            text = f"the trainings of imp share the run: {rounds.first} steps for the first, {rounds.others} for each of the others; "
+            run.tell("warning", text=text + "give --epochs for all of them together.")
         names = run.sparsify(run.weights(), Fraction(0)) if run.sparsify else {}
         run.memory |= {INITIAL + name: run.weights()[name].clone() for name in names}
 
@@ -81,7 +101,10 @@ class Imp(Regime):
         """The schedule's step within the training that runs; without rewinding its last one from the second training on."""
         rounds = self.rounds(run)
         number, place = rounds.at(run.step)
-        return (place if self.rewind != "none" or not number else rounds.first - 1), rounds.first
+        if not number:
+            return place, rounds.first
+        length = rounds.start + rounds.others
+        return (place if self.rewind != "none" else length - 1), length
 
     def step(self, run: Run, loss: Callable[[], Tensor]) -> Tensor:
         """Prune and rewind if a training begins, then one guarded optimizer step."""
@@ -109,7 +132,20 @@ class Imp(Regime):
             raise BadRequest(what, "Each round trains anew.", "Train more --epochs, or drop more a round (regime.drop).") from error
 
     def _densities(self, run: Run) -> tuple[Fraction, ...]:
-        return densities(run.target, Fraction(str(self.drop)))
+        before, least, total = run.memory[SIZES].tolist() if SIZES in run.memory else (1, 1, 1)
+        return densities(run.target, Fraction(str(self.drop)), begin=Fraction(before, total), most=Fraction(least, total))
+
+    def _check(self, run: Run) -> None:
+        pattern = getattr(run.sparsify, "pattern", None)
+        if run.target >= 1:
+            raise BadRequest(
+                "imp cannot drop every weight.", "Each round drops a share of those that are left.", "Ask for a --sparsity below 1."
+            )
+        if self.branch == "random" and pattern not in (None, Pattern()):
+            what = f"Random masks do not hold the pattern {pattern}."
+            raise BadRequest(what, "", "Leave the pattern out, or compare with regime.branch=reinit.")
+        if self.branch == "reinit":
+            branches.require_drawable(run.model)
 
     def _next_round(self, run: Run, number: int) -> None:
         if run.sparsify is None:
@@ -120,7 +156,8 @@ class Imp(Regime):
             run.tell("overlap", share=branches.overlap(run, INITIAL, top=Fraction(1, 5)))
         branch = self.branch if number == len(wanted) else "ticket"
         if branch == "random":
-            masks = branches.random_masks(run, masks)
+            given = {name.removeprefix(GIVEN): mask for name, mask in run.memory.items() if name.startswith(GIVEN)}
+            masks = branches.random_masks(run, masks, MaskSet(given))
         if self.rewind == "weights":
             run.model.load_state_dict({name: run.memory[START + name] for name in run.model.state_dict()})
         if branch == "reinit":
@@ -130,5 +167,6 @@ class Imp(Regime):
             branches.shuffle(run)
         if self.rewind != "none":
             run.optimizer.state.clear()
+        kept_weights.forget_average(run)  # it would mix weights of different trainings
         guard.enforce(run)
         run.tell("round", number=number, of=len(wanted), branch=branch, density=float(1 - run.masks.sparsity))

@@ -49,11 +49,12 @@ class Distillation:
 
     def note(self) -> str:
         """One sentence."""
-        m, used = self.moments, "used" if self.is_auto else f"{self.weight:g} is used; --distill-weight auto takes it"
+        m = self.moments
+        used = "which is used" if self.is_auto else f"{self.weight:g} is used, --distill-weight auto takes the other"
         return (
-            f"distillation: gradients of labels and teacher correlate by {m.correlation:.2f}; the teacher's best share by the bound on "
-            f"their noise, cautious where the teacher is biased, is {self.recommended:.2g} ({used}); for the variance alone "
-            f"{min(1.0, max(0.0, m.variance_weight)):.2g}."
+            f"distillation: gradients of labels and teacher correlate by {m.correlation:.2f}; the theory's cautious share of the teacher "
+            f"is {self.recommended:.2g} ({used}); it is near 0 where the teacher errs on the same samples again and again or weight decay "
+            "is small, though more may well help."
         )
 
     def findings(self) -> list[Finding]:

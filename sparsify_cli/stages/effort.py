@@ -50,7 +50,7 @@ class Effort:
         """Multiply-adds of the run, and relative to dense training of as many steps."""
         if not self.dense:
             return []
-        text = "Multiply-adds of all training steps in layers with weights; a backward pass counts as two forward passes."
+        text = "Multiply-adds of all training steps in layers with weights; a backward pass counts as two; a teacher is left out."
         share = "The run's multiply-adds relative to dense training for as many steps (possible savings: dense kernels do not skip zeros)."
         return [
             Finding(name="training_macs", value=self.spent, unit="multiply-adds", better="lower", definition=text),

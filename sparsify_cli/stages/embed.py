@@ -118,6 +118,8 @@ def _check_request(recipe: EmbedRecipe) -> None:
         raise BadRequest("No levels were asked for.", "", "Add for instance --levels 0.95,0.8,0.5")
     if recipe.sparsity is not None:
         raise BadRequest("`embed` takes its sparsities from --levels; --sparsity does not go with it.", "", "Leave --sparsity out.")
+    if recipe.average:
+        raise BadRequest("`embed` keeps no averaged weights.", "Levels share weights.", "Leave --average out.")
     if not strategy("regimes", recipe.regime).prunes and any(recipe.levels):
         name = recipe.regime.name
         raise BadRequest(f"The regime {name} prunes nothing, so no sparse level would come of it.", "", "Use --regime gmp.")
@@ -150,6 +152,8 @@ def _training(work: Embedding, levels: list[Level], sparsity: Fraction) -> Train
         samples=work.subject.samples("train"), watched=validation.take(range(min(len(validation), 1000))),
         teacher=teacher_of(work.recipe, work.subject), seed=work.recipe.seed + len(levels), masks=work.subject.masks, frozen=frozen,
         sparsify=None if dense else work.chooser.above(frozen), target=sparsity, label=f"level {decimal(sparsity)}",
+        is_trained=bool(levels) or not work.subject.is_new,
+        reached=lambda masks: dense or work.chooser.above(frozen).is_held(masks, sparsity),
     )  # fmt: skip
 
 

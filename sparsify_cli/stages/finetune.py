@@ -88,8 +88,9 @@ def pruning_plan(recipe: FinetuneRecipe | TrainRecipe, subject: Subject) -> tupl
     wanted = recipe.sparsity is not None or recipe.pattern != Pattern()
     if not regime.aims:
         if wanted:
-            what = f"The regime {recipe.regime.name} keeps the masks as they are; --sparsity and --pattern do not go with it."
-            raise BadRequest(what, "", "Add --regime gmp.")
+            what = f"The regime {recipe.regime.name} is given no sparsity; --sparsity and --pattern do not go with it."
+            why = "It keeps the masks as they are, or finds out itself what can go (its options: sparsify list regimes)."
+            raise BadRequest(what, why, "Leave them out, or choose another regime, such as gmp.")
         return None, subject.masks.sparsity, ()
     rows = plan(subject.checkpoint, subject.architecture, skip=recipe.skip, include=recipe.include)
     shapes = {row.name: row.shape for row in rows if row.matched}
@@ -115,6 +116,7 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
         found = [*_findings(start, after), *(distilled.findings() if distilled else ()), *fits, *result.findings]
         report = Report(tuple(found), _facts(start, result, machine))
         for name, state in result.others.items():
+            (place.folder / OTHERS).mkdir(exist_ok=True)
             save_dense(_other(place.folder, name), state)
         place.finish(Product(recipe, after, report, start.parent, after.checkpoint, after.masks))
     notes = (
@@ -156,7 +158,6 @@ def _dense_beside(start: Start, result: Trained) -> Subject | None:
 
 
 def _other(folder: Path, name: str) -> Path:
-    (folder / OTHERS).mkdir(exist_ok=True)
     return folder / OTHERS / f"{name}.safetensors"
 
 
@@ -233,8 +234,17 @@ def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject,
         folder,
         tables=(_table(report, dense is not None),),
         notes=(*start.notes, *collapse_notes(after.masks), *_accuracy_notes(recipe, report)),
-        hints=(f"sparsify report {folder}",) if after.masks else (f"sparsify prune {folder} --sparsity 0.9",),
+        hints=(_next(folder, after, has_dense=dense is not None),),
     )
+
+
+def _next(folder: Path, after: Subject, *, has_dense: bool) -> str:
+    if not after.masks:
+        return f"sparsify prune {folder} --sparsity 0.9"
+    beside = _other(folder, "dense")
+    if has_dense or not beside.exists():
+        return f"sparsify report {folder}" if has_dense else f"sparsify export {folder} --to packed"
+    return f"sparsify report {folder} --dense {beside}"
 
 
 def _accuracy_notes(recipe: TrainFields, report: Report) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Nothing is measured anew: each artifact's own test accuracy is read from its man
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ SUSPECT = 0.8
 
 WORDS = {
     "jackpot": "Jackpot: the ticket reaches the best dense network and beats its masks with other weights.",
-    "secondary prize": "A secondary prize: below the dense network, but not below pruning and fine-tuning.",
+    "secondary prize": "A secondary prize: no jackpot, but not below pruning and fine-tuning.",
     "no ticket": "No ticket: its masks do as well with other weights, or random ones with its counts do.",
-    "no prize": "No prize: it does not reach the best dense network, nor pruning and fine-tuning.",
+    "no prize": "No prize: it does not reach the best dense network, and is not known to reach pruning and fine-tuning.",
 }
 
 
@@ -40,11 +40,13 @@ class Told:
     Args:
         accuracies: one an artifact.
         samples: test samples.
+        sparsity: of the network, fraction.
         overlaps: of the largest weights, where it was told.
     """
 
     accuracies: tuple[float, ...]
     samples: int
+    sparsity: float
     overlaps: tuple[float, ...] = ()
 
     @property
@@ -65,27 +67,57 @@ def ticket(recipe: TicketRecipe, listener: Listener) -> Outcome:
     missing = [role for role in NEEDED if not named[role]]
     if missing:
         raise BadRequest(f"No artifact was named for {', '.join('--' + role for role in missing)}.", "A verdict compares all of them.")
+    _require_apart(named)
     told = {role: _told(paths) for role, paths in named.items() if paths}
     if len({one.samples for one in told.values()}) > 1:
         counts = ", ".join(f"{role} {one.samples:,}" for role, one in told.items())
         raise BadRequest(f"The artifacts were measured on other test data ({counts} samples).", "", "Train them on the same data.")
+    sparse = {role: one.sparsity for role, one in told.items() if role != "dense"}
+    if max(sparse.values()) - min(sparse.values()) > 0.005:
+        listed = ", ".join(f"{role} {value:.2%}" for role, value in sparse.items())
+        raise BadRequest(f"The artifacts differ in sparsity ({listed}).", "", "Train them with the same --sparsity.")
     means = {role: one.mean for role, one in told.items()}
     found = verdict(**means)
     return _outcome(told, found)
 
 
+def _require_apart(named: Mapping[str, Sequence[str]]) -> None:
+    """Refuse an artifact in two roles, and branches that are none.
+
+    Raises:
+        BadRequest: as said.
+    """
+    seen: dict[Path, str] = {}
+    for role, paths in named.items():
+        for path in paths:
+            if (there := Path(path).resolve()) in seen:
+                raise BadRequest(f"{path} was named as --{seen[there]} and as --{role}.", "", "Each role needs networks of its own.")
+            seen[there] = role
+    for role in ("ticket", "reinit", "random"):
+        for path in named[role]:
+            regime = Artifact.open(Path(path)).manifest.get("recipe", {}).get("regime")
+            branch = regime.get("branch", "ticket") if isinstance(regime, Mapping) and regime.get("name") == "imp" else regime
+            if branch not in (role, "imp" if role == "ticket" else role):
+                raise BadRequest(
+                    f"{path} is no {role}: it was trained with {branch or 'no'} regime.",
+                    "",
+                    f"--{role} is a run of --regime imp with regime.branch={role}.",
+                )
+
+
 def _told(paths: Sequence[str]) -> Told:
-    read = [_accuracy(Artifact.open(Path(path))) for path in paths]
+    read = [_number(Artifact.open(Path(path)), "accuracy") for path in paths]
+    sparsity = statistics.fmean(_number(Artifact.open(Path(path)), "sparsity")[0] for path in paths)
     overlaps = [float(entry["share"]) for path in paths for entry in read_log(Path(path)) if entry.get("event") == "overlap"]
-    return Told(tuple(value for value, _ in read), min(n for _, n in read), tuple(overlaps))
+    return Told(tuple(value for value, _ in read), min(n for _, n in read), sparsity, tuple(overlaps))
 
 
-def _accuracy(artifact: Artifact) -> tuple[float, int]:
+def _number(artifact: Artifact, name: str) -> tuple[float, int]:
     numbers: list[dict[str, Any]] = artifact.manifest.get("numbers", [])
     for one in numbers:
-        if (one["name"], one["of"], one["scope"]) == ("accuracy", "compressed", "all"):
+        if (one["name"], one["of"], one["scope"]) == (name, "compressed", "all"):
             return float(one["value"]), int(one["n"])
-    raise BadRequest(f"{artifact.folder} has no test accuracy in its manifest.", "", "Name artifacts of train or finetune.")
+    raise BadRequest(f"{artifact.folder} has no test {name} in its manifest.", "", "Name artifacts of train or finetune.")
 
 
 def _outcome(told: dict[str, Told], found: Verdict) -> Outcome:

@@ -193,6 +193,7 @@ def started(work: Training, engine: Engine) -> Run:
         sparsify=engine.agreed(work.sparsify) if work.sparsify else None, target=work.target, seed=work.seed, clip=work.recipe.clip,
         is_trained=work.is_trained,
     )  # fmt: skip
+    run.warmup = work.recipe.warmup.steps(per_epoch=per_epoch, total=run.total)
     if engine.world > 1:
         run.settle = engine.from_first
     weights = run.weights()

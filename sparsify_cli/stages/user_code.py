@@ -32,6 +32,7 @@ from sparsify_cli.values.samples import Samples
 KEYS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 TUPLES: dict[int, tuple[Split, ...]] = {2: ("train", "test"), 3: ("train", "validation", "test")}
 MEND = "Mend it, then run the command again; a callable for data returns None for a split it does not have."
+LOSS = "A loss takes (model, batch), with batch.inputs and batch.targets, and returns the mean over the batch."
 FIELDS = ("x", "y", "ids", "groups", "classes")
 
 
@@ -65,7 +66,7 @@ def user_loss(name: str) -> Loss:
     found = user_callable(name)
 
     def loss(model: nn.Module, batch: Samples) -> Tensor:
-        value = _called(name, found, (model, batch), {})
+        value = _called(name, found, (model, batch), {}, mend=LOSS)
         if isinstance(value, Tensor) and value.ndim == 0:
             return value
         shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
@@ -140,14 +141,14 @@ def _parameters(found: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return {}
 
 
-def _called(name: str, found: Callable[..., Any], arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+def _called(name: str, found: Callable[..., Any], arguments: tuple[Any, ...], options: Mapping[str, Any], mend: str = MEND) -> Any:
     _require_fit(name, found, arguments, options)
     try:
         return found(*arguments, **options)
     except SparsifyError:
         raise
     except Exception as error:
-        raise BrokenPlugin(f"{name} failed{_place(error)}.", f"{type(error).__name__}: {error}.", MEND) from error
+        raise BrokenPlugin(f"{name} failed{_place(error)}.", f"{type(error).__name__}: {error}.", mend) from error
 
 
 def _require_fit(name: str, found: Callable[..., Any], arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.keep import top_k
@@ -17,12 +17,14 @@ from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
 
 
-def random_masks(run: Run, like: MaskSet) -> MaskSet:
-    """Masks with the same counts a layer at random positions; frozen weights stay kept."""
+def random_masks(run: Run, like: MaskSet, within: MaskSet) -> MaskSet:
+    """Masks with the same counts a layer at random positions inside `within` (where it has a mask); frozen weights stay kept."""
     generator = run.generator(1)
     found = {}
     for name, mask in like.items():
         score = torch.rand(mask.shape, generator=generator)
+        if name in within:
+            score = score.masked_fill(~within[name].cpu(), -1.0)
         if name in run.frozen:
             score = score.masked_fill(run.frozen[name][0].cpu(), 2.0)
         found[name] = top_k(score.flatten(), int(mask.sum())).view(mask.shape)
@@ -30,20 +32,25 @@ def random_masks(run: Run, like: MaskSet) -> MaskSet:
 
 
 def draw_anew(run: Run) -> None:
-    """Weights drawn anew as their layers draw them, from the run's seed.
-
-    Raises:
-        BadRequest: a layer does not say how its weights are drawn.
-    """
+    """Weights drawn anew as their layers draw them, from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.generator(2).initial_seed())
-        for path, layer in run.model.named_modules():
+        for layer in run.model.modules():
             draw = getattr(layer, "reset_parameters", None)
-            if draw is None and next(layer.parameters(recurse=False), None) is not None:
-                what = f"The layer {path or 'itself'} ({type(layer).__name__}) does not say how its weights are drawn."
-                raise BadRequest(what, "It has no reset_parameters().", "Add one to it, or choose another branch.")
             if draw is not None:
                 draw()
+
+
+def require_drawable(model: nn.Module) -> None:
+    """Make sure that every layer says how its weights are drawn.
+
+    Raises:
+        BadRequest: one does not.
+    """
+    for path, layer in model.named_modules():
+        if not hasattr(layer, "reset_parameters") and next(layer.parameters(recurse=False), None) is not None:
+            what = f"The layer {path or 'itself'} ({type(layer).__name__}) does not say how its weights are drawn."
+            raise BadRequest(what, "It has no reset_parameters().", "Add one to it, or choose another branch.")
 
 
 @torch.no_grad()

@@ -28,11 +28,11 @@ def kept(run: Run, name: str) -> Mapping[str, Tensor]:
 
 
 @contextmanager
-def in_place_of(run: Run, name: str) -> Iterator[None]:
-    """Inside, the remembered network is the one that trains, without masks; afterwards both are where they were."""
+def in_place_of(run: Run, name: str, masks_there: MaskSet) -> Iterator[None]:
+    """Inside, the remembered network is the one that trains, under masks of its own; afterwards both are where they were."""
     masks = run.masks
     _exchange(run, name)
-    run.masks = MaskSet()
+    run.masks = masks_there
     guard.place(run)
     try:
         yield
@@ -43,10 +43,11 @@ def in_place_of(run: Run, name: str) -> Iterator[None]:
 
 @torch.no_grad()
 def _exchange(run: Run, name: str) -> None:
-    for key, tensor in _live(run, name).items():
-        other = run.memory[key].to(tensor.device, copy=True)
-        run.memory[key] = tensor.detach().clone()
-        tensor.copy_(other)
+    live = _live(run, name)
+    now = {key: tensor.detach().clone() for key, tensor in live.items()}  # all before any is changed: tied names share numbers
+    for key, tensor in live.items():
+        tensor.copy_(run.memory[key])
+    run.memory |= now
 
 
 def _live(run: Run, name: str) -> dict[str, Tensor]:

@@ -121,6 +121,11 @@ class _Agreed:
         """The pattern of what it chooses, where that says one."""
         return getattr(self.sparsify, "pattern", None)
 
+    @property
+    def criterion(self) -> object:
+        """The criterion that ranks, where there is one."""
+        return getattr(self.sparsify, "criterion", None)
+
     def knowing(self, movement: Mapping[str, Tensor]) -> _Agreed:
         """The choice that knows it."""
         return _Agreed(self.engine, self.sparsify.knowing(movement)) if isinstance(self.sparsify, Following) else self

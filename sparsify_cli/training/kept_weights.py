@@ -32,6 +32,11 @@ def average(run: Run, decay: float) -> None:
         run.memory[AVERAGE + name] = kept.lerp_(tensor, 1 - share) if kept.is_floating_point() else tensor.detach().clone()
 
 
+def forget_average(run: Run) -> None:
+    """Begin the average anew with the next step."""
+    run.memory = {key: value for key, value in run.memory.items() if not key.startswith(AVERAGE)}
+
+
 def averaged(run: Run) -> Mapping[str, Tensor]:
     """The average as a state dict, zero where the masks are; empty when none was kept."""
     found = _under(run, AVERAGE)

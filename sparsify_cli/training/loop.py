@@ -134,6 +134,8 @@ def _check(run: Run, samples: Samples, share: int) -> None:
         raise BadRequest(f"A run of {run.total} steps trains nothing.", "", "Ask for at least one epoch.")
     if not len(samples):
         raise BadData("There are no training samples.")
+    if not any(parameter.requires_grad for parameter in run.model.parameters()):
+        raise BadRequest("No parameter of the model can be trained.", "All have requires_grad=False.", "Set it in the architecture.")
     if share == 1 and has_batchnorm(run.model):
         raise BadRequest("A batch of 1 sample a process cannot train batch norm.", "A variance needs two.", "Choose a larger batch.")
     check_fit(run.model, samples)

@@ -113,7 +113,7 @@ def seen_through(run: Run, masks: MaskSet) -> Iterator[None]:
     try:
         with torch.no_grad():
             for name, mask in masks.items():
-                parameters[name].masked_fill_(~mask, 0)
+                parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
         yield
     finally:
         with torch.no_grad():

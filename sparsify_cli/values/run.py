@@ -57,6 +57,7 @@ class Run:
         memory: what a regime must remember between steps; saved with the run.
         clip: largest norm of a step's gradient; 0 = no limit.
         is_over: True ends the run after this step, before its total.
+        warmup: steps of the learning rate's climb at the start of the run.
         is_trained: it starts from weights that were trained, not from fresh ones.
         seed: of everything random in it.
         settle: makes masks those of the first process, on every process.
@@ -77,6 +78,7 @@ class Run:
     memory: dict[str, Tensor] = field(default_factory=dict)
     clip: float = 0.0
     is_over: bool = False
+    warmup: int = 0
     is_trained: bool = False
     seed: int = 0
     settle: Callable[[MaskSet], MaskSet] = _as_they_are

@@ -10,11 +10,13 @@ import pytest
 from tests.cli.conftest import Run
 
 
-def artifact(name: str, accuracy: float, *, n: int = 1000, overlap: float | None = None) -> str:
+def artifact(name: str, accuracy: float, *, n: int = 1000, overlap: float | None = None, branch: str = "", sparsity: float = 0.9) -> str:
     """A folder that looks like a trained artifact's, with this test accuracy."""
     Path(name).mkdir()
-    number = {"name": "accuracy", "value": accuracy, "n": n, "of": "compressed", "scope": "all"}
-    manifest = {"schema": "sparsify/artifact/1", "status": "complete", "verb": "train", "recipe": {"verb": "train"}, "numbers": [number]}
+    values = {"accuracy": accuracy, "sparsity": sparsity}
+    numbers = [{"name": key, "value": value, "n": n, "of": "compressed", "scope": "all"} for key, value in values.items()]
+    recipe = {"verb": "train", "regime": {"name": "imp", "branch": branch or name}}
+    manifest = {"schema": "sparsify/artifact/1", "status": "complete", "verb": "train", "recipe": recipe, "numbers": numbers}
     Path(name, "manifest.json").write_text(json.dumps({**manifest, "facts": {}}))
     if overlap is not None:
         Path(name, "training.jsonl").write_text(json.dumps({"event": "overlap", "step": 9, "share": overlap}) + "\n")
@@ -46,7 +48,7 @@ def test_the_verdict(here: Path, run: Run, accuracies: dict[str, float], word: s
 def test_several_seeds_are_averaged(here: Path, run: Run) -> None:
     """Three tickets of 0.90, 0.92 and 0.94 count as 0.92, with a distance of two points; a suspect overlap is said."""
     flags = named(dense=0.92, reinit=0.90, random=0.89)
-    tickets = " ".join(f"--ticket {artifact(f't{i}', v, overlap=0.9)}" for i, v in enumerate((0.90, 0.92, 0.94)))
+    tickets = " ".join(f"--ticket {artifact(f't{i}', v, overlap=0.9, branch='ticket')}" for i, v in enumerate((0.90, 0.92, 0.94)))
     said = run(f"ticket {flags} {tickets}")
     assert "92.00%" in said.out and "2.00%" in said.out and "Jackpot" in said.out
     assert "90% of the largest weights" in said.err
@@ -57,10 +59,22 @@ def test_what_cannot_be_compared(here: Path, run: Run) -> None:
     flags = named(dense=0.92, ticket=0.9, reinit=0.90)
     said = run(f"ticket {flags}")
     assert said.code == 2 and "--random" in said.sentence
-    said = run(f"ticket {flags} --random {artifact('other', 0.8, n=500)}")
+    said = run(f"ticket {flags} --random {artifact('other', 0.8, n=500, branch='random')}")
     assert said.code == 2 and "500" in said.sentence
     Path("random").mkdir()
-    manifest = {"schema": "sparsify/artifact/1", "status": "complete", "verb": "export", "recipe": {"verb": "export"}, "facts": {}}
+    recipe = {"verb": "train", "regime": {"name": "imp", "branch": "random"}}
+    manifest = {"schema": "sparsify/artifact/1", "status": "complete", "verb": "train", "recipe": recipe, "facts": {}}
     Path("random/manifest.json").write_text(json.dumps({**manifest, "numbers": []}))
     said = run(f"ticket {flags} --random random")
     assert said.code == 2 and "no test accuracy" in said.sentence
+
+
+def test_roles_are_checked(here: Path, run: Run) -> None:
+    """One artifact in two roles, a branch that is another one, and other sparsities: exit 2 and a sentence."""
+    flags = named(dense=0.92, ticket=0.9, reinit=0.90)
+    said = run(f"ticket {flags} --random reinit")
+    assert said.code == 2 and "--reinit and as --random" in said.sentence
+    said = run(f"ticket {flags} --random {artifact('plain', 0.8, branch='ticket')}")
+    assert said.code == 2 and "is no random" in said.sentence
+    said = run(f"ticket {flags} --random {artifact('denser', 0.8, branch='random', sparsity=0.5)}")
+    assert said.code == 2 and "50.00%" in said.sentence

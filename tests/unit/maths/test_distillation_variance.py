@@ -37,7 +37,8 @@ def test_the_best_weight_minimises_the_bound(seed: int) -> None:
     found = moments(g, t)
 
     def noise(w: float) -> float:
-        return float(w**2 / GAMMA_MU * t.mean(0).square().sum() + (g - w * t).square().sum(1).mean())
+        pairs = (t.sum(0).square().sum() - t.square().sum()) / (len(t) * (len(t) - 1))  # of different rows: unbiased
+        return float(w**2 / GAMMA_MU * pairs.clamp_min(0) + (g - w * t).square().sum(1).mean())
 
     best = found.best_weight(GAMMA_MU)
     assert found.noise(best, GAMMA_MU) == pytest.approx(noise(best))
@@ -50,24 +51,33 @@ def test_the_variance_weight_is_the_regression_of_g_on_t() -> None:
     """cov(g, t) / var(t), summed over coordinates, minimises the variance of g - w t."""
     g, t = drawn(9)
     w = moments(g, t).variance_weight
-    variance = [float((g - v * t).var(0, correction=0).sum()) for v in (w - 0.05, w, w + 0.05)]
+    variance = [float((g - v * t).var(0).sum()) for v in (w - 0.05, w, w + 0.05)]
     assert variance[1] == min(variance) < variance[0]
 
 
 def test_a_perfect_teacher() -> None:
-    """T = g with mean zero: correlation and weight 1, no noise left."""
-    g, _ = drawn(1)
+    """T = g, whose true mean is zero: correlation and weight 1, no noise left, although 32 rows have a mean of their own."""
+    g = torch.randn(32, 500, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     found = moments(g - g.mean(0), g - g.mean(0))
     assert (found.correlation, found.best_weight(GAMMA_MU)) == (pytest.approx(1), pytest.approx(1))
     assert found.ratio(GAMMA_MU) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_silent_teacher_and_no_decay() -> None:
-    """A teacher without gradient gets no share; a biased one none either where nothing bounds the bias."""
+    """A teacher without gradient gets no share; a biased one none either where nothing bounds the bias, and all noise is left."""
     g, t = drawn(2)
+    assert moments(g, t + 3).ratio(0.0) == 1
     silent = moments(g, torch.zeros_like(g))
     assert (silent.correlation, silent.beta, silent.best_weight(GAMMA_MU), silent.ratio(GAMMA_MU)) == (0, 0, 0, 1)
-    assert moments(g, t).best_weight(0.0) == 0
+    assert moments(g, t + 3).best_weight(0.0) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_is_no_bias(seed: int) -> None:
+    """A perfect teacher seen in 32 noisy gradients with no common part: its share is 1 even where decay bounds next to nothing."""
+    g = torch.randn(32, 2000, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    g = torch.cat([g, -g])  # their sum is zero exactly
+    assert moments(g, g).best_weight(2.5e-5) == pytest.approx(1)
 
 
 def linear(seed: int) -> nn.Linear:

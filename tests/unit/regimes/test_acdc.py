@@ -171,3 +171,34 @@ def test_too_short_a_run_is_refused() -> None:
         TWENTY.start(run_of(total=9))
     with pytest.raises(BadRequest, match="not a duration"):
         Acdc(sparse="soon")
+
+
+def test_tied_weights_are_exchanged_once() -> None:
+    """With a tied weight the sparse network is the same with and without the dense co-model training on."""
+
+    def tied() -> Run:
+        torch.manual_seed(0)
+        model = nn.Linear(6, 4)
+        model.other = nn.Linear(6, 4)
+        model.other.weight = model.weight
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        return Run(model, model, optimizer, lambda loss: loss.backward(), 20, 5, sparsify=largest, target=Fraction(3, 4))
+
+    tuned = Acdc(**{**vars(TWENTY), "finetune_dense": True})
+    both, alone = go(tied(), tuned), go(tied(), TWENTY)
+    assert torch.equal(both.model.weight, alone.model.weight)
+    assert (both.model.weight[~both.masks["weight"]] == 0).all()
+
+
+def test_layers_that_are_not_the_recipes_keep_their_masks() -> None:
+    """A tensor that was pruned and is skipped now stays pruned in dense phases, in sparse ones, and in the co-model."""
+    run = run_of()
+    run.masks = MaskSet({"bias": torch.tensor([True, False, True, False])})
+    guard.enforce(run)
+    tuned = Acdc(**{**vars(TWENTY), "finetune_dense": True})
+    tuned.start(run)
+    for run.step in range(20):
+        tuned.step(run, loss_of(run))
+        assert run.model.bias[[1, 3]].tolist() == [0, 0]
+    assert sorted(run.masks) == ["bias", "weight"]
+    assert tuned.others(run)["dense"]["bias"][[1, 3]].tolist() == [0, 0]

@@ -132,5 +132,8 @@ def test_cycles_restart_the_schedule() -> None:
         places.append(regime.clock(run))
     lengths = [4] * 4 + [3] * 6 + [2] * 2 + [8] * 8
     assert places == [(i, n) for n, i in zip(lengths, [*range(4), *range(3), *range(3), *range(2), *range(8)], strict=True)]
+    run.warmup = 2  # the rate climbs at the start of the run only: later cycles begin behind the climb
+    for run.step, place in ((0, (0, 4)), (4, (2, 5)), (5, (3, 5)), (11, (3, 4)), (13, (3, 10))):
+        assert regime.clock(run) == place
     run.step = 7
     assert Gmp(begin="4it", end="12it", every="3it").clock(run) == (7, 20)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.objectives.cross_entropy import CrossEntropy
+from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.regimes.imp import Imp
 from sparsify_cli.training import guard
 from sparsify_cli.training.branches import overlap
@@ -167,3 +168,53 @@ def test_bad_requests() -> None:
         Imp(branch="reinit", rewind="rate")
     with pytest.raises(BadRequest, match="too short for 4 trainings"):
         Imp().start(fresh(total=3))
+
+
+def test_later_trainings_end_their_schedule() -> None:
+    """Steps that do not divide go to the first training; each later one still runs its own schedule to the end."""
+    run, regime = fresh(total=62), Imp()
+    regime.start(run)
+    rounds, places = regime.rounds(run), []
+    for run.step in range(62):
+        places.append(regime.clock(run))
+    assert (rounds.first, rounds.others) == (17, 15)
+    assert places[16] == (16, 17) and places[17] == (0, 15) and places[31] == (14, 15) and places[61] == (14, 15)
+
+
+def test_rounds_start_from_what_is_pruned() -> None:
+    """A network at 30 % goes to 48.8 % in two rounds of a fifth, not in three; at the target none is needed, and its masks hold."""
+    run = fresh()
+    run.masks = smallest(run.weights(), Fraction(3, 10))
+    guard.enforce(run)
+    Imp().start(run)
+    assert [float(d) for d in Imp()._densities(run)] == pytest.approx([0.56, 0.512], abs=1e-3)
+    dense = fresh(target=Fraction(0))
+    Imp().start(dense)
+    assert dense.masks.kept == 150 and Imp()._densities(dense) == ()
+
+
+def test_what_cannot_end_well_is_refused_at_the_start() -> None:
+    """Every weight dropped, random positions under a pattern, weights that nobody can draw: before the first step."""
+    with pytest.raises(BadRequest, match="every weight"):
+        Imp().start(fresh(target=Fraction(1)))
+
+    def patterned(weights: Mapping[str, Tensor], sparsity: Fraction, *, within: MaskSet | None = None) -> MaskSet:
+        return smallest(weights, sparsity, within=within)
+
+    patterned.pattern = Pattern.parse("2:4")  # type: ignore[attr-defined]
+    with pytest.raises(BadRequest, match="2:4"):
+        Imp(branch="random").start(fresh(sparsify=patterned))
+    run = fresh()
+    run.model.scale = nn.Parameter(torch.ones(1))  # type: ignore[assignment]
+    with pytest.raises(BadRequest, match="how its weights are drawn"):
+        Imp(branch="reinit").start(run)
+
+
+def test_random_masks_stay_inside_what_was_given() -> None:
+    """Positions that were pruned before the run do not come back in the random branch."""
+    run = fresh()
+    given = smallest(run.weights(), Fraction(3, 10))
+    run.masks = given
+    guard.enforce(run)
+    go(run, Imp(branch="random"))
+    assert run.masks <= given and run.masks.kept == 77
