@@ -104,13 +104,20 @@ def _planned(recipe: Recipe) -> Outcome:
 def _resumed(kind: type[Recipe], flags: Mapping[str, Any], folder: Path, *, force: bool) -> Outcome:
     """Go on with an interrupted run; with `force` under flags that it did not begin with."""
     given = {name: value for name, value in flags.items() if value is not None}
-    recipe = interrupted_recipe(kind, folder, given if force else {})
     if given and not force:
-        then = recipe.to_plain()
+        then = _began_with(kind, folder)
         listed = ", ".join(f"--{name.replace('_', '-')}" + (f" (was {then[name]})" if name in then else "") for name in given)
         hint = ", or add --force-recipe" if issubclass(kind, TrainFields) else ""
         raise BadRequest(f"--resume continues the run as it was asked for; {listed} cannot change now.", "", f"Give --resume alone{hint}.")
-    return _staged(recipe, resume=folder)
+    return _staged(interrupted_recipe(kind, folder, given), resume=folder)
+
+
+def _began_with(kind: type[Recipe], folder: Path) -> Mapping[str, Any]:
+    """What an interrupted run was asked for; nothing where there is none."""
+    try:
+        return interrupted_recipe(kind, folder, {}).to_plain()
+    except SparsifyError:
+        return {}
 
 
 def _register() -> None:

@@ -1,7 +1,7 @@
 """Fit the labels and what layers of a teacher put out: hints from inside, not only from the end.
 
-loss = CE(labels, student) + weight * mean over layers of |s - t|^2 / |t|^2, s and t the outputs of a layer in student and teacher,
-sums over the batch. The layers have the same names and shapes in both; by default the network's direct parts but the last.
+loss = CE(labels, student) + weight * mean over layers and samples of |s - t|^2 / |t|^2, s and t the outputs of a layer in student and
+teacher for a sample. The layers have the same names and shapes in both; by default the network's direct parts but the last.
 
 Source: hints from hidden layers: Romero et al. 2015 (FitNets, arXiv 1412.6550), eq. 3, without a regressor since shapes agree; the
 relative distance is ours, so that one weight serves layers of any scale.
@@ -66,10 +66,10 @@ class DistillFeatures(Objective):
 
 
 def _chosen(guide: nn.Module, globs: str) -> list[str]:
-    direct = [name for name, _ in guide.named_children()][:-1]
+    direct = [name for name, _ in guide.named_children()][:-1] or [""]  # a network without parts: its outputs
     every = [name for name, _ in guide.named_modules() if name]
     wanted = [glob.strip() for glob in globs.split(",") if glob.strip()]
-    names = [name for name in every if any(fnmatch.fnmatchcase(name, glob) for glob in wanted)] if wanted else direct
+    names: list[str] = [name for name in every if any(fnmatch.fnmatchcase(name, glob) for glob in wanted)] if wanted else direct
     if not names:
         told = ", ".join(every[:8])
         raise BadRequest(f"No layer of the teacher is called {globs or 'anything'}.", f"It has {told}.", "Set objective.layers.")
@@ -99,5 +99,7 @@ def _distance(name: str, ours: Any, theirs: Any) -> Tensor:
         shapes = " and ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in (ours, theirs))
         what = f"The layer {name} puts out {shapes} in model and teacher."
         raise BadRequest(what, "Distances need equal shapes.", "Choose others with objective.layers.")
-    apart: Tensor = (ours - theirs.to(ours)).square().sum() / theirs.to(ours).square().sum().clamp_min(1e-12)
-    return apart
+    wanted = theirs.to(ours)
+    apart, size = ((x.square().flatten(1).sum(1)) for x in (ours - wanted, wanted))
+    ratio: Tensor = (apart / size.clamp_min(1e-12)).mean()
+    return ratio

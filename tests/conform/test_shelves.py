@@ -87,9 +87,9 @@ def test_options_are_validated(package, name):
 
 @EACH
 def test_options_are_explained(package, name):
-    """Every option is explained by name in the class or module docstring."""
+    """Every option is explained by name in the docstring of the module, of the class, or of one that it takes options from."""
     strategy = loaded(package, name)
-    text = f"{strategy.__doc__}\n{inspect.getmodule(strategy).__doc__}"
+    text = "\n".join([*(str(kind.__doc__) for kind in strategy.__mro__[:-1]), str(inspect.getmodule(strategy).__doc__)])
     assert [f.name for f in dataclasses.fields(strategy) if not re.search(rf"\b{f.name}\b", text)] == []
 
 

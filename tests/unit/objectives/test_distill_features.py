@@ -25,14 +25,14 @@ def batch() -> Samples:
 
 
 def test_the_loss_by_hand() -> None:
-    """Cross-entropy plus weight times the mean relative squared distance of the first two parts' outputs."""
+    """Cross-entropy plus weight times the mean relative squared distance, sample by sample, of the first two parts' outputs."""
     student, teacher, given = network(0), network(1), batch()
     loss = DistillFeatures(weight=0.5).prepare(lambda: teacher)(student, given)
     apart = []
     for depth in (1, 2):
         ours, theirs = student[:depth](given.inputs), teacher[:depth](given.inputs)
-        apart.append(float(((ours - theirs) ** 2).sum().detach() / (theirs**2).sum().detach()))
-    hard = float(functional.cross_entropy(student(given.inputs), given.targets))
+        apart.append(float((((ours - theirs) ** 2).sum(1) / (theirs**2).sum(1)).mean().detach()))
+    hard = float(functional.cross_entropy(student(given.inputs), given.targets).detach())
     assert float(loss) == pytest.approx(hard + 0.5 * sum(apart) / 2, rel=1e-6)
 
 
