@@ -13,6 +13,13 @@ from sparsify_cli.shelf import Shelf
 from sparsify_cli.values.artifact import LOG, RUN, Artifact
 from sparsify_cli.values.trust import NAMES_CODE, is_sealed
 
+FIXED = frozenset(
+    {"recipe", "set", "dry_run", "out", "model", "arch", "arch_arg", "data", "data_arg", "regime", "optimizer", "levels", "seed"}
+)
+    {"recipe", "set", "dry_run", "out", "model", "arch", "arch_arg", "data", "data_arg", "regime", "optimizer", "levels", "seed"}
+)
+"""Flags that no force changes: the saved state would not fit, or would be that of another run."""
+
 SELF = "self"
 """A teacher that is no path."""
 
@@ -30,9 +37,10 @@ def interrupted_recipe(kind: type[R], folder: Path, changes: Mapping[str, Any]) 
     Raises:
         BadRequest: the run is finished, or another verb's; or a change is none of a recipe's field.
     """
-    strange = [name for name in changes if name in ("recipe", "set", "dry_run", "out", "model")]
+    strange = [name for name in changes if name in FIXED]
     if strange:
-        raise BadRequest(f"--{strange[0].replace('_', '-')} does not go with --resume.", "", "Give flags of the verb.")
+        why = "What is kept of the run belongs to what it began with."
+        raise BadRequest(f"--{strange[0].replace('_', '-')} cannot change in a run that is resumed.", why, "Start a new run.")
     if _is_bare(folder):
         why = "The run had not saved anything yet: it saves as often as --save-every says."
         raise BadRequest(f"{folder} holds nothing to resume.", why, "Start it again.")

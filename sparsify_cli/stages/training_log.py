@@ -6,6 +6,7 @@ The lines are part of a run's resumable state, so a resumed run has each of them
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,14 @@ def read_log(folder: Path) -> list[Entry]:
         found = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
     except (OSError, ValueError):
         return []
-    return [entry for entry in found if isinstance(entry, dict)]
+    return [entry for entry in found if isinstance(entry, dict) and _is_sound(entry)]
+
+
+def _is_sound(entry: Entry) -> bool:
+    """False for a line that no run of ours writes: a log may be anybody's."""
+    numbers = [entry[name] for name in ("step", "accuracy", "sparsity", "mask_change", "share") if name in entry]
+    needed = {"epoch": ("step", "accuracy", "sparsity"), "overlap": ("share",)}.get(str(entry.get("event")), ("step",))
+    return all(isinstance(n, int | float) and math.isfinite(n) for n in numbers) and all(name in entry for name in needed)
 
 
 def warnings_in(entries: Sequence[Entry]) -> tuple[str, ...]:

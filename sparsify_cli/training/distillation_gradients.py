@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparsify_cli.errors import BadRequest
 from sparsify_cli.training.batches import as_taken_by, epoch_order
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.values.mask_set import MaskSet
@@ -40,6 +41,7 @@ def gradient_pairs(
             with torch.no_grad():
                 taught = teacher(as_taken_by(teacher, part.inputs))
             logits = student(as_taken_by(student, part.inputs))
+            _require_alike(taught, logits)
             hard = functional.cross_entropy(logits, part.targets.to(logits.device))
             soft = functional.kl_div(
                 functional.log_softmax(logits / temperature, 1),
@@ -49,6 +51,15 @@ def gradient_pairs(
             )
             g = _flat(hard, free, masks, retain=True)
             yield g, g - temperature**2 * _flat(soft, free, masks, retain=False)
+
+
+def _require_alike(taught: Tensor, logits: Tensor) -> None:
+    if taught.shape != logits.shape:
+        raise BadRequest(
+            f"The teacher has {taught.shape[-1]} outputs, the model {logits.shape[-1]}.",
+            "Distillation compares them class by class.",
+            "Choose a teacher trained on the same classes, or the objective cross-entropy.",
+        )
 
 
 def _flat(loss: Tensor, free: dict[str, nn.Parameter], masks: MaskSet, *, retain: bool) -> Tensor:

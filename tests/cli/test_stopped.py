@@ -240,7 +240,8 @@ def test_a_changed_recipe_is_refused_or_forced(here: Path, run: Run, monkeypatch
     said = run("finetune --resume run --lr 0.01 --epochs 4")
     assert said.code == 2
     assert "--lr (was 0.05)" in said.sentence and "--epochs (was 8)" in said.sentence and "--force-recipe" in said.sentence
-    assert run("finetune --resume run --model other --force-recipe").code == 2
+    for fixed in ("--model other", "--regime gmp", "--optimizer adamw"):
+        assert run(f"finetune --resume run {fixed} --force-recipe").code == 2
     assert run("finetune --resume run --lr 0.01 --epochs 4 --force-recipe").code == 0
     recipe = json.loads(Path("run/manifest.json").read_text())["recipe"]
     assert (recipe["lr"], recipe["epochs"]) == (0.01, 4)

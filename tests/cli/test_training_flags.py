@@ -123,3 +123,26 @@ def test_under_training_is_said(here: Path, run: Run) -> None:
     said = run(f"finetune {DENSE} --epochs 2 --regime gmp --sparsity 0.97 --lr 0.0005 --out short")
     assert said.code == 0 and "under-trained" in said.err
     assert number("short", "train_nll") > 0.05
+
+
+def test_a_teacher_of_another_shape_is_refused(here: Path, run: Run) -> None:
+    """A teacher with other outputs is one sentence, before any training."""
+    assert run("train --arch mlp --arch-arg classes=12 --data digits --epochs 1 --out twelve").code == 0
+    said = run(f"finetune {PRUNED} --epochs 1 --objective distill --teacher twelve --out no")
+    assert said.code == 2 and "12 outputs, the model 10" in said.sentence
+    assert not Path("no").exists()
+
+
+def test_a_damaged_log_costs_nothing(here: Path, run: Run) -> None:
+    """A report of an artifact whose log is somebody else's shows what is sound of it."""
+    assert run(f"finetune {PRUNED} --epochs 2 --out tuned").code == 0
+    lines = (
+        '{"event": "epoch", "step": "x", "accuracy": null, "sparsity": []}',
+        "[1]",
+        '{"mask_change": "much", "step": 3}',
+        '{"event": "epoch"}',
+    )
+    with Path("tuned/training.jsonl").open("a") as file:
+        file.write("\n".join(lines))
+    assert run("report tuned --out page").code == 0
+    assert "Training" in Path("page/report.html").read_text()
