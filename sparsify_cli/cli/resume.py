@@ -14,9 +14,7 @@ from sparsify_cli.values.artifact import LOG, RUN, Artifact
 from sparsify_cli.values.trust import NAMES_CODE, is_sealed
 
 FIXED = frozenset(
-    {"recipe", "set", "dry_run", "out", "model", "arch", "arch_arg", "data", "data_arg", "regime", "optimizer", "levels", "seed"}
-)
-    {"recipe", "set", "dry_run", "out", "model", "arch", "arch_arg", "data", "data_arg", "regime", "optimizer", "levels", "seed"}
+    ("recipe", "set", "dry_run", "out", "model", "arch", "arch_arg", "data", "data_arg", "regime", "optimizer", "levels", "seed")
 )
 """Flags that no force changes: the saved state would not fit, or would be that of another run."""
 
