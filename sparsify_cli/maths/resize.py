@@ -1,4 +1,4 @@
-"""A network with some of its tensors smaller: layers keep their class and settings, and know their new sizes.
+"""A network with some of its tensors smaller, or with more outputs: layers keep their class and settings, and know their new sizes.
 
 Nothing of a network's code is changed, so that code which counts channels itself may no longer run.
 """
@@ -18,6 +18,8 @@ from sparsify_cli.maths.channel_spaces import BATCH_NORMS, CONVOLUTIONS
 def resized(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
     """The module itself, with tensors cut to new shapes: their first entries stay, shared ones stay shared.
 
+    A linear layer may get more outputs than it has, as a new classifier has; they are zero.
+
     Args:
         module: changed in place.
         shapes: name in its state dict -> new shape; the name of a bias that is not there adds one of zeros.
@@ -34,7 +36,7 @@ def resized(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module
         if old is None:
             _add_bias(owner, leaf, name, shape)
         elif tuple(old.shape) != tuple(shape):
-            _, new = made.setdefault(id(old), (old, _cut(old, name, shape)))
+            _, new = made.setdefault(id(old), (old, _cut(old, name, shape, may_grow=isinstance(owner, nn.Linear))))
             setattr(owner, leaf, new)
             _know_sizes(owner, depthwise)
     return module
@@ -56,10 +58,13 @@ def _add_bias(owner: nn.Module, leaf: str, name: str, shape: Sequence[int]) -> N
     owner.register_parameter(leaf, nn.Parameter(torch.zeros(tuple(shape), dtype=weight.dtype, device=weight.device)))
 
 
-def _cut(old: Tensor, name: str, shape: Sequence[int]) -> Tensor:
-    if len(shape) != old.ndim or any(not 0 < new <= size for new, size in zip(shape, old.shape, strict=True)):
+def _cut(old: Tensor, name: str, shape: Sequence[int], *, may_grow: bool) -> Tensor:
+    limits = [max(shape[0], old.shape[0]) if may_grow and shape else size for size in old.shape[:1]] + list(old.shape[1:])
+    if len(shape) != old.ndim or any(not 0 < new <= limit for new, limit in zip(shape, limits, strict=True)):
         raise _misfit(name, f"it was cut to {list(shape)} and is {list(old.shape)}")
-    new = old.detach()[tuple(slice(size) for size in shape)].clone()
+    new = old.new_zeros(tuple(shape))
+    common = tuple(slice(min(size, there)) for size, there in zip(shape, old.shape, strict=True))
+    new[common] = old.detach()[common]
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 

@@ -60,6 +60,13 @@ class FinetuneRecipe(ModelFields, DataFields, SparsityFields, TrainFields, Weigh
 
     verb: ClassVar[str] = "finetune"
     regime: Annotated[Strategy, Option("How the masks evolve.", shelf="regimes")] = Choice("fixed")
+    transfer: Annotated[
+        Literal["none", "linear", "full"],
+        Option("Another task, with a new dense classifier: linear = only it is trained, on features computed once; full = all is."),
+    ] = "none"
+    head: Annotated[
+        str, Option("--transfer: the layer that is replaced; left out = the linear one that gives the outputs.", metavar="LAYER")
+    ] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +136,15 @@ class TicketRecipe(Recipe):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransferRecipe(Recipe):
+    """How well do sparse networks transfer? Their errors on several tasks beside the dense network's."""
+
+    verb: ClassVar[str] = "transfer"
+    artifact: Annotated[Texts, Option("Artifacts of finetune --transfer, the dense network's too; several seeds.", positional=True)] = ()
+    results: Annotated[str, Option("Or (also) a CSV file with columns task, model, sparsity, accuracy.", metavar="FILE")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportRecipe(ModelFields, DataFields, OutputFields):
     """Compare a compressed network with its dense ancestor: one HTML page, JSON and Markdown."""
 
@@ -174,6 +190,7 @@ RECIPES: tuple[type[Recipe], ...] = (
     ExportRecipe,
     ReportRecipe,
     TicketRecipe,
+    TransferRecipe,
     MasksRecipe,
     AnalyzeRecipe,
     InspectRecipe,

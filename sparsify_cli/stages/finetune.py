@@ -15,6 +15,7 @@ from sparsify_cli.errors import BadRequest, MissingContext, MissingFile, Unreada
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.shared import TrainFields
 from sparsify_cli.recipes.verbs import FinetuneRecipe, TrainRecipe
+from sparsify_cli.stages.classifier import Probe, featured, probe, require_transferable, with_classifier
 from sparsify_cli.stages.compare import alone, compared
 from sparsify_cli.stages.distillation import settled, with_weight
 from sparsify_cli.stages.lineage import dense_ancestor
@@ -57,6 +58,7 @@ class Start:
         chooser: chooses masks; None when nothing will be pruned.
         target: sparsity to reach.
         notes: sentences about the plan.
+        head: the classifier that was made anew for another task; empty where the task is still the ancestor's.
     """
 
     subject: Subject
@@ -64,15 +66,19 @@ class Start:
     chooser: Sparsifier | None
     target: Fraction
     notes: tuple[str, ...] = ()
+    head: str = ""
 
 
 def finetune(recipe: FinetuneRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
     """Train a checkpoint or artifact further and write the result."""
-    subject = open_subject(recipe, verbs=("prune", "shrink", "finetune", "train"), listener=listener).single().checked()
-    subject.checkpoint.require_finite()
+    require_transferable(recipe)
+    opened = open_subject(recipe, verbs=("prune", "shrink", "finetune", "train"), listener=listener).single()
+    anew = recipe.transfer != "none"
+    subject, head = with_classifier(opened, head=recipe.head, seed=recipe.seed) if anew else (opened, "")
+    subject.checked().checkpoint.require_finite()
     subject.samples("train")
     chooser, target, notes = pruning_plan(recipe, subject)
-    start = Start(subject, subject, chooser, target, notes)
+    start = Start(subject, opened, chooser, target, notes, head)
     return run_training(recipe, start, listener, resume=resume)
 
 
@@ -106,14 +112,15 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
     machine = engine(recipe.device, recipe.precision)
     unfinished = Product(recipe, start.subject, Report(), start.parent)
     with workplace(recipe, unfinished, start.subject.name, resume=resume) as place:
-        training = replace(_training(recipe, start), log=place.folder / LOG, reached=_reached(recipe, start))
+        training = replace(_training(recipe, start, listener), log=place.folder / LOG, reached=_reached(recipe, start))
         training, distilled = settled(training)
         result = trained(training, machine, listener, save=place.save, state=place.resumed)
         if start.chooser is not None and strategy("regimes", recipe.regime).prunes:
             start.chooser.require_held(result.masks, start.target)
-        after = start.subject.changed(start.subject.checkpoint.with_tensors(result.tensors), result.masks)
+        is_probe = isinstance(training.module, Probe)
+        after = _trained_subject(start, result, is_probe=is_probe)
         fits, verdict = _fits(start, after, result)
-        found = [*_findings(start, after), *(distilled.findings() if distilled else ()), *fits, *result.findings]
+        found = [*_findings(start, after), *(distilled.findings() if distilled else ()), *fits, *(() if is_probe else result.findings)]
         report = Report(tuple(found), _facts(start, result, machine))
         for name, state in result.others.items():
             (place.folder / OTHERS).mkdir(exist_ok=True)
@@ -127,6 +134,13 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
         *(_about_other(name, place.folder) for name in result.others),
     )
     return _outcome(recipe, replace(start, notes=notes), after, report, place.folder)
+
+
+def _trained_subject(start: Start, result: Trained, *, is_probe: bool) -> Subject:
+    """The network as it is now; of a probe the classifier alone is new."""
+    old = start.subject
+    tensors = {**old.checkpoint.tensors, **result.tensors} if is_probe else result.tensors
+    return old.changed(old.checkpoint.with_tensors(tensors), old.masks if is_probe else result.masks)
 
 
 def _reached(recipe: FinetuneRecipe | TrainRecipe, start: Start) -> Callable[[MaskSet], bool]:
@@ -149,7 +163,7 @@ def _dense_beside(start: Start, result: Trained) -> Subject | None:
     """The dense network to compare with: the one that came of the same run, else the ancestor."""
     if "dense" in result.others:
         return start.subject.changed(start.subject.checkpoint.with_tensors(result.others["dense"]), MaskSet())
-    if start.parent is None:
+    if start.parent is None or start.head:
         return None
     try:
         return dense_ancestor(start.parent) if start.parent.masks else start.parent
@@ -189,19 +203,24 @@ def _dense_teacher(subject: Subject) -> Subject:
     return dense_ancestor(subject) if subject.masks else subject
 
 
-def _training(recipe: FinetuneRecipe | TrainRecipe, start: Start) -> Training:
+def _training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: Listener) -> Training:
     subject = start.subject
     validation = subject.samples("validation")
-    return Training(
+    whole = Training(
         recipe=recipe, regime=recipe.regime, module=subject.module(), samples=subject.samples("train"),
         watched=validation.take(range(min(len(validation), 1000))), teacher=teacher_of(recipe, subject), seed=recipe.seed,
         masks=subject.masks, sparsify=start.chooser, target=start.target, label=recipe.verb, is_trained=not subject.is_new,
     )  # fmt: skip
+    if not isinstance(recipe, FinetuneRecipe) or recipe.transfer != "linear":
+        return whole
+    listener.note("computing features once")
+    samples, watched = (featured(whole.module, start.head, part) for part in (whole.samples, whole.watched))
+    return replace(whole, module=probe(whole.module, start.head), samples=samples, watched=watched, masks=MaskSet())
 
 
 def _findings(start: Start, after: Subject) -> list[Finding]:
     sizes = size_findings(after)
-    if start.parent is None:
+    if start.parent is None or start.head:
         return [*sizes, *alone(after)]
     return [*sizes, *_against_ancestor(start.parent, after)]
 

@@ -22,20 +22,47 @@ def ancestors(subject: Subject) -> Iterator[Subject]:
         subject = parent
 
 
+def kin(subject: Subject) -> Iterator[Subject]:
+    """The parents that were trained for the same task, nearest first.
+
+    Raises:
+        MissingFile, UnreadableFile: as `ancestors`.
+    """
+    child = subject
+    for parent in ancestors(subject):
+        if _is_transferred(child):
+            return
+        yield parent
+        child = parent
+
+
 def dense_ancestor(subject: Subject) -> Subject:
     """The nearest ancestor that nothing was pruned from; a checkpoint file at the root counts as dense, whatever it holds.
 
     Raises:
-        MissingContext: there is none.
+        MissingContext: there is none, or it was trained for another task.
     """
-    for parent in ancestors(subject):
+    last = subject
+    for parent in kin(subject):
         if not parent.masks or parent.artifact is None:
             return parent
+        last = parent
+    if _is_transferred(last):
+        raise MissingContext(
+            f"The dense ancestor of {subject.path} was trained for another task.",
+            f"{last.path} got a new classifier (--transfer).",
+            "Compare with a dense network of this task: --dense ARTIFACT, or --teacher ARTIFACT to learn from it.",
+        )
     raise MissingContext(
         f"{subject.path} has no dense ancestor.",
         "It was made from a sparse network or from scratch.",
         "Compare with one that descends from it.",
     )
+
+
+def _is_transferred(subject: Subject) -> bool:
+    recipe = subject.artifact.manifest.get("recipe", {}) if subject.artifact else {}
+    return str(recipe.get("transfer", "none")) != "none"
 
 
 def _parent(subject: Subject) -> Subject | None:

@@ -22,7 +22,7 @@ from sparsify_cli.recipes.verbs import ReportRecipe
 from sparsify_cli.stages.compare import evidence
 from sparsify_cli.stages.extract import level_note
 from sparsify_cli.stages.gates import check_gates, parse_gate
-from sparsify_cli.stages.lineage import ancestors, dense_ancestor
+from sparsify_cli.stages.lineage import dense_ancestor, kin
 from sparsify_cli.stages.machine import machine
 from sparsify_cli.stages.measure import measure_all
 from sparsify_cli.stages.outcome import Outcome, Table
@@ -100,7 +100,7 @@ def _terminal(view: View) -> Table:
 def _path_to(dense: Subject, subject: Subject) -> list[Subject]:
     """The networks from just after the dense ancestor to the subject."""
     chain = [subject]
-    for parent in ancestors(subject):
+    for parent in kin(subject):
         if parent.path.resolve() == dense.path.resolve() or not parent.masks:
             break
         if parent.nest is None:

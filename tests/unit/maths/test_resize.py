@@ -30,7 +30,20 @@ def test_shared_tensors_stay_shared():
     assert after["a"].weight is after["b"].weight and after["b"].in_features == 2
 
 
-@pytest.mark.parametrize("shapes", [{"0.weight": (9, 4)}, {"0.weight": (2,)}, {"7.weight": (2, 2)}, {"0.gain": (2,)}, {"0.bias": (5,)}])
+def test_a_linear_layer_may_get_more_outputs():
+    """What was there stays, the rest is zero; the layer knows its new size, and an optimizer would find its tensors."""
+    module = nn.Sequential(nn.Linear(4, 3))
+    old = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    after = resized(module, {"0.weight": (5, 4), "0.bias": (5,)})
+    assert after[0].out_features == 5 and after(torch.zeros(1, 4)).shape == (1, 5)
+    for name, tensor in after.state_dict().items():
+        assert torch.equal(tensor[:3], old[name]) and not tensor[3:].any()
+    assert all(isinstance(parameter, nn.Parameter) and parameter.requires_grad for parameter in after.parameters())
+    with pytest.raises(KeyMismatch, match="cannot be made as small"):
+        resized(nn.Sequential(nn.Conv2d(2, 3, 1)), {"0.weight": (5, 2, 1, 1)})
+
+
+@pytest.mark.parametrize("shapes", [{"0.weight": (3, 9)}, {"0.weight": (2,)}, {"7.weight": (2, 2)}, {"0.gain": (2,)}, {"0.bias": (5,)}])
 def test_what_does_not_fit_is_refused(shapes):
     """Tensors that are not there or are smaller than asked, and biases of another length: one sentence."""
     with pytest.raises(KeyMismatch, match="cannot be made as small"):

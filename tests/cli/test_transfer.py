@@ -1,0 +1,162 @@
+"""`finetune --transfer` and `transfer`, from the command line: another task on digits, and tables that are none."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sparsify_cli.cli.app import main
+from sparsify_cli.stages.subject import open_path
+from sparsify_cli.training import loop
+from sparsify_cli.values.mask_set import MaskSet
+
+PART = """
+from sparsify_cli.datasets.digits import Digits
+
+def part(split, low=0, high=5):
+    samples = Digits().load(split)
+    there = samples.take(((samples.targets >= low) & (samples.targets < high)).nonzero().flatten())
+    return {"x": there.inputs, "y": there.targets - low}
+"""
+
+
+def numbers(folder):
+    """Numbers of an artifact's manifest by name."""
+    found = json.loads((Path(folder) / "manifest.json").read_text())["numbers"]
+    return {one["name"]: one["value"] for one in found if (one["of"], one["scope"]) == ("compressed", "all")}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a network of digits 0 to 4, dense (`up`) and at 80 % (`up80`)."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (folder / "parts.py").write_text(PART)
+        train = "train --arch cnn --arch-arg classes=5 --arch-arg width=4 --data parts.py:part --epochs 4 --out up --format quiet"
+        assert main(train.split()) == 0
+        assert main(["prune", "up", "--sparsity", "0.8", "--out", "up80", "--format", "quiet"]) == 0
+    return folder
+
+
+def moved(model, part, out, more=""):
+    """Digits 4 to 9."""
+    task = "--data parts.py:part --data-arg low=4 --data-arg high=10"
+    return main(f"finetune {model} --transfer {part} {task} --epochs 5 --out {out} --format quiet {more}".split())
+
+
+@pytest.fixture(scope="module")
+def results(home):
+    """Folders of both networks on the other task, both parts trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        for part in ("linear", "full"):
+            for model in ("up", "up80"):
+                assert moved(model, part, f"{model}-{part}") == 0
+    return home
+
+
+def test_all_of_the_backbone_stays_where_only_the_classifier_is_trained(results):
+    """Linear: weights, buffers and masks of all other layers are those of the network; full: zeros stay, weights do not."""
+    before, linear, full = (open_path(results / name) for name in ("up80", "up80-linear", "up80-full"))
+    for name, tensor in before.checkpoint.tensors.items():
+        if not name.startswith("fc."):
+            assert linear.checkpoint.tensors[name].equal(tensor), name
+    assert linear.checkpoint.tensors["fc.weight"].shape == (6, 16)
+    backbone = MaskSet({name: mask for name, mask in before.masks.items() if name != "fc.weight"})
+    assert linear.masks == full.masks == backbone
+    assert all(not full.checkpoint.tensors[name][~mask].any() for name, mask in full.masks.items())
+    assert not full.checkpoint.tensors["conv2.weight"].equal(before.checkpoint.tensors["conv2.weight"])
+
+
+def test_it_learns(results):
+    """All four are far above a sixth; sparsity told is the backbone's."""
+    for name in ("up-linear", "up80-linear", "up-full", "up80-full"):
+        assert numbers(results / name)["accuracy"] > 0.5, name
+    assert numbers(results / "up80-full")["sparsity"] > 0.75
+    assert "training_macs_share" not in numbers(results / "up80-linear")  # of the classifier alone it would say nothing
+
+
+def test_later_verbs_take_it(results, monkeypatch, capsys):
+    """validate, finetune and export know the classifier; a report asks for a dense network of this task."""
+    monkeypatch.chdir(results)
+    assert main(["validate", "up80-full", "--format", "quiet"]) == 0
+    assert main(["finetune", "up80-full", "--epochs", "1", "--out", "again", "--format", "quiet"]) == 0
+    assert main(["export", "up80-full", "--to", "onnx", "--out", "onnx", "--format", "quiet"]) == 0
+    capsys.readouterr()
+    assert main(["report", "up80-full", "--format", "quiet"]) == 2
+    assert "trained for another task" in capsys.readouterr().err
+    assert main(["report", "up80-full", "--dense", "up-full", "--out", "page", "--format", "quiet"]) == 0
+
+
+def test_resumed_as_if_never_stopped(results, monkeypatch):
+    """A probe that is stopped and resumed ends bit for bit as one that was not."""
+    monkeypatch.chdir(results)
+    steps = iter(range(10_000))
+
+    @contextmanager
+    def stopping():
+        with loop.interruptible():
+            yield lambda: next(steps) >= 7
+
+    monkeypatch.setattr("sparsify_cli.stages.training_run.interruptible", stopping)
+    assert moved("up80", "linear", "stopped") == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(results)
+    assert main(["finetune", "--resume", "stopped", "--format", "quiet"]) == 0
+    whole, parts = open_path(results / "up80-linear"), open_path(results / "stopped")
+    assert all(parts.checkpoint.tensors[name].equal(tensor) for name, tensor in whole.checkpoint.tensors.items())
+
+
+def test_told_beside_the_dense_network(results, monkeypatch, capsys):
+    """One row a part, the change of error as the accuracies have it."""
+    monkeypatch.chdir(results)
+    capsys.readouterr()
+    assert main(["transfer", "up-linear", "up80-linear", "up-full", "up80-full", "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    of = {one["scope"].rsplit(" ", 1)[1]: one["value"] for one in told["findings"]}
+    for part in ("linear", "full"):
+        dense, sparse = (1 - numbers(results / f"{model}-{part}")["accuracy"] for model in ("up", "up80"))
+        assert of[part] == pytest.approx((sparse - dense) / dense)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("task,model,sparsity\na,b,0\n", "no column accuracy"),
+        ("task,model,sparsity,accuracy\na,b,0,x\n", "Line 2"),
+        ("task,model,sparsity,accuracy\na,b,0,0.5\na,c,0.5,75\n", "outside [0, 1]"),
+        ("task,model,sparsity,accuracy\na,b,0.5,0.5\n", "dense network"),
+        ("task,model,sparsity,accuracy\na,b,0,1.0\na,c,0.5,0.9\n", "no error on a"),
+        ("task,model,sparsity,accuracy\na,b,0,0.5\nz,c,0.5,0.9\n", "on a task of the dense one"),
+        ("", "no column task"),
+    ],
+)
+def test_tables_that_are_none(tmp_path, capsys, table, said):
+    """One sentence, the code of a malformed request, no traceback."""
+    file = tmp_path / "results.csv"
+    file.write_text(table)
+    assert main(["transfer", "--results", str(file)]) in (1, 2)
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+
+
+def test_artifacts_that_are_none(home, monkeypatch, capsys):
+    """One that was not made for another task, and nothing at all."""
+    monkeypatch.chdir(home)
+    assert main(["transfer", "up80"]) == 2
+    assert "not made for another task" in capsys.readouterr().err
+    assert main(["transfer"]) == 2
+    assert "needs results" in capsys.readouterr().err
+
+
+def test_data_the_network_does_not_take(home, monkeypatch, capsys):
+    """Named before anything is trained."""
+    monkeypatch.chdir(home)
+    (home / "wrong.py").write_text("import torch\ndef part(split):\n    return {'x': torch.zeros(4, 7), 'y': torch.arange(4)}\n")
+    assert main(["finetune", "up80", "--transfer", "full", "--data", "wrong.py:part", "--out", "no", "--format", "quiet"]) == 2
+    assert "does not take the data" in capsys.readouterr().err
+    assert not (home / "no").exists()
