@@ -136,7 +136,7 @@ class Acdc(Regime):
     def _compress(run: Run) -> None:
         if run.sparsify is None:
             return
-        before = {name.removeprefix(LAST): mask for name, mask in run.memory.items() if name.startswith(LAST)}
+        before = run.remembered(LAST)
         chosen = run.sparsify(run.weights(), run.target)
         masking.switch(run, MaskSet({**_still(run), **chosen}), event="compressed")
         run.events[-1] |= masking.changes(MaskSet(before), run.masks)  # against the sparse phase before: between them all were dense
@@ -148,7 +148,7 @@ LAST, STILL = "acdc.last.", "acdc.still."
 
 def _still(run: Run) -> MaskSet:
     """Masks of tensors that are none of the recipe's: what was pruned there stays pruned in every phase."""
-    return MaskSet({name.removeprefix(STILL): mask for name, mask in run.memory.items() if name.startswith(STILL)})
+    return MaskSet(run.remembered(STILL))
 
 
 @torch.no_grad()

@@ -129,7 +129,7 @@ class Admm(Regime):
                 text=f"when they were pruned, the weights of admm were {math.sqrt(gap):.0%} apart from their sparse copy: "
                 "train longer, or raise regime.rho_end.",
             )
-        run.memory = {key: value for key, value in run.memory.items() if not key.startswith((SPARSE, DUAL))}
+        run.forget(SPARSE, DUAL)
         masking.switch(run, aim.masks_at_target(run), event="pruned")
 
     def _prune_at(self, run: Run) -> int:

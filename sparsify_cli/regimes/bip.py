@@ -28,7 +28,7 @@ from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.duration import Duration
 from sparsify_cli.training import guard, masking
 from sparsify_cli.training.aim import masks_at_target
-from sparsify_cli.training.straight_through import seen_through
+from sparsify_cli.training.straight_through import mask_gradients, seen_through
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
 
@@ -86,7 +86,7 @@ class Bip(Regime):
         with seen_through(run, masks):
             value = guard.gradients(run, loss)
         if not self._learns(run):
-            _mask_gradients(run, masks)
+            mask_gradients(run, masks)
             guard.update(run)
         else:
             self._learn(run)
@@ -95,8 +95,8 @@ class Bip(Regime):
 
     def finish(self, run: Run) -> None:
         """The masks of the last scores hold."""
-        masks = MaskSet(_under(run, MASK))
-        run.memory = {key: value for key, value in run.memory.items() if not key.startswith((SCORE, MASK))}
+        masks = MaskSet(run.remembered(MASK))
+        run.forget(SCORE, MASK)
         masking.switch(run, masks, event="masks hold")
 
     def _learns(self, run: Run) -> bool:
@@ -106,12 +106,12 @@ class Bip(Regime):
     @staticmethod
     def _masks(run: Run) -> MaskSet:
         weights = run.weights()
-        return MaskSet({name: mask.to(weights[name].device) for name, mask in _under(run, MASK).items()})
+        return MaskSet({name: mask.to(weights[name].device) for name, mask in run.remembered(MASK).items()})
 
     @torch.no_grad()
     def _learn(self, run: Run) -> None:
         parameters = dict(run.model.named_parameters())
-        for name, score in _under(run, SCORE).items():
+        for name, score in run.remembered(SCORE).items():
             weight = parameters[name]
             if weight.grad is not None:
                 slope = (weight - weight.grad / self.gamma) * weight.grad
@@ -120,28 +120,15 @@ class Bip(Regime):
 
     @staticmethod
     def _choose(run: Run) -> None:
-        before = MaskSet(_under(run, MASK))
-        masks = run.settle(masks_at_target(run, _under(run, SCORE)))
+        before = MaskSet(run.remembered(MASK))
+        masks = run.settle(masks_at_target(run, run.remembered(SCORE)))
         weights = run.weights()
         run.memory |= {MASK + name: masks[name].to(weights[name].device) for name in masks}
         if before:
-            run.tell("masks", **masking.changes(before, MaskSet(_under(run, MASK))))
+            run.tell("masks", **masking.changes(before, MaskSet(run.remembered(MASK))))
 
 
 def relative(weight: Tensor) -> Tensor:
     """|w| relative to the largest of the tensor, in [0, 1]."""
     size = weight.abs().float()
     return size / size.max().clamp_min(1e-30)
-
-
-@torch.no_grad()
-def _mask_gradients(run: Run, masks: MaskSet) -> None:
-    parameters = dict(run.model.named_parameters())
-    for name, mask in masks.items():
-        slope = parameters[name].grad
-        if slope is not None:
-            slope.masked_fill_(~mask, 0)
-
-
-def _under(run: Run, start: str) -> dict[str, Tensor]:
-    return {key.removeprefix(start): value for key, value in run.memory.items() if key.startswith(start)}

@@ -156,7 +156,7 @@ class Imp(Regime):
             run.tell("overlap", share=branches.overlap(run, INITIAL, top=Fraction(1, 5)))
         branch = self.branch if number == len(wanted) else "ticket"
         if branch == "random":
-            given = {name.removeprefix(GIVEN): mask for name, mask in run.memory.items() if name.startswith(GIVEN)}
+            given = run.remembered(GIVEN)
             masks = branches.random_masks(run, masks, MaskSet(given))
         if self.rewind == "weights":
             run.model.load_state_dict({name: run.memory[START + name] for name in run.model.state_dict()})

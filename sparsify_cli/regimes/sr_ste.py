@@ -23,60 +23,29 @@ is grouped across kernel positions).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.recipes.duration import Duration
 from sparsify_cli.training.straight_through import StraightThrough
-from sparsify_cli.values.mask_set import MaskSet
-from sparsify_cli.values.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class SrSte(Regime):
+class SrSte(StraightThrough):
     """Dense weights, masked in the forward pass; dropped ones decay.
 
     Args:
         lam: of the decay of dropped weights, in the gradient.
-        until: when the masks stop changing, a duration from the start of the run; the rest trains with them fixed.
-        sad_every: time between two measurements of how many mask bits changed (SAD), at least one step.
     """
 
     lam: float = 2e-4
-    until: str = "1run"
-    sad_every: str = "0.05run"
 
     def __post_init__(self) -> None:
         """Read every option once, so that a mistyped one is refused before anything is loaded."""
-        for text in (self.until, self.sad_every):
-            Duration.parse(text)
+        super().__post_init__()
         if not math.isfinite(self.lam):
             raise BadRequest(f"sr-ste cannot decay by {self.lam}.", "", "Give lam a finite number; published is 2e-4.")
 
     @property
-    def _method(self) -> StraightThrough:
-        return StraightThrough(self.lam, self.until, self.sad_every)
-
-    def seen(self, run: Run) -> MaskSet | None:
-        """The masks of the weights as they are, until they hold."""
-        return self._method.seen(run)
-
-    def passes(self, run: Run) -> tuple[float, float]:
-        """Through the masks, with the gradient of every weight; once they hold, an ordinary step."""
-        return (2.0, 1.0) if self._method.is_dense(run) else (3.0, 0.0)
-
-    def start(self, run: Run) -> None:
-        """Make the masks the run starts with true of the weights."""
-        self._method.start(run)
-
-    def step(self, run: Run, loss: Callable[[], Tensor]) -> Tensor:
-        """One step of the dense weights, seen through this step's masks."""
-        return self._method.step(run, loss)
-
-    def finish(self, run: Run) -> None:
-        """The last masks hold."""
-        self._method.finish(run)
+    def decay(self) -> float:
+        """Of weights that the mask drops."""
+        return self.lam

@@ -73,7 +73,7 @@ def overlap(run: Run, start: str, *, top: Fraction) -> float:
         top: which share counts as the largest, layer by layer.
     """
     weights = run.weights()
-    then = {key.removeprefix(start): value for key, value in run.memory.items() if key.startswith(start)}
+    then = run.remembered(start)
     pairs = [(_largest(weights[name], top), _largest(value, top)) for name, value in then.items()]
     both = sum(int((a & b).sum()) for a, b in pairs)
     return both / max(1, sum(int(a.sum()) for a, _ in pairs))

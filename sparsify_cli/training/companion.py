@@ -24,7 +24,7 @@ def keep(run: Run, name: str) -> None:
 def kept(run: Run, name: str) -> Mapping[str, Tensor]:
     """Its state dict."""
     start = f"{name}.model."
-    return {key.removeprefix(start): tensor for key, tensor in run.memory.items() if key.startswith(start)}
+    return run.remembered(start)
 
 
 @contextmanager

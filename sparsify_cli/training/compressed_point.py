@@ -148,7 +148,7 @@ def kept_for(run: Run, every: int, choose: Callable[[], MaskSet], *, key: str = 
     uses = int(run.memory.get(count, 0))
     run.memory[count] = torch.tensor(uses + 1)
     if uses % every:
-        return MaskSet({name.removeprefix(prefix): mask for name, mask in run.memory.items() if name.startswith(prefix)})
+        return MaskSet(run.remembered(prefix))
     masks = choose()
     run.memory |= {prefix + name: masks[name] for name in masks}
     return masks

@@ -23,7 +23,7 @@ AVERAGE, BEST, BEST_MASK, SCORE = "average.", "best.model.", "best.mask.", "best
 def average(run: Run, decay: float) -> None:
     """One step of the average, after the optimizer's."""
     now = run.model.state_dict()
-    if not _under(run, AVERAGE):
+    if not run.remembered(AVERAGE):
         run.memory |= {AVERAGE + name: tensor.detach().clone() for name, tensor in now.items()}
         return
     share = min(decay, (1 + run.step) / (10 + run.step))
@@ -34,12 +34,12 @@ def average(run: Run, decay: float) -> None:
 
 def forget_average(run: Run) -> None:
     """Begin the average anew with the next step."""
-    run.memory = {key: value for key, value in run.memory.items() if not key.startswith(AVERAGE)}
+    run.forget(AVERAGE)
 
 
 def averaged(run: Run) -> Mapping[str, Tensor]:
     """The average as a state dict, zero where the masks are; empty when none was kept."""
-    found = _under(run, AVERAGE)
+    found = run.remembered(AVERAGE)
     return {**found, **run.masks.apply({name: found[name] for name in run.masks})} if found else {}
 
 
@@ -47,7 +47,7 @@ def offer(run: Run, score: float) -> bool:
     """Keep the network as it is now if it scores more than the best so far; returns whether it does."""
     if SCORE in run.memory and score <= float(run.memory[SCORE]):
         return False
-    run.memory = {key: value for key, value in run.memory.items() if not key.startswith((BEST, BEST_MASK))}
+    run.forget(BEST, BEST_MASK)
     run.memory |= {BEST + name: tensor.detach().clone() for name, tensor in run.model.state_dict().items()}
     run.memory |= {BEST_MASK + name: mask.clone() for name, mask in run.masks.items()}
     run.memory[SCORE] = torch.tensor(score, dtype=torch.float64)
@@ -56,9 +56,5 @@ def offer(run: Run, score: float) -> bool:
 
 def best(run: Run) -> tuple[Mapping[str, Tensor], MaskSet] | None:
     """The best network and its masks; None when none was offered."""
-    found = _under(run, BEST)
-    return (found, MaskSet(_under(run, BEST_MASK))) if found else None
-
-
-def _under(run: Run, start: str) -> dict[str, Tensor]:
-    return {key.removeprefix(start): value for key, value in run.memory.items() if key.startswith(start)}
+    found = run.remembered(BEST)
+    return (found, MaskSet(run.remembered(BEST_MASK))) if found else None

@@ -22,7 +22,7 @@ def begin(run: Run) -> None:
 @torch.no_grad()
 def gather(run: Run) -> None:
     """Add a step; between its backward pass and the optimizer's."""
-    wanted = {name.removeprefix(PREFIX): total for name, total in run.memory.items() if name.startswith(PREFIX)}
+    wanted = run.remembered(PREFIX)
     if not wanted:
         return
     parameters = dict(run.model.named_parameters())
@@ -34,5 +34,5 @@ def gather(run: Run) -> None:
 
 def informed(run: Run) -> Sparsify | None:
     """The run's choice of masks, when it knows what was gathered."""
-    gathered = {name.removeprefix(PREFIX): total for name, total in run.memory.items() if name.startswith(PREFIX)}
+    gathered = run.remembered(PREFIX)
     return run.sparsify.knowing(gathered) if gathered and isinstance(run.sparsify, Following) else run.sparsify

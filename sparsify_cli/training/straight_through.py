@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.recipes.duration import Duration
 from sparsify_cli.training import guard, masking, movement
 from sparsify_cli.training.aim import masks_at_target
@@ -32,28 +33,36 @@ from sparsify_cli.values.run import Run
 PREFIX = "straight_through.mask."
 
 
-@dataclass(frozen=True)
-class StraightThrough:
-    """What a regime does that trains dense weights through masks.
+@dataclass(frozen=True, kw_only=True)
+class StraightThrough(Regime):
+    """What regimes share that train dense weights through masks.
 
     Args:
-        decay: of weights that the mask drops, in the gradient; 0 = none.
-        until: when the masks stop changing, a duration from the start of the run.
-        sad_every: time between two measurements of SAD, at least one step.
+        until: when the masks stop changing, a duration from the start of the run; the rest trains with them fixed.
+        sad_every: time between two measurements of how many mask bits changed (SAD), at least one step.
     """
 
-    decay: float
-    until: str
-    sad_every: str
+    until: str = "1run"
+    sad_every: str = "0.05run"
+
+    def __post_init__(self) -> None:
+        """Read every option once, so that a mistyped one is refused before anything is loaded."""
+        for text in (self.until, self.sad_every):
+            Duration.parse(text)
+
+    @property
+    def decay(self) -> float:
+        """Of weights that the mask drops, in the gradient; 0 = none."""
+        return 0.0
 
     def start(self, run: Run) -> None:
         """Make the masks the run starts with true of the weights."""
         movement.begin(run)
         guard.enforce(run)
 
-    def is_dense(self, run: Run) -> bool:
-        """True while weights are dense between steps."""
-        return run.step < self._end(run)
+    def passes(self, run: Run) -> tuple[float, float]:
+        """Through the masks, with the gradient of every weight; once they hold, an ordinary step."""
+        return (2.0, 1.0) if run.step < self._end(run) else (3.0, 0.0)
 
     def seen(self, run: Run) -> MaskSet | None:
         """The masks of the weights as they are; None once they hold."""
@@ -87,7 +96,7 @@ class StraightThrough:
     def _hold(self, run: Run) -> None:
         masks = _here(run, masks_at_target(run))
         self._measure(run, masks)
-        run.memory = {key: value for key, value in run.memory.items() if not key.startswith((PREFIX, movement.PREFIX))}
+        run.forget(PREFIX, movement.PREFIX)
         masking.switch(run, masks, event="masks hold")
 
     def _measure(self, run: Run, masks: MaskSet) -> None:
@@ -95,7 +104,7 @@ class StraightThrough:
         every = max(1, self._steps(run, self.sad_every))
         if run.step % every:
             return
-        before = MaskSet({key.removeprefix(PREFIX): mask for key, mask in run.memory.items() if key.startswith(PREFIX)})
+        before = MaskSet(run.remembered(PREFIX))
         if before:
             run.tell("sad", steps=every, weights=masks.total, **masking.changes(before, masks))
         run.memory |= {PREFIX + name: mask for name, mask in masks.items()}
@@ -129,6 +138,16 @@ def decay_dropped(run: Run, masks: MaskSet, by: float) -> None:
         weight = parameters[name]
         if weight.grad is not None:
             weight.grad.copy_(torch.where(mask, weight.grad, weight.grad + by * weight))
+
+
+@torch.no_grad()
+def mask_gradients(run: Run, masks: MaskSet) -> None:
+    """Zero the gradients of dropped weights."""
+    parameters = dict(run.model.named_parameters())
+    for name, mask in masks.items():
+        slope = parameters[name].grad
+        if slope is not None:
+            slope.masked_fill_(~mask, 0)
 
 
 def _here(run: Run, masks: MaskSet) -> MaskSet:

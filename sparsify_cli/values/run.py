@@ -97,6 +97,14 @@ class Run:
         words = hashlib.sha256(f"{self.seed}/{self.step}/{stream}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(words[:8], "big") >> 1)
 
+    def remembered(self, prefix: str) -> dict[str, Tensor]:
+        """What is in memory under names that begin with `prefix`, by the rest of the name."""
+        return {name.removeprefix(prefix): value for name, value in self.memory.items() if name.startswith(prefix)}
+
+    def forget(self, *prefixes: str) -> None:
+        """Drop from memory what has a name that begins with one of them."""
+        self.memory = {name: value for name, value in self.memory.items() if not name.startswith(prefixes)}
+
     def tell(self, kind: str, **numbers: float | str) -> None:
         """Note what happened at this step."""
         self.events.append({"event": kind, "step": self.step, **numbers})
