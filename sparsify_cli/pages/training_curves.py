@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -15,14 +16,29 @@ from sparsify_cli.pages.wording import percent
 HEIGHT = 220
 
 
-def drawn(curves: Sequence[Curve]) -> list[tuple[str, list[Markup]]]:
+Picture = tuple[str, Markup]
+"""A caption and what it stands over."""
+
+
+def drawn(curves: Sequence[Curve]) -> list[tuple[str, list[Picture]]]:
     """The pictures of each training, by its name."""
     return [(curve.name, _pictures(curve, i)) for i, curve in enumerate(curves) if curve.epochs]
 
 
-def _pictures(curve: Curve, number: int) -> list[Markup]:
-    found = [_climb(curve, number)]
-    return [*found, _churn(curve, number)] if len(curve.changes) > 1 else found
+def _pictures(curve: Curve, number: int) -> list[Picture]:
+    found = [("Accuracy and sparsity", _climb(curve, number))]
+    if len(curve.changes) > 1 and any(share for _, share in curve.changes):
+        found.append(("Changes of the masks", _churn(curve, number)))
+    rates = [epoch.rate for epoch in curve.epochs if epoch.rate is not None]
+    if len(rates) == len(curve.epochs) and _is_rewound(rates):
+        found.append(("Learning rate", _rate(curve, rates, number)))
+    return found
+
+
+def _is_rewound(rates: Sequence[float]) -> bool:
+    """True where the learning rate rises after it has fallen."""
+    falls = [i for i, (before, after) in enumerate(pairwise(rates)) if after < before]
+    return bool(falls) and any(after > before for before, after in pairwise(rates[falls[0] + 1 :]))
 
 
 def _climb(curve: Curve, number: int) -> Markup:
@@ -45,6 +61,22 @@ def _climb(curve: Curve, number: int) -> Markup:
         f"{last.step}; sparsity at the end {percent(last.sparsity)}."
     )
     return draw(f"fig-training-{number}", f"Training of {curve.name}", told, paint, height=HEIGHT)
+
+
+def _rate(curve: Curve, rates: Sequence[float], number: int) -> Markup:
+    """The learning rate at the end of each epoch, where it was put back."""
+    steps = [epoch.step for epoch in curve.epochs]
+
+    def paint(axes: Axes) -> None:
+        axes.grid(color=GRID)
+        axes.plot(steps, rates, color=COMPRESSED, marker="o", markersize=3.5, linewidth=1.6)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_ylim(0, 1.1 * max(rates))
+        axes.set_xlabel("optimizer steps:  learning rate at the end of each epoch")
+        axes.tick_params(axis="y", colors=MUTED)
+
+    told = f"The learning rate falls and is put back; at the end of epochs it lies between {min(rates):.2g} and {max(rates):.2g}."
+    return draw(f"fig-rate-{number}", f"Learning rate of {curve.name}", told, paint, height=HEIGHT)
 
 
 def _churn(curve: Curve, number: int) -> Markup:

@@ -95,11 +95,12 @@ class LineageStep:
 
 
 class Epoch(NamedTuple):
-    """A network after an epoch: optimizer steps, validation accuracy and sparsity, fractions."""
+    """A network after an epoch: optimizer steps, validation accuracy and sparsity, fractions; learning rate, where it was told."""
 
     step: int
     accuracy: float
     sparsity: float
+    rate: float | None = None
 
 
 @dataclass(frozen=True)

@@ -122,5 +122,8 @@ class TrainFields(Recipe):
     ] = "last"
     patience: Annotated[int, Field(ge=0), Option("Stop when so many epochs at full sparsity bring nothing better; 0 = never.")] = 0
     save_every: Annotated[IntervalText, Option("How often a resumable state is written: 1ep, 200it or 5min.")] = Interval.parse("1ep")
+    mirror: Annotated[
+        str, Option("Send the log's numbers to tensorboard[:FOLDER] or mlflow[:ADDRESS] too.", metavar="tensorboard|mlflow")
+    ] = ""
     device: Annotated[str, Option("auto, cpu or cuda.")] = "auto"
     precision: Annotated[str, Option("32-true, bf16-mixed or 64-true.")] = "32-true"

@@ -120,6 +120,8 @@ def _check_request(recipe: EmbedRecipe) -> None:
         raise BadRequest("`embed` takes its sparsities from --levels; --sparsity does not go with it.", "", "Leave --sparsity out.")
     if recipe.average:
         raise BadRequest("`embed` keeps no averaged weights.", "Levels share weights.", "Leave --average out.")
+    if recipe.mirror:
+        raise BadRequest("`embed` keeps no log that could be mirrored.", "", "Leave --mirror out.")
     if not strategy("regimes", recipe.regime).prunes and any(recipe.levels):
         name = recipe.regime.name
         raise BadRequest(f"The regime {name} prunes nothing, so no sparse level would come of it.", "", "Use --regime gmp.")

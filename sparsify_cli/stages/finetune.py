@@ -20,6 +20,7 @@ from sparsify_cli.stages.compare import alone, compared
 from sparsify_cli.stages.distillation import settled, with_weight
 from sparsify_cli.stages.lineage import dense_ancestor
 from sparsify_cli.stages.minimised import needs_teacher
+from sparsify_cli.stages.mirror import require_mirror
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import plan
 from sparsify_cli.stages.sizes import size_findings
@@ -90,6 +91,7 @@ def pruning_plan(recipe: FinetuneRecipe | TrainRecipe, subject: Subject) -> tupl
         UnknownName: no such regime or objective.
     """
     regime: Regime = strategy("regimes", recipe.regime)
+    require_mirror(recipe.mirror)
     needs_teacher(with_weight(recipe))  # a wrong name or option is found before anything is trained
     wanted = recipe.sparsity is not None or recipe.pattern != Pattern()
     if not regime.aims:

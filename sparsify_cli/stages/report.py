@@ -152,12 +152,17 @@ def _view(dense: Subject, shown: Sequence[Compared], about: Compared, split: Spl
     )
 
 
+def _epoch(entry: Mapping[str, Any]) -> Epoch:
+    rate = entry.get("rate")
+    return Epoch(int(entry["step"]), float(entry["accuracy"]), float(entry["sparsity"]), None if rate is None else float(rate))
+
+
 def _curve(subject: Subject) -> Curve | None:
     """How an artifact was trained, from the log beside it; None for one that was not."""
     if subject.artifact is None:
         return None
     log = read_log(subject.artifact.folder)
-    epochs = tuple(Epoch(int(e["step"]), float(e["accuracy"]), float(e["sparsity"])) for e in log if e.get("event") == "epoch")
+    epochs = tuple(_epoch(entry) for entry in log if entry.get("event") == "epoch")
     changes = tuple((int(e["step"]), float(e["mask_change"])) for e in log if "mask_change" in e)
     share = next((one["value"] for one in subject.artifact.manifest["numbers"] if one["name"] == "training_macs_share"), None)
     return Curve(_name(subject), epochs, changes, share) if epochs else None

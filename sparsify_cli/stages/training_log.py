@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsify_cli.recipes.process import rank
+from sparsify_cli.stages.mirror import Mirror
 from sparsify_cli.values.artifact import LOG
 
 Entry = Mapping[str, Any]
@@ -23,10 +24,12 @@ class TrainingLog:
     Args:
         path: where to write; None, or another process than the first, keeps them in memory only.
         entries: those of the run that is resumed.
+        mirror: hears every new line as well.
     """
 
-    def __init__(self, path: Path | None, entries: Sequence[Entry] = ()) -> None:
+    def __init__(self, path: Path | None, entries: Sequence[Entry] = (), mirror: Mirror | None = None) -> None:
         self.entries: list[Entry] = list(entries)
+        self.mirror = mirror
         self.path = path if rank() == 0 else None
         if self.path is not None:
             self.path.write_text("".join(_line(entry) for entry in entries))
@@ -37,6 +40,13 @@ class TrainingLog:
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write(_line(entry))
+        if self.mirror is not None:
+            self.mirror.hear(entry)
+
+    def close(self) -> None:
+        """No more lines."""
+        if self.mirror is not None:
+            self.mirror.close()
 
 
 def read_log(folder: Path) -> list[Entry]:
@@ -50,7 +60,7 @@ def read_log(folder: Path) -> list[Entry]:
 
 def _is_sound(entry: Entry) -> bool:
     """False for a line that no run of ours writes: a log may be anybody's."""
-    numbers = [entry[name] for name in ("step", "accuracy", "sparsity", "mask_change", "share") if name in entry]
+    numbers = [entry[name] for name in ("step", "accuracy", "sparsity", "mask_change", "share", "rate") if name in entry]
     needed = {"epoch": ("step", "accuracy", "sparsity"), "overlap": ("share",)}.get(str(entry.get("event")), ("step",))
     return all(isinstance(n, int | float) and math.isfinite(n) for n in numbers) and all(name in entry for name in needed)
 

@@ -7,9 +7,9 @@ random numbers) depends on the recipe and the step alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sparsify_cli.recipes.shared import TrainFields
 from sparsify_cli.stages.effort import Effort
 from sparsify_cli.stages.measure import predict
 from sparsify_cli.stages.minimised import loss_of
+from sparsify_cli.stages.mirror import mirror
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.training_log import TrainingLog
 from sparsify_cli.training import guard, kept_weights
@@ -132,21 +133,22 @@ def trained(work: Training, engine: Engine, listener: Listener, *, save: Save, s
     if state is not None:
         run.restore(state["run"])
     loss = loss_of(work.objective or work.recipe.objective, work.teacher)
-    try:
-        with interruptible() as asked:
-            train(
-                run, regime, loss, work.samples,
-                batch_size=work.recipe.batch_size, seed=work.seed, learning_rate=learning_rate(work.recipe, run),
-                after_step=watch, stop_requested=engine.everywhere(asked), rank=engine.rank, world=engine.world,
-                accumulate=work.recipe.accumulate, prepare=preparation(work),
-            )  # fmt: skip
-    except Interrupted:
-        watch.keep(run)  # only here is the run at a step boundary: a second Ctrl-C or a diverged loss leaves the last good state
-        raise
-    finally:
-        listener.done()
-    engine.share(run.model)
-    watch.end(run)
+    with closing(watch.log):
+        try:
+            with interruptible() as asked:
+                train(
+                    run, regime, loss, work.samples,
+                    batch_size=work.recipe.batch_size, seed=work.seed, learning_rate=learning_rate(work.recipe, run),
+                    after_step=watch, stop_requested=engine.everywhere(asked), rank=engine.rank, world=engine.world,
+                    accumulate=work.recipe.accumulate, prepare=preparation(work),
+                )  # fmt: skip
+        except Interrupted:
+            watch.keep(run)  # only here is the run at a step boundary: a second Ctrl-C or a diverged loss leaves the last good state
+            raise
+        finally:
+            listener.done()
+        engine.share(run.model)
+        watch.end(run)
     others = {**regime.others(run), "average": kept_weights.averaged(run)}
     found = (kept_weights.best(run) if work.recipe.keep == "best" else None) or (run.model.state_dict(), run.masks)
     return Trained(
@@ -222,13 +224,24 @@ def learning_rate(recipe: TrainFields, run: Run) -> Callable[[int, int], float]:
     return rate
 
 
+def settings_of(recipe: TrainFields) -> dict[str, str]:
+    """Every setting of a recipe as text, by name."""
+    return {one.name: str(getattr(recipe, one.name)) for one in fields(recipe)}
+
+
+def _last_step(events: Sequence[Mapping[str, Any]]) -> int:
+    return max((int(entry.get("step", 0)) for entry in events), default=-1) + 1
+
+
 class _Watch:
     """After every step: running loss to the listener; after every epoch: accuracy, history; a resumable state as often as asked for."""
 
     def __init__(self, work: Training, regime: Regime, engine: Engine, listener: Listener, save: Save, *, saved: Mapping[str, Any]) -> None:
         self.work, self.regime, self.engine, self.listener, self.save = work, regime, engine, listener, save
         self.history: list[dict[str, float]] = list(saved.get("history", []))
-        self.log = TrainingLog(work.log, saved.get("events", ()))
+        events = saved.get("events", ())
+        told = mirror(work.recipe.mirror, work.log.parent if work.log else None, settings_of(work.recipe), step=_last_step(events))
+        self.log = TrainingLog(work.log, events, told)
         self.loss: float | None = saved.get("loss")
         self.waited: int = saved.get("waited", 0)
         self.effort = Effort(work.module, work.samples, batch=work.recipe.batch_size, done=tuple(saved.get("effort", (0.0, 0.0))))
@@ -298,7 +311,7 @@ class _Watch:
         masks = run.masks if self.through is None else self.through
         entry = {"step": run.step, "loss": self.loss or 0.0, "accuracy": self._accuracy(run), "sparsity": float(masks.sparsity)}
         self.history.append(entry)
-        self.log.add({"event": "epoch", **entry})
+        self.log.add({"event": "epoch", **entry, "rate": float(run.optimizer.param_groups[0]["lr"])})
         self._show(run)
         if self._judges and self.work.reached(run.masks):
             self.waited = 0 if kept_weights.offer(run, entry["accuracy"]) else self.waited + 1

@@ -74,8 +74,9 @@ def moved(network, part, seed):
 @needs_fashion
 @pytest.mark.timeout(3600)
 def test_features_of_sparse_networks_carry_over(upstream):
-    """Linear: AC/DC up to 95 % is within 2.5 points of dense, seeds of one network within 1.5; full: all weights learn more than one
-    layer does; masks are those of the upstream network to the weight, and the classifier is dense.
+    """Linear: AC/DC up to 95 % is within half a point of dense (seen: 0.5 and 1.7 above), seeds of one network within 1.5.
+
+    Full: all weights learn more than one layer does. Masks are those of the upstream network to the weight, the classifier is dense.
     """
     found = {}
     for part in ("linear", "full"):
@@ -86,7 +87,7 @@ def test_features_of_sparse_networks_carry_over(upstream):
                 _assert_same_masks(network, one)
     print(found)
     means = {key: fmean(values) for key, values in found.items()}
-    assert all(means["linear", sparsity] > means["linear", 0] - 2.5 for sparsity in (80, 95)), means
+    assert all(means["linear", sparsity] > means["linear", 0] - 0.5 for sparsity in (80, 95)), means
     assert all(max(values) - min(values) < 1.5 for (part, _), values in found.items() if part == "linear"), found
     assert all(means["full", sparsity] > means["linear", sparsity] for sparsity in (0, 80)), means
 

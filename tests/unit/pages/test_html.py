@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sparsify_cli.pages.html import render_html
-from sparsify_cli.pages.view import Exemplar, Layer, LineageStep, Reliability, Stage
+from sparsify_cli.pages.view import Curve, Epoch, Exemplar, Layer, LineageStep, Reliability, Stage
 from sparsify_cli.values.report import Finding, Report
 from tests.unit.pages.fakes import accuracy, compressed, view
 
@@ -148,3 +148,28 @@ def test_dollars_in_names_are_not_mathematics():
     page = render_html(view(layers=(Layer("$x_1$", (4,), 4, 2), Layer("$\\nosuch{$", (4,), 4, 2))))
     figure = page[page.index('id="fig-layers-title"') :]
     assert ">$x_1$</text>" in figure and ">$\\nosuch{$</text>" in figure
+
+
+def epochs(rates):
+    """Epochs with these learning rates."""
+    return tuple(Epoch(10 * (i + 1), 0.5 + 0.01 * i, 0.1 * i, rate) for i, rate in enumerate(rates))
+
+
+@pytest.mark.parametrize(
+    ("rates", "captions"),
+    [
+        ((0.1, 0.05, 0.01), ["Accuracy and sparsity"]),
+        ((0.05, 0.1, 0.05), ["Accuracy and sparsity"]),  # a warm-up is no rewinding
+        ((0.1, 0.01, 0.1, 0.01), ["Accuracy and sparsity", "Learning rate"]),
+        ((None, None, None), ["Accuracy and sparsity"]),
+    ],
+)
+def test_training_is_drawn_and_the_rate_where_it_was_put_back(rates, captions):
+    """One figure each, with its caption; logs of before the rate was told still draw."""
+    page = render_html(replace(view(), curves=(Curve("stage", epochs(rates)),)))
+    section = page[page.index('id="training"') : page.index('id="size"')]
+    assert re.findall(r"<figcaption>([^<]*)</figcaption>", section) == captions
+    changes = replace(view(), curves=(Curve("stage", epochs(rates), ((5, 0.5), (9, 0.2))),))
+    assert "Changes of the masks" in render_html(changes)
+    reader = Reader(page)
+    assert (reader.open, reader.broken) == ([], [])
