@@ -126,4 +126,4 @@ class TrainFields(Recipe):
         str, Option("Send the log's numbers to tensorboard[:FOLDER] or mlflow[:ADDRESS] too.", metavar="tensorboard|mlflow")
     ] = ""
     device: Annotated[str, Option("auto, cpu or cuda.")] = "auto"
-    precision: Annotated[str, Option("32-true, bf16-mixed or 64-true.")] = "32-true"
+    precision: Annotated[str, Option("32-true, bf16-mixed, 16-mixed or 64-true.")] = "32-true"

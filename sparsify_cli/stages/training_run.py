@@ -29,10 +29,10 @@ from sparsify_cli.stages.minimised import loss_of
 from sparsify_cli.stages.mirror import mirror
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.training_log import TrainingLog
-from sparsify_cli.training import guard, kept_weights
+from sparsify_cli.training import guard, kept_weights, loss_scale
 from sparsify_cli.training.augmented import flipped, flipped_and_shifted, require_images
 from sparsify_cli.training.batches import steps_per_epoch
-from sparsify_cli.training.engine import Engine, setup
+from sparsify_cli.training.engine import HALF, Engine, setup
 from sparsify_cli.training.loop import Prepare, interruptible, train
 from sparsify_cli.training.straight_through import seen_through
 from sparsify_cli.values.mask_set import MaskSet
@@ -198,6 +198,8 @@ def started(work: Training, engine: Engine) -> Run:
     run.warmup = work.recipe.warmup.steps(per_epoch=per_epoch, total=run.total)
     if engine.world > 1:
         run.settle = engine.from_first
+    if work.recipe.precision == HALF:
+        loss_scale.begin(run)
     weights = run.weights()
     run.frozen = guard.freeze(weights, {name: mask.to(weights[name].device) for name, mask in work.frozen.items()})
     return run

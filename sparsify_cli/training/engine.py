@@ -1,7 +1,7 @@
 """The engine: device, precision and several processes, from Lightning Fabric. Nothing else imports it.
 
-One process by default; under `torchrun` every process that torchrun started, with gradients averaged (DDP). Precision is
-one of those that need no loss scaling, so that a run's state is complete without a scaler.
+One process by default; under `torchrun` every process that torchrun started, with gradients averaged (DDP). What float16 needs besides
+(`loss_scale.py`) is part of the run's state, so that it is complete without the engine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from sparsify_cli.values.run import Following, Sparsify
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-PRECISIONS = ("32-true", "bf16-mixed", "64-true")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+HALF = "16-mixed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,25 +137,35 @@ def engine(device: str = "auto", precision: str = "32-true") -> Engine:
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-        precision: `32-true`, `bf16-mixed` or `64-true`.
+        precision: `32-true`, `bf16-mixed`, `16-mixed` (with `loss_scale`) or `64-true`.
 
     Raises:
         BadRequest: no such device or precision here.
     """
     if precision not in PRECISIONS:
         raise BadRequest(f"There is no precision {precision!r}.", "", f"Choose one of {', '.join(PRECISIONS)}.")
-    options = {"precision": precision, **_where(device), **_processes()}
+    options = {**_where(device), **_processes()}
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     from lightning_fabric import Fabric
 
     # Its import resets the level, and its banner would end up among our progress lines.
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     try:
-        fabric = Fabric(**options)
+        fabric = Fabric(**options, **_precise(precision, device))
         fabric.launch()
     except (RuntimeError, ValueError, TypeError) as error:
         raise BadRequest(f"The device {device!r} cannot be used here.", f"{error}", "Try --device cpu.") from error
     return Engine(fabric)
+
+
+def _precise(precision: str, device: str) -> dict[str, Any]:
+    """Fabric's options for a precision."""
+    if precision != HALF:
+        return {"precision": precision}
+    from sparsify_cli.training.half import Half
+
+    has_cuda = device.startswith(("cuda", "gpu")) or (device == "auto" and torch.cuda.is_available())
+    return {"plugins": [Half("cuda" if has_cuda else "cpu")]}
 
 
 def leave() -> None:

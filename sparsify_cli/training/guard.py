@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest, KeyMismatch
-from sparsify_cli.training import movement
+from sparsify_cli.training import loss_scale, movement
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
 
@@ -45,13 +45,17 @@ def descend(run: Run, loss: Callable[[], Tensor]) -> Tensor:
 
 def gradients(run: Run, loss: Callable[[], Tensor]) -> Tensor:
     """Fresh gradients of a loss, part by part where a batch is computed in parts; returns the loss, detached."""
-    run.optimizer.zero_grad(set_to_none=True)
-    values = []
-    for part in getattr(loss, "parts", (loss,)):
-        value: Tensor = part()
-        run.backward(value)
-        values.append(value.detach())
-    return torch.stack(values).sum()
+
+    def compute(scale: float) -> Tensor:
+        run.optimizer.zero_grad(set_to_none=True)
+        values = []
+        for part in getattr(loss, "parts", (loss,)):
+            value: Tensor = part()
+            run.backward(value if scale == 1 else value * scale)
+            values.append(value.detach())
+        return torch.stack(values).sum()
+
+    return loss_scale.scaled(run, compute)
 
 
 def update(run: Run) -> None:
