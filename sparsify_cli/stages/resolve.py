@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from sparsify_cli.contracts.architecture import Architecture
 from sparsify_cli.contracts.dataset import Dataset, Split
-from sparsify_cli.errors import BadData, BadRequest, UnknownName
+from sparsify_cli.errors import BadData, BadRequest, KeyMismatch, UnknownName
+from sparsify_cli.maths.identities import without
 from sparsify_cli.maths.resize import resized
 from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.hugging_face import plainly_called
@@ -56,7 +57,19 @@ def build_architecture(spec: Spec) -> nn.Module:
         BrokenPlugin: a user's callable raises or returns no module.
         KeyMismatch: it is not the architecture that was shrunk.
     """
-    return resized(_built(spec), spec.resized) if spec.resized else _built(spec)
+    module = _shortened(_built(spec), spec) if spec.identity else _built(spec)
+    return resized(module, spec.resized) if spec.resized else module
+
+
+def _shortened(module: nn.Module, spec: Spec) -> nn.Module:
+    try:
+        return without(module, spec.identity)
+    except AttributeError as error:
+        raise KeyMismatch(
+            f"The network cannot be made as small as it was: {spec.name} has no part {spec.identity[0]!r} or another of those left out.",
+            f"{error}.",
+            "Name the architecture that was shrunk with --arch and --arch-arg, as it was then.",
+        ) from error
 
 
 def _built(spec: Spec) -> nn.Module:

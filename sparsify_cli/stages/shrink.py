@@ -12,17 +12,19 @@ from pathlib import Path
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import Infeasible
+from sparsify_cli.maths.identities import identities, without
 from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.recipes.verbs import ShrinkRecipe
 from sparsify_cli.stages.compare import compared
 from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.shrunk import Shrinking, require_same, shrinking
+from sparsify_cli.stages.shrunk import Shrinking, require_same, shrinking, with_random
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import before_after, said
 from sparsify_cli.stages.write import Product, output_folder, write_product
 from sparsify_cli.values.artifact import claimed, require_free
 from sparsify_cli.values.checkpoint import Checkpoint
+from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding, Report
 
 NEWEST = ("finetune", "prune", "extract", "unlearn", "train")
@@ -40,8 +42,9 @@ def shrink(recipe: ShrinkRecipe, listener: Listener) -> Outcome:
     inputs = before.samples("train").inputs[:SAMPLES]
     before = before.checked()
     before.checkpoint.require_finite()
-    found = shrinking(before.module(), inputs)
-    if not found.channels:
+    identity = identities(before.module().eval(), with_random(inputs, seed=recipe.seed))
+    found = shrinking(before.module(), inputs, identity=identity)
+    if not found.channels and not identity:
         raise _nothing(before, found)
     after = shrunk_subject(before, found)
     listener.note("comparing outputs in float64")
@@ -65,11 +68,15 @@ def shrink(recipe: ShrinkRecipe, listener: Listener) -> Outcome:
 def shrunk_subject(before: Subject, found: Shrinking) -> Subject:
     """The network without its channels: tensors, masks, and an architecture that knows the new shapes."""
     architecture, module = before.known_architecture(), before.module()
-    shapes = {**architecture.resized, **found.surgery.shapes(module.state_dict())}
-    old = before.checkpoint
-    checkpoint = Checkpoint(found.surgery.tensors(old.tensors), old.source, architecture=old.architecture)
-    after = before.changed(checkpoint, found.surgery.masks(before.masks))
-    return replace(after, architecture=replace(architecture, resized=shapes))
+    old, gone = before.checkpoint, tuple(f"{part}." for part in found.identity)
+    kept = {name: tensor for name, tensor in old.tensors.items() if not name.startswith(gone)}
+    masks = MaskSet({name: mask for name, mask in before.masks.items() if not name.startswith(gone)})
+    shapes = {**architecture.resized, **found.surgery.shapes(without(module, found.identity).state_dict())}
+    shapes = {name: shape for name, shape in shapes.items() if not name.startswith(gone)}
+    checkpoint = Checkpoint(found.surgery.tensors(kept), old.source, architecture=old.architecture)
+    after = before.changed(checkpoint, found.surgery.masks(masks))
+    parts = (*architecture.identity, *found.identity)
+    return replace(after, architecture=replace(architecture, resized=shapes, identity=parts))
 
 
 def _findings(before: Subject, after: Subject, found: Shrinking, difference: float) -> list[Finding]:
@@ -81,6 +88,9 @@ def _findings(before: Subject, after: Subject, found: Shrinking, difference: flo
         macs,
         replace(macs, value=float(_macs(before)), of="dense"),
         Finding(name="channels_removed", value=float(found.channels), unit="channels", definition="Channels that were taken out."),
+        Finding(
+            name="parts_removed", value=float(len(found.identity)), unit="parts", definition="Blocks that returned what they were given."
+        ),
         Finding(name="output_change", value=difference, better="lower", definition=change),
         *compared(before, after),
     ]
@@ -111,7 +121,8 @@ def _headline(found: Shrinking, report: Report) -> str:
     told = [f"{name}{said(report.get(key, of='dense')).split(' ')[0]} -> {said(report.get(key))}" for name, key in _SAID]
     ratio = report.get("latency_ratio")
     speed = f"; {ratio.value:.2f} x the time" if ratio is not None and ratio.value is not None else ""
-    return f"Removed {found.channels:,} channels: {', '.join(told)}{speed}; outputs are what they were."
+    parts = f" and {len(found.identity)} block{'s' * (len(found.identity) > 1)} ({', '.join(found.identity)})" if found.identity else ""
+    return f"Removed {found.channels:,} channels{parts}: {', '.join(told)}{speed}; outputs are what they were."
 
 
 _SAID = (("", "parameters"), ("", "macs"))

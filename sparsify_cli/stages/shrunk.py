@@ -15,6 +15,7 @@ from sparsify_cli.errors import Anomalous, Infeasible
 from sparsify_cli.maths.channel_cuts import Cut, cuts_of, readings_of
 from sparsify_cli.maths.channel_groups import channel_groups
 from sparsify_cli.maths.constants import constant_inputs
+from sparsify_cli.maths.identities import without
 from sparsify_cli.maths.output_change import output_change, outputs
 from sparsify_cli.maths.surgery import Surgery, surgery
 from sparsify_cli.values.arrays import handy_batch
@@ -48,6 +49,7 @@ class Shrinking:
 
     Args:
         surgery: to its tensors.
+        identity: parts that return what they are given, and are left out.
         removed: groups that lose channels.
         notes: what stays though it is zero, and why, one sentence each.
     """
@@ -55,6 +57,7 @@ class Shrinking:
     surgery: Surgery
     removed: tuple[Removed, ...]
     notes: tuple[str, ...]
+    identity: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -62,17 +65,18 @@ class Shrinking:
         return sum(group.removed for group in self.removed)
 
 
-def shrinking(module: nn.Module, inputs: Tensor) -> Shrinking:
+def shrinking(module: nn.Module, inputs: Tensor, *, identity: tuple[str, ...] = ()) -> Shrinking:
     """Find every channel that can be taken out.
 
     Args:
-        module: in eval mode; left as it was.
+        module: in eval mode; parts that are left out become empty, otherwise left as it was.
         inputs: [n, ...] samples.
+        identity: parts that are left out.
 
     Raises:
         Infeasible: torch.fx cannot trace the network.
     """
-    sample = inputs[:TRACED]
+    module, sample = without(module, identity), inputs[:TRACED]
     found = channel_groups(module, sample, depthwise=True)
     if found.untraced:
         raise Infeasible(f"Nothing can be removed: {found.untraced}.", "Which layers read a channel is not known.")
@@ -81,7 +85,8 @@ def shrinking(module: nn.Module, inputs: Tensor) -> Shrinking:
     cuts = cuts_of(state, found.groups, readings)
     first = _first_names(module)
     removed = tuple(_removed(cut, first) for cut in cuts if cut.removed)
-    return Shrinking(surgery(module, cuts, sample), removed, tuple(note for cut in cuts for note in _notes(cut, state, first)))
+    notes = tuple(note for cut in cuts for note in _notes(cut, state, first))
+    return Shrinking(surgery(module, cuts, sample), removed, notes, identity)
 
 
 def _first_names(module: nn.Module) -> dict[str, str]:
@@ -144,10 +149,8 @@ def require_same(before: nn.Module, after: nn.Module, inputs: Tensor, *, seed: i
     Raises:
         Anomalous: it is above the tolerance, or the shrunk network does not run.
     """
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randn(inputs.shape, generator=generator)] if inputs.is_floating_point() else []
     old, new = before.double().eval(), after.double().eval()
-    batches = [part for one in (inputs, *drawn) for part in one.split(handy_batch(old))]
+    batches = [part for one in with_random(inputs, seed=seed) for part in one.split(handy_batch(old))]
     difference = max((_change(old, new, batch) for batch in batches), default=0.0)
     if difference <= TOLERANCE:
         return difference
@@ -156,6 +159,12 @@ def require_same(before: nn.Module, after: nn.Module, inputs: Tensor, *, seed: i
         "Something in the network tells channels apart that tracing does not see, a hook for instance.",
         "Please report it with the architecture.",
     )
+
+
+def with_random(inputs: Tensor, *, seed: int) -> list[Tensor]:
+    """Samples, and as many inputs drawn from a normal distribution where samples are no ids."""
+    generator = torch.Generator().manual_seed(seed)
+    return [inputs, *([torch.randn(inputs.shape, generator=generator)] if inputs.is_floating_point() else [])]
 
 
 def _change(before: nn.Module, after: nn.Module, batch: Tensor) -> float:

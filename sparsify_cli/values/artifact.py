@@ -147,7 +147,7 @@ def _wrong_entries(manifest: Mapping[str, Any]) -> list[str]:
     wrong = [key for key in ("verb", "status") if not isinstance(manifest.get(key), str)]
     wrong += [key for key in ("recipe", "versions", "facts", "files", "tensors") if not isinstance(manifest.get(key, {}), dict)]
     wrong += [key for key, parts in ENTRIES.items() if manifest.get(key) is not None and not _holds(manifest[key], parts)]
-    wrong += [key for key in ("architecture", "data") if key not in wrong and not _are_shapes((manifest.get(key) or {}).get("resized", {}))]
+    wrong += [key for key in ("architecture", "data") if key not in wrong and not _is_shrunk(manifest.get(key) or {})]
     if not wrong and not all(isinstance(digest, str) for digest in manifest.get("files", {}).values()):
         wrong.append("files")
     numbers = manifest.get("numbers", [])
@@ -158,6 +158,12 @@ def _wrong_entries(manifest: Mapping[str, Any]) -> list[str]:
 def _holds(entry: Any, parts: tuple[str, ...]) -> bool:
     """Whether an entry is a mapping with these keys and the right kind of value under each."""
     return isinstance(entry, dict) and all(isinstance(entry.get(key, ...), KINDS.get(key, str)) for key in parts)
+
+
+def _is_shrunk(spec: Mapping[str, Any]) -> bool:
+    """Whether what a spec says of shrinking are shapes and names."""
+    parts = spec.get("identity", [])
+    return _are_shapes(spec.get("resized", {})) and isinstance(parts, list) and all(isinstance(name, str) for name in parts)
 
 
 def _are_shapes(found: Any) -> bool:

@@ -37,26 +37,32 @@ class Spec:
         name: `cnn`, `digits`, `package.module:callable`, `path/file.py:callable`.
         options: keyword arguments, plain JSON values.
         resized: of an architecture that was shrunk: name of a tensor -> its shape, where that is another or the tensor was added.
+        identity: of an architecture that was shrunk: its parts that return what they are given, and are left out.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     resized: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    identity: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         shapes = {name: list(shape) for name, shape in self.resized.items()}
-        return {"name": self.name, "options": dict(self.options), **({"resized": shapes} if shapes else {})}
+        smaller = {"resized": shapes, "identity": list(self.identity)}
+        return {"name": self.name, "options": dict(self.options), **{key: value for key, value in smaller.items() if value}}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | None) -> Spec | None:
         """What `to_json` wrote, or None."""
-        return None if value is None else cls(value["name"], dict(value["options"]), dict(value.get("resized", {})))
+        if value is None:
+            return None
+        return cls(value["name"], dict(value["options"]), dict(value.get("resized", {})), tuple(value.get("identity", ())))
 
     def fitting(self, tensors: Mapping[str, Tensor]) -> Spec:
         """Itself, or as it was before it was shrunk where these tensors are not of the shrunk network."""
         there = [list(tensors[name].shape) == list(shape) for name, shape in self.resized.items() if name in tensors]
-        return self if there and all(there) else replace(self, resized={})
+        gone = not any(name.startswith(tuple(f"{part}." for part in self.identity)) for name in tensors)
+        return self if (there or self.identity) and all(there) and gone else replace(self, resized={}, identity=())
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,55 @@ def test_shrink_and_what_comes_after(zeroed: Path, run: Run) -> None:
     assert run("shrink small").code == 5
 
 
+BLOCKS = """
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return torch.relu(x + self.norm(self.conv(x)))
+
+
+class Net(nn.Module):
+    def __init__(self, silent=0):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 10)
+        self.blocks = nn.Sequential(*[Block() for _ in range(3)])
+
+    def forward(self, x):
+        return self.head(self.blocks(torch.relu(self.stem(x))).mean((2, 3)))
+"""
+
+
+def test_blocks_that_do_nothing_go_as_a_whole(here: Path, run: Run) -> None:
+    """One of three residual blocks is silent: it goes with its five tensors, later verbs build the network without it, and train it."""
+    (here / "blocks.py").write_text(BLOCKS)
+    assert run("train --arch blocks.py:Net --data digits --epochs 2 --out whole").code == 0
+    state = load_file("whole/model.safetensors")
+    state["blocks.1.conv.weight"].zero_()
+    for name in ("bias", "running_mean"):
+        state[f"blocks.1.norm.{name}"].zero_()
+    torch.save(state, "silent.pt")
+    said = run("shrink silent.pt --arch blocks.py:Net --data digits --out small")
+    assert said.code == 0 and "1 block (blocks.1)" in said.out
+    tensors, found = load_file("small/model.safetensors"), numbers("small")
+    assert not any(name.startswith("blocks.1.") for name in tensors) and "blocks.2.conv.weight" in tensors
+    assert found["parameters", "dense"] - found["parameters", "compressed"] >= 8 * 8 * 9 + 2 * 8
+    assert found["accuracy", "compressed"] == found["accuracy", "dense"] and found["output_change", "compressed"] < 1e-12
+    for line in ("validate small --arch blocks.py:Net --data digits", "prune small --sparsity 0.5 --out less", "export small --to onnx"):
+        assert run(line).code == 0, line
+    assert run("finetune less --epochs 1 --out tuned").code == 0
+    assert run("report tuned").code == 0
+    path = Path("small/manifest.json")
+    path.write_text(path.read_text().replace('"blocks.1"', '"blocks.9"'))
+    assert "blocks.9" in run("validate small --arch blocks.py:Net --data digits").sentence
+
+
 def test_masks_are_cut_with_the_weights(zeroed: Path, run: Run) -> None:
     """A pruned network stays pruned: masks have the new shapes, zeros are where they say, and what is zero inside stays zero."""
     assert run("prune zeroed.pt --arch net.py:net --data digits --sparsity 0.7 --out pruned").code == 0
