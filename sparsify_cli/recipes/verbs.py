@@ -91,6 +91,11 @@ class ShrinkRecipe(ModelFields, DataFields, OutputFields):
     """Remove zeroed filters, channels and neurons for real; outputs stay what they are."""
 
     verb: ClassVar[str] = "shrink"
+    compact: Annotated[
+        float,
+        Field(ge=0, le=1),
+        Option("Convolutions with zero columns become matrix products where at most this share of the work is left; 0 = none."),
+    ] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

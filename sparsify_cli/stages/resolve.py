@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sparsify_cli.contracts.architecture import Architecture
 from sparsify_cli.contracts.dataset import Dataset, Split
 from sparsify_cli.errors import BadData, BadRequest, KeyMismatch, UnknownName
+from sparsify_cli.maths.compact_conv import compacted
 from sparsify_cli.maths.identities import without
 from sparsify_cli.maths.resize import resized
 from sparsify_cli.shelf import Shelf
@@ -57,16 +58,14 @@ def build_architecture(spec: Spec) -> nn.Module:
         BrokenPlugin: a user's callable raises or returns no module.
         KeyMismatch: it is not the architecture that was shrunk.
     """
-    module = _shortened(_built(spec), spec) if spec.identity else _built(spec)
-    return resized(module, spec.resized) if spec.resized else module
-
-
-def _shortened(module: nn.Module, spec: Spec) -> nn.Module:
+    module = _built(spec)
     try:
-        return without(module, spec.identity)
+        without(module, spec.identity)
+        module = resized(module, spec.resized) if spec.resized else module
+        return compacted(module, {name: (kept[0], kept[1]) for name, kept in spec.compact.items()})
     except AttributeError as error:
         raise KeyMismatch(
-            f"The network cannot be made as small as it was: {spec.name} has no part {spec.identity[0]!r} or another of those left out.",
+            f"The network cannot be made as small as it was: {spec.name} lacks a part of the one that was shrunk.",
             f"{error}.",
             "Name the architecture that was shrunk with --arch and --arch-arg, as it was then.",
         ) from error

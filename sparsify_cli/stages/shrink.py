@@ -7,11 +7,13 @@ weights are plain safetensors. Before anything is written the network is built a
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import Infeasible
+from sparsify_cli.maths.compact_conv import Compaction, compactions
 from sparsify_cli.maths.identities import identities, without
 from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.recipes.verbs import ShrinkRecipe
@@ -38,15 +40,18 @@ def shrink(recipe: ShrinkRecipe, listener: Listener) -> Outcome:
     if recipe.out:
         require_free(Path(recipe.out))
     before = open_subject(recipe, verbs=NEWEST, listener=listener).single()
-    before.known_architecture()
+    if before.known_architecture().compact:
+        raise _compacted_already(before)
     inputs = before.samples("train").inputs[:SAMPLES]
     before = before.checked()
     before.checkpoint.require_finite()
     identity = identities(before.module().eval(), with_random(inputs, seed=recipe.seed))
     found = shrinking(before.module(), inputs, identity=identity)
-    if not found.channels and not identity:
-        raise _nothing(before, found)
     after = shrunk_subject(before, found)
+    found = replace(found, compact=compactions(after.module(), most=recipe.compact) if recipe.compact else {})
+    if not (found.channels or identity or found.compact):
+        raise _nothing(before, found)
+    after = compact_subject(after, found.compact)
     listener.note("comparing outputs in float64")
     difference = require_same(before.module(), after.module(), inputs, seed=recipe.seed)
     folder, held = output_folder(recipe, before.name)
@@ -79,6 +84,20 @@ def shrunk_subject(before: Subject, found: Shrinking) -> Subject:
     return replace(after, architecture=replace(architecture, resized=shapes, identity=parts))
 
 
+def compact_subject(before: Subject, found: Mapping[str, Compaction]) -> Subject:
+    """The network with compact layers in place of convolutions."""
+    tensors, masks = dict(before.checkpoint.tensors), dict(before.masks)
+    for name, one in found.items():
+        weight = f"{name}.weight"
+        tensors |= one.tensors(name, tensors.pop(weight))
+        if weight in masks:
+            masks[f"{name}.product.weight"] = one.mask(masks.pop(weight))
+    architecture = before.known_architecture()
+    kept = {name: (len(one.rows), len(one.columns)) for name, one in found.items()}
+    after = before.changed(Checkpoint(tensors, before.checkpoint.source, architecture=before.checkpoint.architecture), MaskSet(masks))
+    return replace(after, architecture=replace(architecture, compact=kept))
+
+
 def _findings(before: Subject, after: Subject, found: Shrinking, difference: float) -> list[Finding]:
     text = "Multiply-accumulates of one sample in convolutions and linear layers, zeros included."
     macs = Finding(name="macs", value=float(_macs(after)), unit="multiply-adds", better="lower", definition=text)
@@ -91,6 +110,7 @@ def _findings(before: Subject, after: Subject, found: Shrinking, difference: flo
         Finding(
             name="parts_removed", value=float(len(found.identity)), unit="parts", definition="Blocks that returned what they were given."
         ),
+        Finding(name="layers_compacted", value=float(len(found.compact)), unit="layers", definition="Convolutions without zero columns."),
         Finding(name="output_change", value=difference, better="lower", definition=change),
         *compared(before, after),
     ]
@@ -121,8 +141,9 @@ def _headline(found: Shrinking, report: Report) -> str:
     told = [f"{name}{said(report.get(key, of='dense')).split(' ')[0]} -> {said(report.get(key))}" for name, key in _SAID]
     ratio = report.get("latency_ratio")
     speed = f"; {ratio.value:.2f} x the time" if ratio is not None and ratio.value is not None else ""
+    compact = f" and the zero columns of {len(found.compact)} convolution{'s' * (len(found.compact) > 1)}" if found.compact else ""
     parts = f" and {len(found.identity)} block{'s' * (len(found.identity) > 1)} ({', '.join(found.identity)})" if found.identity else ""
-    return f"Removed {found.channels:,} channels{parts}: {', '.join(told)}{speed}; outputs are what they were."
+    return f"Removed {found.channels:,} channels{parts}{compact}: {', '.join(told)}{speed}; outputs are what they were."
 
 
 _SAID = (("", "parameters"), ("", "macs"))
@@ -140,6 +161,11 @@ def _speed_note(report: Report) -> tuple[str, ...]:
     ratio = report.get("latency_ratio")
     slower = ratio is not None and ratio.low is not None and ratio.low > 1
     return ("it is not faster here: kernels prefer widths that are multiples of 8 or 16.",) if slower else ()
+
+
+def _compacted_already(before: Subject) -> Infeasible:
+    what = f"{before.path} was compacted already, and its products are no convolutions any more."
+    return Infeasible(what, "", "Shrink what it was made from, with a larger --compact.")
 
 
 def _nothing(before: Subject, found: Shrinking) -> Infeasible:

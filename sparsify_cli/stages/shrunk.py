@@ -6,7 +6,7 @@ Groups of channels are found by tracing (maths/channel_groups.py), constants by 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sparsify_cli.errors import Anomalous, Infeasible
 from sparsify_cli.maths.channel_cuts import Cut, cuts_of, readings_of
 from sparsify_cli.maths.channel_groups import channel_groups
+from sparsify_cli.maths.compact_conv import Compaction
 from sparsify_cli.maths.constants import constant_inputs
 from sparsify_cli.maths.identities import without
 from sparsify_cli.maths.output_change import output_change, outputs
@@ -52,12 +53,14 @@ class Shrinking:
         identity: parts that return what they are given, and are left out.
         removed: groups that lose channels.
         notes: what stays though it is zero, and why, one sentence each.
+        compact: convolutions that become matrix products without their zero rows and columns, after that.
     """
 
     surgery: Surgery
     removed: tuple[Removed, ...]
     notes: tuple[str, ...]
     identity: tuple[str, ...] = ()
+    compact: Mapping[str, Compaction] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:

@@ -222,8 +222,7 @@ def with_context(subject: Subject, arch: tuple[str, Sequence[str]], data: tuple[
 def _as_shrunk(architecture: Spec, subject: Subject) -> Spec:
     """An architecture that was named, made as small as the artifact says that its own was."""
     known = (subject.artifact.manifest.get("architecture") if subject.artifact else None) or {}
-    smaller = replace(architecture, resized=dict(known.get("resized", {})), identity=tuple(known.get("identity", ())))
-    return smaller.fitting(subject.checkpoint.tensors)
+    return architecture.shrunk_as(known).fitting(subject.checkpoint.tensors)
 
 
 def _masked_by_own_names(subject: Subject) -> Subject:

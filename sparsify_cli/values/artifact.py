@@ -163,7 +163,9 @@ def _holds(entry: Any, parts: tuple[str, ...]) -> bool:
 def _is_shrunk(spec: Mapping[str, Any]) -> bool:
     """Whether what a spec says of shrinking are shapes and names."""
     parts = spec.get("identity", [])
-    return _are_shapes(spec.get("resized", {})) and isinstance(parts, list) and all(isinstance(name, str) for name in parts)
+    named = isinstance(parts, list) and all(isinstance(name, str) for name in parts)
+    compact = spec.get("compact", {})
+    return named and _are_shapes(spec.get("resized", {})) and _are_shapes(compact) and all(len(kept) == 2 for kept in compact.values())
 
 
 def _are_shapes(found: Any) -> bool:

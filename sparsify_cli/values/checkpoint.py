@@ -38,17 +38,19 @@ class Spec:
         options: keyword arguments, plain JSON values.
         resized: of an architecture that was shrunk: name of a tensor -> its shape, where that is another or the tensor was added.
         identity: of an architecture that was shrunk: its parts that return what they are given, and are left out.
+        compact: of an architecture that was shrunk: convolution -> the rows and columns of its product that are left.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     resized: Mapping[str, Sequence[int]] = field(default_factory=dict)
     identity: Sequence[str] = ()
+    compact: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         shapes = {name: list(shape) for name, shape in self.resized.items()}
-        smaller = {"resized": shapes, "identity": list(self.identity)}
+        smaller = {"resized": shapes, "identity": list(self.identity), "compact": {name: list(kept) for name, kept in self.compact.items()}}
         return {"name": self.name, "options": dict(self.options), **{key: value for key, value in smaller.items() if value}}
 
     @classmethod
@@ -56,13 +58,20 @@ class Spec:
         """What `to_json` wrote, or None."""
         if value is None:
             return None
-        return cls(value["name"], dict(value["options"]), dict(value.get("resized", {})), tuple(value.get("identity", ())))
+        return cls(value["name"], dict(value["options"])).shrunk_as(value)
+
+    def shrunk_as(self, value: Mapping[str, Any]) -> Spec:
+        """Itself, as small as the JSON of a spec says."""
+        resized, identity, compact = value.get("resized", {}), value.get("identity", ()), value.get("compact", {})
+        return replace(self, resized=dict(resized), identity=tuple(identity), compact=dict(compact))
 
     def fitting(self, tensors: Mapping[str, Tensor]) -> Spec:
         """Itself, or as it was before it was shrunk where these tensors are not of the shrunk network."""
         there = [list(tensors[name].shape) == list(shape) for name, shape in self.resized.items() if name in tensors]
         gone = not any(name.startswith(tuple(f"{part}." for part in self.identity)) for name in tensors)
-        return self if (there or self.identity) and all(there) and gone else replace(self, resized={}, identity=())
+        known = all(f"{name}.columns" in tensors for name in self.compact)
+        fits = (there or self.identity or self.compact) and all(there) and gone and known
+        return self if fits else replace(self, resized={}, identity=(), compact={})
 
 
 @dataclass(frozen=True)

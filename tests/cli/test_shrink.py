@@ -127,7 +127,36 @@ def test_blocks_that_do_nothing_go_as_a_whole(here: Path, run: Run) -> None:
     assert run("report tuned").code == 0
     path = Path("small/manifest.json")
     path.write_text(path.read_text().replace('"blocks.1"', '"blocks.9"'))
-    assert "blocks.9" in run("validate small --arch blocks.py:Net --data digits").sentence
+    assert "lacks a part" in run("validate small --arch blocks.py:Net --data digits").sentence
+
+
+def test_zero_columns_become_smaller_products(zeroed: Path, run: Run) -> None:
+    """Of the second convolution's 72 columns 18 are left, so a quarter of its work; later verbs know it, masks and pruning included."""
+    state = torch.load("zeroed.pt", weights_only=True)
+    keep = torch.arange(72) % 4 == 0
+    state["3.weight"].flatten(1)[:, ~keep] = 0
+    torch.save(state, "columns.pt")
+    assert run("shrink columns.pt --arch net.py:net --data digits --out plain").code == 0
+    said = run("shrink columns.pt --arch net.py:net --data digits --compact 0.5 --out small")
+    assert said.code == 0 and "zero columns of 1 convolution" in said.out
+    tensors, before, after = load_file("small/model.safetensors"), numbers("plain"), numbers("small")
+    assert list(tensors["3.product.weight"].shape) == [11, len(tensors["3.columns"])] and "3.weight" not in tensors
+    assert before["macs", "compressed"] - after["macs", "compressed"] == 36 * 11 * (45 - len(tensors["3.columns"]))
+    assert after["accuracy", "compressed"] == after["accuracy", "dense"] and after["output_change", "compressed"] < 1e-6
+    for line in ("validate small", "validate small --arch net.py:net --data digits", "export small --to onnx", "inspect small"):
+        assert run(line).code == 0, line
+    assert run("prune small --sparsity 0.5 --out less").code == 0
+    assert run("finetune less --epochs 1 --out tuned").code == 0
+    assert run("report tuned").code == 0
+    tuned, counts = load_file("tuned/model.safetensors"), json.loads(Path("tuned/manifest.json").read_text())["tensors"]
+    assert torch.equal(tuned["3.columns"], tensors["3.columns"])
+    assert "3.product.weight" in counts and counts["3.product.weight"]["kept"] < tensors["3.product.weight"].numel()
+    again = run("shrink small")
+    assert again.code == 5 and "compacted already" in again.sentence
+    manifest = json.loads(Path("small/manifest.json").read_text())
+    manifest["architecture"]["compact"] = {"3": [11]}
+    Path("small/manifest.json").write_text(json.dumps(manifest))
+    assert "architecture" in run("validate small").sentence
 
 
 def test_masks_are_cut_with_the_weights(zeroed: Path, run: Run) -> None:
