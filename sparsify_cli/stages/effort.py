@@ -26,25 +26,23 @@ class Effort:
     Args:
         module: the network.
         samples: one of them is run.
-        batch: samples of a step.
         done: (spent, dense) of a run that is resumed.
     """
 
-    def __init__(self, module: nn.Module, samples: Samples, *, batch: int, done: tuple[float, float] = (0.0, 0.0)) -> None:
+    def __init__(self, module: nn.Module, samples: Samples, *, done: tuple[float, float] = (0.0, 0.0)) -> None:
         self.uses = macs_per_weight(module, samples.inputs[:1])
         self.sizes = {name: p.numel() for name, p in module.named_parameters() if name in self.uses}
-        self.batch = batch
         self.spent, self.dense = done
         self._masks: MaskSet | None = None
         self._forward = Fraction(0)
 
-    def add(self, masks: MaskSet, passes: tuple[float, float]) -> None:
-        """A step that was taken under these masks."""
+    def add(self, masks: MaskSet, passes: tuple[float, float], *, samples: int) -> None:
+        """A step on so many samples that was taken under these masks."""
         whole = self._cost({})
         if masks is not self._masks:
             self._masks, self._forward = masks, Fraction(self._cost({name: int(mask.sum()) for name, mask in masks.items()}))
-        self.spent += self.batch * (passes[0] * float(self._forward) + passes[1] * whole)
-        self.dense += self.batch * 3 * whole
+        self.spent += samples * (passes[0] * float(self._forward) + passes[1] * whole)
+        self.dense += samples * 3 * whole
 
     def findings(self) -> list[Finding]:
         """Multiply-adds of the run, and relative to dense training of as many steps."""

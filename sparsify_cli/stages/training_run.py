@@ -31,7 +31,7 @@ from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.training_log import TrainingLog
 from sparsify_cli.training import guard, kept_weights, loss_scale
 from sparsify_cli.training.augmented import flipped, flipped_and_shifted, require_images
-from sparsify_cli.training.batches import steps_per_epoch
+from sparsify_cli.training.batches import samples_of_step, steps_per_epoch
 from sparsify_cli.training.engine import HALF, Engine, setup
 from sparsify_cli.training.loop import Prepare, interruptible, train
 from sparsify_cli.training.straight_through import seen_through
@@ -246,7 +246,7 @@ class _Watch:
         self.log = TrainingLog(work.log, events, told)
         self.loss: float | None = saved.get("loss")
         self.waited: int = saved.get("waited", 0)
-        self.effort = Effort(work.module, work.samples, batch=work.recipe.batch_size, done=tuple(saved.get("effort", (0.0, 0.0))))
+        self.effort = Effort(work.module, work.samples, done=tuple(saved.get("effort", (0.0, 0.0))))
         self.shown, self.saved = 0.0, time.monotonic()
         self.through = MaskSet(saved["through"]) if saved.get("through") else None
 
@@ -290,7 +290,9 @@ class _Watch:
         run.step += 1
         if self.through is None:
             self.through = self.regime.seen(run)
-        self.effort.add(run.masks if self.through is None else self.through, passes)
+        size, world = self.work.recipe.batch_size, self.engine.world
+        samples = samples_of_step(len(self.work.samples), size=size, world=world, step=run.step - 1)
+        self.effort.add(run.masks if self.through is None else self.through, passes, samples=samples)
 
     def _is_time(self, run: Run) -> bool:
         every = self.work.recipe.save_every

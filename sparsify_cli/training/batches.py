@@ -25,7 +25,7 @@ from sparsify_cli.errors import BadData, BadRequest
 from sparsify_cli.values.arrays import as_taken_by, handy_batch
 from sparsify_cli.values.samples import Samples
 
-__all__ = ["as_taken_by", "batches", "derived_seed", "epoch_order", "handy_batch", "steps_per_epoch"]
+__all__ = ["as_taken_by", "batches", "derived_seed", "epoch_order", "handy_batch", "samples_of_step", "steps_per_epoch"]
 
 
 def derived_seed(*parts: int) -> int:
@@ -52,6 +52,12 @@ def steps_per_epoch(n: int, *, size: int, world: int = 1) -> int:
     if steps == 0:
         raise BadData(f"The training data has {n} samples.", f"{world} processes need at least 2 each for one step.")
     return steps
+
+
+def samples_of_step(n: int, *, size: int, world: int, step: int) -> int:
+    """Samples of one optimizer step over all processes: `size`, or what the incomplete last batch of an epoch has."""
+    per_epoch = steps_per_epoch(n, size=size, world=world)
+    return _tail(n, size, world) * world if step % per_epoch == n // size else size
 
 
 def epoch_order(n: int, *, seed: int, epoch: int) -> Int[Tensor, " n"]:

@@ -31,9 +31,9 @@ def lenet() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(200, 10))
 
 
-def run(folder, variant, lam, seed=0):
+def run(folder, variant, lam, seed=0, groups="filters,channels"):
     """Outcome of 25 epochs with the penalty on both convolutions to the end, where the learning rate is zero."""
-    options = {"variant": variant, "lam": lam, "groups": "filters,channels", "only": "0.weight,3.weight", "finetune": "0run"}
+    options = {"variant": variant, "lam": lam, "groups": groups, "only": "0.weight,3.weight", "finetune": "0run"}
     recipe = TrainRecipe(
         arch=HERE, data="digits", epochs=25, seed=seed, weight_decay=0.0, regime=Choice("ssl", options),
         out=str(folder / f"{variant}-{lam}-{seed}"),
@@ -83,3 +83,15 @@ def test_what_is_zero_comes_out(tmp_path):
     assert len(tensors["0.weight"]) <= first and len(tensors["3.weight"]) <= second
     assert small.report.get("output_change").value < 1e-5
     assert torch.isfinite(tensors["3.weight"]).all()
+
+
+def test_zero_columns_become_smaller_products(tmp_path):
+    """Shape-wise: kernel positions that no filter reads go from the product; its work is the share of rows times that of columns."""
+    outcome = run(tmp_path, "proximal", 0.1, groups="filters,shapes")
+    weight = open_path(outcome.artifact).checkpoint.tensors["3.weight"].flatten(1) != 0
+    small = shrink(ShrinkRecipe(model=str(outcome.artifact), compact=0.9, out=str(tmp_path / "small")), Listener())
+    product = open_path(small.artifact).checkpoint.tensors["3.product.weight"]
+    print(accuracy(outcome), product.shape, int(weight.any(0).sum()))
+    assert product.shape[1] <= int(weight.any(0).sum()) < 120 and product.shape[0] <= int(weight.any(1).sum())
+    assert small.report.get("output_change").value < 1e-5
+    assert small.report.get("macs").value < small.report.get("macs", of="dense").value / 2

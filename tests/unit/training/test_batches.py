@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsify_cli.errors import BadData, BadRequest
-from sparsify_cli.training.batches import batches, derived_seed, steps_per_epoch
+from sparsify_cli.training.batches import batches, derived_seed, samples_of_step, steps_per_epoch
 from sparsify_cli.values.samples import Samples
 
 
@@ -78,3 +78,13 @@ def test_derived_seeds_differ() -> None:
     assert len(seeds) == 400
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derived_seed(1, 23) != derived_seed(12, 3)
+
+
+@pytest.mark.parametrize(("n", "size", "world"), [(100, 32, 1), (96, 32, 2), (97, 32, 1), (101, 32, 2), (7, 16, 2), (66, 32, 2)])
+def test_samples_of_a_step_are_those_of_its_batches(n: int, size: int, world: int) -> None:
+    """Over two epochs, summed over processes."""
+    samples = Samples(torch.zeros(n, 1), torch.zeros(n, dtype=torch.long), tuple(map(str, range(n))))
+    total = 2 * steps_per_epoch(n, size=size, world=world)
+    parts = [list(batches(samples, size=size, seed=0, start_step=0, total=total, rank=rank, world=world)) for rank in range(world)]
+    drawn = [sum(len(part[step]) for part in parts) for step in range(total)]
+    assert drawn == [samples_of_step(n, size=size, world=world, step=step) for step in range(total)]
