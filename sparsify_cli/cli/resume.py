@@ -13,9 +13,9 @@ from sparsify_cli.shelf import Shelf
 from sparsify_cli.values.artifact import LOG, RUN, Artifact
 from sparsify_cli.values.trust import NAMES_CODE, is_sealed
 
-FIXED = frozenset(
-    ("recipe", "set", "dry_run", "out", "model", "arch", "arch_arg", "data", "data_arg", "regime", "optimizer", "levels", "seed")
-)
+ABOUT = ("model", "arch", "arch_arg", "data", "data_arg", "transfer", "head", "out")
+HOW = ("regime", "optimizer", "precision", "levels", "seed")
+FIXED = frozenset(("recipe", "set", "dry_run", *ABOUT, *HOW))
 """Flags that no force changes: the saved state would not fit, or would be that of another run."""
 
 SELF = "self"

@@ -25,6 +25,9 @@ class Regime(ABC):
     prunes: ClassVar[bool] = True
     """True when the masks hold that sparsity and pattern at the end."""
 
+    looks_up: ClassVar[bool] = False
+    """True when `seen` only looks masks up, so that it may be asked at every step."""
+
     def clock(self, run: Run) -> tuple[int, int]:
         """Where the learning-rate schedule stands: the step and the total that it is asked for; those of the run by default."""
         return run.step, run.total

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -30,15 +29,9 @@ def _pictures(curve: Curve, number: int) -> list[Picture]:
     if len(curve.changes) > 1 and any(share for _, share in curve.changes):
         found.append(("Changes of the masks", _churn(curve, number)))
     rates = [epoch.rate for epoch in curve.epochs if epoch.rate is not None]
-    if len(rates) == len(curve.epochs) and _is_rewound(rates):
+    if len(rates) == len(curve.epochs) and curve.epochs[-1].rewinds:
         found.append(("Learning rate", _rate(curve, rates, number)))
     return found
-
-
-def _is_rewound(rates: Sequence[float]) -> bool:
-    """True where the learning rate rises after it has fallen."""
-    falls = [i for i, (before, after) in enumerate(pairwise(rates)) if after < before]
-    return bool(falls) and any(after > before for before, after in pairwise(rates[falls[0] + 1 :]))
 
 
 def _climb(curve: Curve, number: int) -> Markup:

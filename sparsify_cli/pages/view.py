@@ -95,12 +95,13 @@ class LineageStep:
 
 
 class Epoch(NamedTuple):
-    """A network after an epoch: optimizer steps, validation accuracy and sparsity, fractions; learning rate, where it was told."""
+    """A network after an epoch: steps, validation accuracy and sparsity (fractions), learning rate, how often that was put back."""
 
     step: int
     accuracy: float
     sparsity: float
     rate: float | None = None
+    rewinds: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     W' = W * mask,  g = dL/dW'               mask = the k largest scores S, k by the climb of the sparsity
     S <- S - g * W                           straight through: of dropped weights as well
-    W <- the optimizer's step on mask * g    dropped weights keep their values, but for weight decay
+    W <- the optimizer's step on mask * g    dropped weights keep their values, but for decay and momentum
 
 Scores start at 0 and are gathered from the first step on; until `begin` nothing is dropped. The sparsity climbs along a cubic curve
 and is the target's from `end` on; from `until` on masks hold, and weights and batch norm settle under them.
@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +49,8 @@ class Movement(Regime):
         until: when masks stop changing, not before `end`.
         every: time between two choices of the masks, at least one step.
     """
+
+    looks_up: ClassVar[bool] = True
 
     begin: str = "0.1run"
     end: str = "0.7run"
@@ -134,10 +137,16 @@ class Movement(Regime):
         """Masks of this step's sparsity; what was pruned before the run stays pruned."""
         begin, end, _, _ = self._window(run)
         assert run.sparsify is not None, "checked at the start"
-        low = min(run.masks.sparsity if run.masks else Fraction(0), run.target)
-        sparsity = cubic(run.step, begin, end, low, run.target)
+        sparsity = cubic(run.step, begin, end, min(self._given(run), run.target), run.target)
         ranked = {**run.weights(), **_positive(run.remembered(SCORE))}
         self._switch(run, run.sparsify(ranked, sparsity, within=run.masks or None))
+
+    @staticmethod
+    def _given(run: Run) -> Fraction:
+        """Sparsity that the tensors with scores had at the start."""
+        scores = run.remembered(SCORE)
+        gone = sum(int((~run.masks[name]).sum()) for name in scores if name in run.masks)
+        return Fraction(gone, max(1, sum(score.numel() for score in scores.values())))
 
     def _hold(self, run: Run) -> None:
         """Masks of the target, by the last scores."""

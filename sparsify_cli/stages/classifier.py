@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsify_cli.contracts.dataset import Split
 from sparsify_cli.errors import BadRequest, Infeasible
 from sparsify_cli.recipes.verbs import FinetuneRecipe
 from sparsify_cli.stages.minimised import needs_teacher
@@ -28,6 +29,9 @@ from sparsify_cli.values.checkpoint import Checkpoint
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.samples import Samples
 
+SELF = "self"
+"""The teacher that is the network itself."""
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 BATCH = 256
 """Samples whose features are computed at a time."""
 
@@ -44,11 +48,11 @@ class Probe(nn.Module):
             holder.add_module(part, nn.Module())
             holder = holder.get_submodule(part)
         holder.add_module(leaf, layer)
-        self.name = name
+        self._at = name
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits of features."""
-        logits: Tensor = self.get_submodule(self.name)(features)
+        logits: Tensor = self.get_submodule(self._at)(features)
         return logits
 
 
@@ -67,8 +71,8 @@ def require_transferable(recipe: FinetuneRecipe) -> None:
     """
     if recipe.head and recipe.transfer == "none":
         raise BadRequest("--head goes with --transfer, which is not given.", "", "Add --transfer linear or --transfer full.")
-    if recipe.transfer != "none" and needs_teacher(recipe.objective) and not recipe.teacher:
-        why = "The dense ancestor knows other classes."
+    if recipe.transfer != "none" and needs_teacher(recipe.objective) and recipe.teacher in ("", SELF):
+        why = "The dense ancestor knows other classes, and the network's own new classifier nothing yet."
         raise BadRequest("--transfer has no teacher to learn from.", why, "Name one of the new task: --teacher ARTIFACT.")
     if recipe.transfer != "linear":
         return
@@ -103,12 +107,14 @@ def with_classifier(subject: Subject, *, head: str, seed: int) -> tuple[Subject,
     name = head_of(module, samples.inputs[:2], named=head)
     old = module.get_submodule(name)
     assert isinstance(old, nn.Linear)
-    new = _drawn(old, outputs=max(samples.outputs, subject.samples("test").outputs), seed=seed)
+    outputs = max(subject.samples(split).outputs for split in SPLITS)
+    new = _drawn(old, outputs=outputs, seed=seed)
     tensors = {f"{name}.{leaf}": value.detach() for leaf, value in new.named_parameters()}
     shapes = {**architecture.resized, **{key: list(value.shape) for key, value in tensors.items()}}
-    checkpoint = Checkpoint(
-        {**subject.checkpoint.tensors, **tensors}, subject.checkpoint.source, architecture=subject.checkpoint.architecture
-    )
+    known = subject.checkpoint
+    same = all(known.tensors[key].shape == value.shape for key, value in tensors.items() if key in known.tensors)
+    whole = {**known.tensors, **tensors}
+    checkpoint = known.with_tensors(whole) if same else Checkpoint(whole, known.source, architecture=known.architecture)
     masks = MaskSet({key: mask for key, mask in subject.masks.items() if key not in tensors})
     return replace(subject.changed(checkpoint, masks), architecture=replace(architecture, resized=shapes)), name
 
@@ -136,10 +142,18 @@ def head_of(module: nn.Module, inputs: Tensor, *, named: str = "") -> str:
         what = "No linear layer's outputs are the network's, so the classifier is not known."
         raise BadRequest(what, "", f"Name it: --head {list(linear)[-1] if linear else 'NAME'}.")
     name = named or heads[-1]
+    _require_plain(name, linear[name])
     weight = linear[name].weight
     if sum(parameter is weight for _, parameter in module.named_parameters(remove_duplicate=False)) > 1:
         raise BadRequest(f"The classifier {name} shares its weights with another layer.", "A new one would change that layer as well.")
     return name
+
+
+def _require_plain(name: str, layer: nn.Linear) -> None:
+    if not name:
+        raise BadRequest("The network is one linear layer.", "With a new classifier nothing would be left of it.", "Use `sparsify train`.")
+    if "weight" not in dict(layer.named_parameters()):
+        raise BadRequest(f"The weight of the classifier {name} is computed from others (a parametrization).", "It cannot be replaced.")
 
 
 @contextmanager

@@ -78,13 +78,27 @@ def finetune(recipe: FinetuneRecipe, listener: Listener, *, resume: Path | None 
     subject, head = with_classifier(opened, head=recipe.head, seed=recipe.seed) if anew else (opened, "")
     subject.checked().checkpoint.require_finite()
     subject.samples("train")
-    chooser, target, notes = pruning_plan(recipe, subject)
-    start = Start(subject, opened, chooser, target, notes, head)
+    chooser, target, notes = pruning_plan(recipe, subject, dense=head)
+    start = Start(subject, opened, chooser, target, (*notes, *_format_note(opened, subject)), head)
     return run_training(recipe, start, listener, resume=resume)
 
 
-def pruning_plan(recipe: FinetuneRecipe | TrainRecipe, subject: Subject) -> tuple[Sparsifier | None, Fraction, tuple[str, ...]]:
+def _format_note(opened: Subject, now: Subject) -> tuple[str, ...]:
+    """A word where the original's format cannot hold the network any more."""
+    if opened.checkpoint.home is None or now.checkpoint.home is not None:
+        return ()
+    return ("the new classifier has another shape than the file's, so weights are written as safetensors, float32, without its extras.",)
+
+
+def pruning_plan(
+    recipe: FinetuneRecipe | TrainRecipe, subject: Subject, *, dense: str = ""
+) -> tuple[Sparsifier | None, Fraction, tuple[str, ...]]:
     """How masks will be chosen and the sparsity to reach; nothing for regimes that keep the masks as they are.
+
+    Args:
+        recipe: the request.
+        subject: what is pruned.
+        dense: a layer that is not, whatever the recipe says.
 
     Raises:
         BadRequest: such a regime with a sparsity, or another one without.
@@ -101,7 +115,7 @@ def pruning_plan(recipe: FinetuneRecipe | TrainRecipe, subject: Subject) -> tupl
             raise BadRequest(what, why, "Leave them out, or choose another regime, such as gmp.")
         return None, subject.masks.sparsity, ()
     rows = plan(subject.checkpoint, subject.architecture, skip=recipe.skip, include=recipe.include)
-    shapes = {row.name: row.shape for row in rows if row.matched}
+    shapes = {row.name: row.shape for row in rows if row.matched and row.name != f"{dense}.weight"}
     chooser = sparsifier(recipe, list(shapes))
     now = chooser.knowing({name: subject.checkpoint.tensors[name].abs() for name in chooser.follows})  # nothing has moved yet
     target = now.target(subject.checkpoint.tensors, recipe.sparsity, pruned=subject.masks)
@@ -126,7 +140,7 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
         report = Report(tuple(found), _facts(start, result, machine))
         for name, state in result.others.items():
             (place.folder / OTHERS).mkdir(exist_ok=True)
-            save_dense(_other(place.folder, name), state)
+            save_dense(_other(place.folder, name), {**start.subject.checkpoint.tensors, **state} if is_probe else state)
         place.finish(Product(recipe, after, report, start.parent, after.checkpoint, after.masks))
     notes = (
         *start.notes,

@@ -62,7 +62,7 @@ def mirror(text: str, folder: Path | None, settings: Mapping[str, Any], *, step:
 
     Args:
         text: `tensorboard`, `tensorboard:FOLDER`, `mlflow` or `mlflow:ADDRESS`.
-        folder: of the run; TensorBoard's files go into its `tensorboard` unless told otherwise.
+        folder: of the run; TensorBoard's files go into its `tensorboard`, or under its name into the folder that is given.
         settings: of the run, for MLflow's parameters.
         step: from which it goes on.
     """
@@ -70,7 +70,7 @@ def mirror(text: str, folder: Path | None, settings: Mapping[str, Any], *, step:
         return None
     where = text.partition(":")[2]
     if _name(text) == "tensorboard":
-        return _tensorboard(Path(where) if where else folder / "tensorboard", step)
+        return _tensorboard(Path(where) / folder.name if where else folder / "tensorboard", step)
     return _mlflow(where, folder.name, settings)
 
 

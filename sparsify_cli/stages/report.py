@@ -154,7 +154,13 @@ def _view(dense: Subject, shown: Sequence[Compared], about: Compared, split: Spl
 
 def _epoch(entry: Mapping[str, Any]) -> Epoch:
     rate = entry.get("rate")
-    return Epoch(int(entry["step"]), float(entry["accuracy"]), float(entry["sparsity"]), None if rate is None else float(rate))
+    return Epoch(
+        int(entry["step"]),
+        float(entry["accuracy"]),
+        float(entry["sparsity"]),
+        None if rate is None else float(rate),
+        int(entry.get("rewinds", 0)),
+    )
 
 
 def _curve(subject: Subject) -> Curve | None:

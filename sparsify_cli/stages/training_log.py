@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,23 @@ class TrainingLog:
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write(_line(entry))
-        if self.mirror is not None:
-            self.mirror.hear(entry)
+        self._mirrored(lambda mirror: mirror.hear(entry))
 
     def close(self) -> None:
         """No more lines."""
-        if self.mirror is not None:
-            self.mirror.close()
+        self._mirrored(lambda mirror: mirror.close())
+
+    def _mirrored(self, tell: Callable[[Mirror], None]) -> None:
+        """Tell the mirror; when that fails, say so and do without it: the file is the record."""
+        if self.mirror is None:
+            return
+        mirror = self.mirror
+        try:
+            tell(mirror)
+        except Exception as error:  # whatever a disk or a server says
+            self.mirror = None
+            step = self.entries[-1].get("step", 0) if self.entries else 0
+            self.add({"event": "warning", "step": step, "text": f"the mirror failed and is left out from here on: {error}."})
 
 
 def read_log(folder: Path) -> list[Entry]:

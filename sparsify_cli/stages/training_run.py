@@ -6,6 +6,7 @@ random numbers) depends on the recipe and the step alone.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -248,12 +249,15 @@ class _Watch:
         self.waited: int = saved.get("waited", 0)
         self.effort = Effort(work.module, work.samples, done=tuple(saved.get("effort", (0.0, 0.0))))
         self.shown, self.saved = 0.0, time.monotonic()
+        self.rate: float = saved.get("rate", math.inf)
+        self.rewinds: int = saved.get("rewinds", 0)
         self.through = MaskSet(saved["through"]) if saved.get("through") else None
 
     def __call__(self, run: Run, value: Tensor) -> None:
         """Called by the loop after every step."""
         self.loss = float(value) if self.loss is None else 0.95 * self.loss + 0.05 * float(value)
         self._count(run)
+        self._follow_rate(run)
         if self.work.recipe.average:
             kept_weights.average(run, self.work.recipe.average)
         self.hear(run)
@@ -268,6 +272,7 @@ class _Watch:
         """Hand out a state that a later process can resume from."""
         found: dict[str, Any] = {"history": self.history, "loss": self.loss, "events": self.log.entries, "waited": self.waited}
         found |= {"effort": (self.effort.spent, self.effort.dense), "through": dict(self.through.masks) if self.through else None}
+        found |= {"rate": self.rate, "rewinds": self.rewinds}
         self.save({"run": run.state(), **found})
         self.saved = time.monotonic()
 
@@ -288,11 +293,17 @@ class _Watch:
         run.step -= 1  # the regime is asked about the step that was taken
         passes = self.regime.passes(run)
         run.step += 1
-        if self.through is None:
+        if self.through is None or self.regime.looks_up:
             self.through = self.regime.seen(run)
         size, world = self.work.recipe.batch_size, self.engine.world
         samples = samples_of_step(len(self.work.samples), size=size, world=world, step=run.step - 1)
         self.effort.add(run.masks if self.through is None else self.through, passes, samples=samples)
+
+    def _follow_rate(self, run: Run) -> None:
+        """How often the learning rate was put back: it rose after the warm-up."""
+        now = float(run.optimizer.param_groups[0]["lr"])
+        self.rewinds += run.step > run.warmup + 1 and now > self.rate
+        self.rate = now
 
     def _is_time(self, run: Run) -> bool:
         every = self.work.recipe.save_every
@@ -315,7 +326,7 @@ class _Watch:
         masks = run.masks if self.through is None else self.through
         entry = {"step": run.step, "loss": self.loss or 0.0, "accuracy": self._accuracy(run), "sparsity": float(masks.sparsity)}
         self.history.append(entry)
-        self.log.add({"event": "epoch", **entry, "rate": float(run.optimizer.param_groups[0]["lr"])})
+        self.log.add({"event": "epoch", **entry, "rate": self.rate, "rewinds": self.rewinds})
         self._show(run)
         if self._judges and self.work.reached(run.masks):
             self.waited = 0 if kept_weights.offer(run, entry["accuracy"]) else self.waited + 1

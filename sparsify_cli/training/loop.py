@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sparsify_cli.contracts.objective import Loss
 from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.errors import BadData, BadRequest, Diverged, Interrupted
-from sparsify_cli.training import guard
+from sparsify_cli.training import guard, loss_scale
 from sparsify_cli.training.batches import as_taken_by, batches, derived_seed
 from sparsify_cli.training.batchnorm import has_batchnorm
 from sparsify_cli.values.run import Run
@@ -209,7 +209,12 @@ class _BatchLoss:
         value = self.loss(self.run.forward, batch)
         if not bool(torch.isfinite(value.detach())):
             what = f"The loss is {float(value.detach())} at step {self.run.step + 1} of {self.run.total}."
-            raise _diverged(what, "No weight was touched by that step.")
+            half = (
+                " Activations above 65,504 overflow in float16: --precision bf16-mixed has no such limit."
+                if loss_scale.SCALE in self.run.memory
+                else ""
+            )
+            raise _diverged(what, f"No weight was touched by that step.{half}")
         return value
 
 

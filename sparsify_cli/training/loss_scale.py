@@ -42,7 +42,8 @@ def scaled(run: Run, compute: Callable[[float], Tensor]) -> Tensor:
     if SCALE not in run.memory:
         return compute(1.0)
     buffers = [(buffer, buffer.clone()) for buffer in run.model.buffers()]
-    numbers = torch.get_rng_state()
+    numbers, there = torch.get_rng_state(), [p.device for p in run.model.parameters() if p.device.type == "cuda"][:1]
+    theirs = [torch.cuda.get_rng_state(device) for device in there]
     while True:
         scale = float(run.memory[SCALE])
         value = compute(scale)
@@ -56,6 +57,8 @@ def scaled(run: Run, compute: Callable[[float], Tensor]) -> Tensor:
             )
         run.memory |= {SCALE: torch.tensor(scale / 2, dtype=torch.float64), SINCE: torch.tensor(0)}
         torch.set_rng_state(numbers)
+        for device, state in zip(there, theirs, strict=True):
+            torch.cuda.set_rng_state(state, device)
         for buffer, before in buffers:
             buffer.data.copy_(before)
 

@@ -133,12 +133,14 @@ def test_told_beside_the_dense_network(results, monkeypatch, capsys):
         ("task,model,sparsity,accuracy\na,b,0,1.0\na,c,0.5,0.9\n", "no error on a"),
         ("task,model,sparsity,accuracy\na,b,0,0.5\nz,c,0.5,0.9\n", "on a task of the dense one"),
         ("", "no column task"),
+        ("sparsity,accuracy,task,model\n0,0.6,a\n", "names no task or no model"),
+        ("task,model,sparsity,accuracy\n\xe9,b,0,0.5\n", "UTF-8"),
     ],
 )
 def test_tables_that_are_none(tmp_path, capsys, table, said):
     """One sentence, the code of a malformed request, no traceback."""
     file = tmp_path / "results.csv"
-    file.write_text(table)
+    file.write_bytes(table.encode("latin-1"))
     assert main(["transfer", "--results", str(file)]) in (1, 2)
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
@@ -160,3 +162,89 @@ def test_data_the_network_does_not_take(home, monkeypatch, capsys):
     assert main(["finetune", "up80", "--transfer", "full", "--data", "wrong.py:part", "--out", "no", "--format", "quiet"]) == 2
     assert "does not take the data" in capsys.readouterr().err
     assert not (home / "no").exists()
+
+
+def table(folder, *rows):
+    """A CSV file; with a byte-order mark, as spreadsheets write it."""
+    file = folder / "results.csv"
+    file.write_text("task,model,sparsity,accuracy\n" + "\n".join(rows) + "\n", encoding="utf-8-sig")
+    return str(file)
+
+
+def told(capsys, *words):
+    """What `transfer` says, as JSON: changes by network, and notes."""
+    capsys.readouterr()
+    assert main(["transfer", *words, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    return {one["scope"].removeprefix("model:"): one for one in found["findings"]}, found["notes"]
+
+
+def test_compared_with_the_dense_network_of_its_own_model(tmp_path, capsys):
+    """Whatever the order of rows; without one of its own, with the mean of all, and a note says so."""
+    rows = ["a,net,0,0.6", "a,other,0,0.9", "a,net,0.8,0.5", "a,third,0.8,0.5"]
+    for order in (rows, rows[::-1]):
+        found, notes = told(capsys, "--results", table(tmp_path, *order))
+        assert found["net 80%"]["value"] == pytest.approx(0.25) and found["third 80%"]["value"] == pytest.approx(1.0)
+        assert found["net 80%"]["low"] is None  # one task has no standard error
+        assert len(notes) == 1 and notes[0].startswith("third 80%")
+
+
+def test_counts_that_round_differently_are_one_network(tmp_path, capsys):
+    """0.8 and 0.80002 of two tasks are one row; a perfect dense network on a task of nobody does no harm."""
+    rows = ["a,net,0,0.6", "b,net,0,0.6", "c,net,0,1.0", "a,net,0.8,0.5", "b,net,0.80002,0.7"]
+    found, _ = told(capsys, "--results", table(tmp_path, *rows))
+    assert list(found) == ["net 80%"] and found["net 80%"]["n"] == 2
+
+
+def test_artifacts_are_compared_with_their_own_ancestor(results, monkeypatch, capsys):
+    """A dense network from elsewhere comes first and last, and changes nothing."""
+    monkeypatch.chdir(results)
+    train = (
+        "train --arch cnn --arch-arg classes=5 --arch-arg width=4 --data parts.py:part --epochs 1 --seed 5 --out stranger --format quiet"
+    )
+    assert main(train.split()) == 0 and moved("stranger", "full", "stranger-full") == 0
+    orders = (["stranger-full", "up-full", "up80-full"], ["up-full", "up80-full", "stranger-full"])
+    values = [next(iter(told(capsys, *order)[0].values()))["value"] for order in orders]
+    dense, sparse = (1 - numbers(results / f"{model}-full")["accuracy"] for model in ("up", "up80"))
+    assert values == [pytest.approx((sparse - dense) / dense)] * 2
+    _, notes = told(capsys, "stranger-full", "up80-full")
+    assert "none of them is what it descends from" in notes[0]
+
+
+def test_the_new_classifier_is_not_pruned(results, monkeypatch):
+    """A regime that prunes leaves it dense; an average is a whole network."""
+    monkeypatch.chdir(results)
+    assert moved("up80", "full", "pruned", "--regime gmp --sparsity 0.9") == 0
+    pruned = open_path(results / "pruned")
+    assert "fc.weight" not in pruned.masks and (pruned.checkpoint.tensors["fc.weight"] != 0).all()
+    assert moved("up80", "linear", "averaged", "--average 0.9") == 0
+    state = open_path(results / "averaged" / "others" / "average.safetensors").checkpoint.tensors
+    assert set(state) == set(open_path(results / "averaged").checkpoint.tensors)
+
+
+def test_formats(results, monkeypatch, capsys):
+    """A file of somebody else: with as many classes as before it keeps its kind, otherwise a note says that it cannot."""
+    import torch
+
+    monkeypatch.chdir(results)
+    state = dict(open_path(results / "up").checkpoint.tensors)
+    torch.save({"state_dict": state, "epoch": 7}, "theirs.pt")
+    flags = "--arch cnn --arch-arg classes=5 --arch-arg width=4"
+    task = "--transfer full --data parts.py:part --epochs 1 --format quiet"
+    assert main(f"finetune theirs.pt {flags} {task} --data-arg low=5 --data-arg high=10 --out five".split()) == 0
+    assert torch.load("five/theirs.pt", weights_only=True)["epoch"] == 7
+    capsys.readouterr()
+    assert (
+        main(f"finetune theirs.pt {flags} {task.removesuffix(' --format quiet')} --data-arg low=4 --data-arg high=10 --out six".split())
+        == 0
+    )
+    said = capsys.readouterr()
+    assert "written as safetensors" in said.out + said.err and (results / "six/model.safetensors").exists()
+
+
+def test_what_a_resumed_run_cannot_change(results, monkeypatch, capsys):
+    """Part, classifier and precision are those it began with."""
+    monkeypatch.chdir(results)
+    for flag in ("--transfer full", "--head fc", "--precision 16-mixed"):
+        assert main(f"finetune --resume up80-linear --force-recipe {flag}".split()) == 2
+        assert "cannot change in a run that is resumed" in capsys.readouterr().err

@@ -150,26 +150,25 @@ def test_dollars_in_names_are_not_mathematics():
     assert ">$x_1$</text>" in figure and ">$\\nosuch{$</text>" in figure
 
 
-def epochs(rates):
-    """Epochs with these learning rates."""
-    return tuple(Epoch(10 * (i + 1), 0.5 + 0.01 * i, 0.1 * i, rate) for i, rate in enumerate(rates))
+def epochs(rates, rewinds):
+    """Epochs with these learning rates, put back so often by the end."""
+    return tuple(Epoch(10 * (i + 1), 0.5 + 0.01 * i, 0.1 * i, rate, rewinds) for i, rate in enumerate(rates))
 
 
 @pytest.mark.parametrize(
-    ("rates", "captions"),
+    ("rates", "rewinds", "captions"),
     [
-        ((0.1, 0.05, 0.01), ["Accuracy and sparsity"]),
-        ((0.05, 0.1, 0.05), ["Accuracy and sparsity"]),  # a warm-up is no rewinding
-        ((0.1, 0.01, 0.1, 0.01), ["Accuracy and sparsity", "Learning rate"]),
-        ((None, None, None), ["Accuracy and sparsity"]),
+        ((0.1, 0.05, 0.01), 0, ["Accuracy and sparsity"]),
+        ((0.1, 0.01, 0.1, 0.01), 1, ["Accuracy and sparsity", "Learning rate"]),
+        ((None, None, None), 0, ["Accuracy and sparsity"]),
     ],
 )
-def test_training_is_drawn_and_the_rate_where_it_was_put_back(rates, captions):
+def test_training_is_drawn_and_the_rate_where_it_was_put_back(rates, rewinds, captions):
     """One figure each, with its caption; logs of before the rate was told still draw."""
-    page = render_html(replace(view(), curves=(Curve("stage", epochs(rates)),)))
+    page = render_html(replace(view(), curves=(Curve("stage", epochs(rates, rewinds)),)))
     section = page[page.index('id="training"') : page.index('id="size"')]
     assert re.findall(r"<figcaption>([^<]*)</figcaption>", section) == captions
-    changes = replace(view(), curves=(Curve("stage", epochs(rates), ((5, 0.5), (9, 0.2))),))
+    changes = replace(view(), curves=(Curve("stage", epochs(rates, rewinds), ((5, 0.5), (9, 0.2))),))
     assert "Changes of the masks" in render_html(changes)
     reader = Reader(page)
     assert (reader.open, reader.broken) == ([], [])

@@ -139,3 +139,48 @@ def test_refusals(flags, said):
     """One sentence each, before anything is opened."""
     with pytest.raises(BadRequest, match=said):
         require_transferable(FinetuneRecipe(**flags))
+
+
+class NameHead(Branched):
+    """A classifier under a name that modules have themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = nn.Linear(8, 3)
+
+    def forward(self, inputs):
+        """Logits of it."""
+        return self.name(self.body(inputs))
+
+
+def test_a_classifier_of_any_name_is_trained_alone():
+    """`name` too."""
+    module = NameHead().eval()
+    assert head_of(module, INPUTS) == "name"
+    assert torch.equal(probe(module, "name")(featured(module, "name", samples_of()).inputs), module(INPUTS))
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (nn.Linear(6, 3), "one linear layer"),
+        (nn.Sequential(nn.Linear(6, 4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))), "parametrization"),
+    ],
+)
+def test_classifiers_that_cannot_be_replaced(module, said):
+    """A sentence that says so, not one about keys."""
+    with pytest.raises(BadRequest, match=said):
+        head_of(module.eval(), INPUTS)
+
+
+def test_classes_of_every_split_count(subject, monkeypatch):
+    """A label that only validation has gets an output."""
+    monkeypatch.setattr(Subject, "samples", lambda self, split: samples_of(classes=5 if split == "validation" else 3))
+    after, name = with_classifier(subject, head="", seed=0)
+    assert len(after.checkpoint.tensors[f"{name}.weight"]) == 5
+
+
+def test_the_networks_own_new_classifier_teaches_nothing():
+    """`--teacher self` is refused."""
+    with pytest.raises(BadRequest, match="no teacher"):
+        require_transferable(FinetuneRecipe(transfer="full", objective=Choice("distill"), teacher="self"))

@@ -42,6 +42,21 @@ def test_what_was_sent_before_is_not_sent_again(tmp_path: Path) -> None:
     assert sent == [12] and len(read_log(tmp_path)) == 2
 
 
+def test_a_mirror_that_fails_is_left_out(tmp_path: Path) -> None:
+    """One warning; the file has every line, and nothing is sent or closed after that."""
+
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    log = TrainingLog(tmp_path / "training.jsonl", (), Mirror(fail, fail))
+    for entry in ENTRIES:
+        log.add(entry)
+    log.close()
+    found = read_log(tmp_path)
+    assert [entry["event"] for entry in found] == ["epoch", "warning", "masks hold", "warning"]
+    assert "No space left" in found[1]["text"]
+
+
 def test_unknown_and_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A place nobody knows, and one whose package is not installed."""
     require_mirror("")
@@ -91,6 +106,16 @@ def test_tensorboard_writes_points_that_can_be_read_back(tmp_path: Path) -> None
     read.Reload()
     (point,) = read.Scalars("epoch/accuracy")
     assert (point.step, point.value) == (10, 0.5)
+
+
+def test_runs_in_one_folder_are_told_apart(tmp_path: Path) -> None:
+    """Each under its own name."""
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    for name in ("001-train", "002-train"):
+        opened = mirror(f"tensorboard:{tmp_path / 'all'}", tmp_path / name, {})
+        assert opened is not None
+        opened.close()
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["001-train", "002-train"]
 
 
 def test_other_processes_and_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
