@@ -146,3 +146,35 @@ def test_a_damaged_log_costs_nothing(here: Path, run: Run) -> None:
         file.write("\n".join(lines))
     assert run("report tuned --out page").code == 0
     assert "Training" in Path("page/report.html").read_text()
+
+
+def test_movement_counts_each_step_under_its_own_masks(here: Path, run: Run) -> None:
+    """Its multiply-adds are those of the climb, step by step: (2 f_S + f_D) / 3 f_D while scores are learnt, f_S / f_D afterwards."""
+    line = "train --arch mlp --data digits --epochs 2 --batch-size 32 --sparsity 0.9 --allocation uniform --out moved"
+    assert run(f"{line} --regime movement --set regime.begin=4it --set regime.end=40it --set regime.until=60it").code == 0
+    total = json.loads(Path("moved/manifest.json").read_text())["facts"]["history"][-1]["step"]
+    climb = [0.9 * (1 - (1 - min(1.0, max(0, step - 4) / 36)) ** 3) for step in range(total)]
+    meant = sum((2 * (1 - s) + 1) / 3 if step < 60 else 1 - s for step, s in enumerate(climb)) / total
+    assert number("moved", "training_macs_share") == pytest.approx(meant, abs=0.01)
+
+
+def test_how_often_the_rate_was_put_back_is_told(here: Path, run: Run) -> None:
+    """Iterative pruning with several rounds an epoch: the log counts them although epochs do not show them; a warm-up is none."""
+    line = (
+        "train --arch mlp --data digits --epochs 4 --sparsity 0.8 --regime imp --set regime.rewind=rate --set regime.drop=0.4 --out rounds"
+    )
+    assert run(line).code == 0
+    assert [event for event in events("rounds") if event["event"] == "epoch"][-1]["rewinds"] == 4
+    assert run("train --arch mlp --data digits --epochs 2 --out plain").code == 0
+    assert all(event.get("rewinds", 0) == 0 for event in events("plain"))
+
+
+def test_half_precision_resumes_and_says_what_overflows(here: Path, run: Run) -> None:
+    """Numbers beyond float16 are one sentence that names another precision."""
+    assert run("train --arch mlp --data digits --epochs 1 --precision 16-mixed --out half").code == 0
+    inputs = 1e5 * torch.randn(64, 64)
+    np.savez(
+        "big.npz", **{f"{kind}_{split}": value for split in ("train", "test") for kind, value in (("x", inputs), ("y", np.arange(64) % 10))}
+    )
+    said = run("train --arch mlp --data npz:big.npz --epochs 1 --precision 16-mixed --out not")
+    assert said.code == 1 and "bf16-mixed" in said.sentence
