@@ -1,0 +1,130 @@
+"""Sparse training from a trained network: accuracy, processor time and multiply-adds of each regime, with distillation.
+
+    python benchmarks/sparse_training.py model.pt --arch net.py:Net --data folder:photos --name Net
+        [--regimes gmp,acdc,rigl] [--levels 0.9,0.95] [--epochs 12] [--lr 0.015] [--again]
+
+Each cell is `sparsify finetune --objective distill` (the dense network teaches) on one thread, from where the regime is strong: gmp goes on
+from `prune --solver auto` at 80 %, rigl from that at the target, acdc from the dense network. Time is the processor's, the pruning before
+included. Accuracy is that of the test split. Every cell is kept in `sparse_training.jsonl`, which a second call goes on with; the table of
+all networks in it is written to `sparse_training.txt`. Without a model a small network is trained on digits and only printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+KEPT = Path(__file__).with_suffix(".jsonl")
+TABLE = Path(__file__).with_suffix(".txt")
+RECIPE = {"objective": "distill", "batch-size": 64, "nesterov": None, "augment": "crop-flip"}
+TEACHER = ["--set", "objective.temperature=4", "--set", "objective.weight=0.9"]
+"""Hardly anything of the labels: the network has seen these images before, the teacher's doubts are what is left to learn."""
+START = {"gmp": "0.8", "rigl": "target", "acdc": ""}
+"""Regime -> sparsity of what it starts from; empty = the dense network."""
+OWN = {
+    "gmp": ["--set", "regime.initial=0.8", "--set", "regime.end=0.35run"],
+    "rigl": [],
+    "acdc": [],
+}
+"""Regime -> its flags."""
+Cell = dict[str, Any]
+
+
+def run(*words: str) -> float:
+    """One command of the tool; returns its processor seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "sparsify_cli", *words, "--format", "quiet"], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def cell_of(args: argparse.Namespace, regime: str, level: str, folder: Path) -> Cell:
+    """Prune as far as the regime starts from, train, read the numbers."""
+    about = ["--arch", args.arch, "--data", args.data, "--threads", "1"]
+    start, seconds, given = START[regime].replace("target", level), 0.0, str(args.model)
+    if start:
+        given = str(folder / f"start-{start}")
+        if not Path(given).exists():
+            args.spent[start] = run("prune", str(args.model), *about, "--solver", "auto", "--sparsity", start, "--out", given)
+        seconds = args.spent[start]
+    out = folder / f"{regime}-{level}"
+    flags = [word for name, value in RECIPE.items() for word in ([f"--{name}"] if value is None else [f"--{name}", str(value)])]
+    train = ["finetune", given, *about, "--regime", regime, "--sparsity", level, "--epochs", str(args.epochs), "--lr", str(args.lr)]
+    augment = flags if args.images else [word for word in flags if word not in ("--augment", "crop-flip")]
+    seconds += run(*train, *augment, *TEACHER, *OWN[regime], "--out", str(out))
+    numbers = json.loads((out / "manifest.json").read_text())["numbers"]
+    named = {(one["name"], one["of"]): one["value"] for one in numbers if one["scope"] == "all"}
+    cell: Cell = {"model": args.name, "regime": regime, "level": level, "epochs": args.epochs, "lr": args.lr, "cpu": round(seconds)}
+    wanted = {"accuracy": "compressed", "dense": "dense"}
+    cell |= {key: round(100 * named["accuracy", of], 2) for key, of in wanted.items() if ("accuracy", of) in named}
+    return cell | {"macs": named["training_macs", "compressed"], "share": round(named["training_macs_share", "compressed"], 4)}
+
+
+COLUMNS = {"model": 18, "regime": 8, "level": 8, "epochs": 8, "accuracy": 10, "dense": 8, "cpu": 8, "macs": 12, "share": 8}
+"""Number -> width of its column; accuracies in percent, seconds of the processor, multiply-adds and their share of dense training."""
+
+
+def table(cells: list[Cell]) -> str:
+    """A row a cell."""
+    rows = [{**c, "macs": f"{c['macs']:.3g}", "share": f"{c['share']:.1%}"} for c in cells]
+    lines = [{name: name for name in COLUMNS}, *rows]
+    return "".join("".join(f"{line.get(name, '-')!s:<{width}}" for name, width in COLUMNS.items()).rstrip() + "\n" for line in lines)
+
+
+def kept() -> list[Cell]:
+    """What was measured so far; of a cell that was measured twice the last."""
+    found = [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
+    return list({(c["model"], c["regime"], c["level"]): c for c in found}.values())
+
+
+def main() -> None:
+    """Read the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("--arch", default="cnn")
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--name", default="")
+    parser.add_argument("--regimes", default="gmp,acdc,rigl")
+    parser.add_argument("--levels", default="0.9,0.95")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--lr", type=float, default=0.015)
+    parser.add_argument("--again", action="store_true", help="measure cells anew that were measured before")
+    args = parser.parse_args()
+    args.spent, args.images = {}, True
+    with tempfile.TemporaryDirectory() as folder:
+        if args.model is None:
+            digits(args, Path(folder))
+        else:
+            measure(args, Path(folder))
+
+
+def digits(args: argparse.Namespace, folder: Path) -> None:
+    """A network that is trained here; nothing is kept."""
+    args.model, args.name, args.lr = folder / "dense", "CNN on digits", 0.02
+    run("train", "--arch", args.arch, "--data", args.data, "--epochs", "8", "--out", str(args.model))
+    args.images = False  # digits have no left and right
+    print(table([cell_of(args, regime, "0.9", folder) for regime in args.regimes.split(",")]))
+
+
+def measure(args: argparse.Namespace, folder: Path) -> None:
+    """Measure what is missing, and write the table."""
+    args.name = args.name or args.model.name
+    there = set() if args.again else {(c["model"], c["regime"], c["level"]) for c in kept()}
+    for level in args.levels.split(","):
+        for regime in args.regimes.split(","):
+            if (args.name, regime, level) in there:
+                continue
+            with KEPT.open("a") as file:
+                file.write(json.dumps(cell_of(args, regime, level, folder)) + "\n")
+            TABLE.write_text(table(kept()))
+            print(table(kept()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
