@@ -60,10 +60,18 @@ def verdict(view: View) -> str:
         return f"This is the dense model itself: accuracy {spoken(view.number('accuracy'))}."
     if view.about.verb == "unlearn" and view.number("accuracy_forget_after"):
         return _forgotten(view)
-    gone = view.number("sparsity")
-    known = gone is not None and gone.value is not None and not missing(gone)
-    first = f"{round_percent(gone.value or 0)} of the prunable weights are gone" if gone and known else f"Stage {view.about.name!r}"
-    return f"{first}; {_cost(view.change('accuracy'))}."
+    return f"{_gone(view)}; {_cost(view.change('accuracy'))}."
+
+
+def _gone(view: View) -> str:
+    """What was taken away: weights that are zero, parameters that are not there any more, or both."""
+    gone, now, before = view.number("sparsity"), view.number("nonzeros"), view.dense("nonzeros")
+    zero = "" if missing(gone) or gone is None else round_percent(gone.value or 0)
+    removed = 1 - (now.n or 0) / before.n if now is not None and before is not None and before.n else 0.0  # n: parameters there are
+    if removed > 0:
+        also = f", and {zero} of the prunable weights that are left are zero" if gone is not None and (gone.value or 0) > 0 else ""
+        return f"{round_percent(removed)} of the parameters were removed{also}"
+    return f"{zero} of the prunable weights are gone" if zero else f"Stage {view.about.name!r}"
 
 
 def _cost(change: Finding | None) -> str:

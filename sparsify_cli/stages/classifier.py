@@ -69,6 +69,8 @@ def require_transferable(recipe: FinetuneRecipe) -> None:
     Raises:
         BadRequest: as said.
     """
+    if recipe.transfer != "none" and not recipe.data:
+        raise BadRequest("--transfer needs the data of the other task.", "The network would start anew on its own.", "Add --data.")
     if recipe.head and recipe.transfer == "none":
         raise BadRequest("--head goes with --transfer, which is not given.", "", "Add --transfer linear or --transfer full.")
     if recipe.transfer != "none" and needs_teacher(recipe.objective) and recipe.teacher in ("", SELF):
@@ -116,7 +118,25 @@ def with_classifier(subject: Subject, *, head: str, seed: int) -> tuple[Subject,
     whole = {**known.tensors, **tensors}
     checkpoint = known.with_tensors(whole) if same else Checkpoint(whole, known.source, architecture=known.architecture)
     masks = MaskSet({key: mask for key, mask in subject.masks.items() if key not in tensors})
-    return replace(subject.changed(checkpoint, masks), architecture=replace(architecture, resized=shapes)), name
+    after = replace(subject.changed(checkpoint, masks), architecture=replace(architecture, resized=shapes))
+    _require_last(after, name, two, outputs)
+    return after, name
+
+
+def _require_last(after: Subject, name: str, samples: Samples, outputs: int) -> None:
+    """Refuse a layer whose outputs are not the network's."""
+    module = after.module()
+    try:
+        logits = module(as_taken_by(module, samples.inputs))
+    except Exception as error:  # whatever code says that reads another width
+        raise _no_classifier(name) from error
+    if not isinstance(logits, Tensor) or logits.shape[-1] != outputs:
+        raise _no_classifier(name)
+
+
+def _no_classifier(name: str) -> BadRequest:
+    what = f"{name} is not the network's classifier."
+    return BadRequest(what, "With another width it does not give the network's outputs.", "Name the last linear layer with --head.")
 
 
 def _drawn(old: nn.Linear, *, outputs: int, seed: int) -> nn.Linear:

@@ -87,7 +87,7 @@ def _format_note(opened: Subject, now: Subject) -> tuple[str, ...]:
     """A word where the original's format cannot hold the network any more."""
     if opened.checkpoint.home is None or now.checkpoint.home is not None:
         return ()
-    return ("the new classifier has another shape than the file's, so weights are written as safetensors, float32, without its extras.",)
+    return ("the new classifier has another shape than the file's: weights are written as safetensors, as trained, without its extras.",)
 
 
 def pruning_plan(
@@ -155,7 +155,10 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
 def _trained_subject(start: Start, result: Trained, *, is_probe: bool) -> Subject:
     """The network as it is now; of a probe the classifier alone is new."""
     old = start.subject
-    tensors = {**old.checkpoint.tensors, **result.tensors} if is_probe else result.tensors
+    known = old.checkpoint.tensors
+    tensors = {**known, **result.tensors} if is_probe else result.tensors
+    if old.checkpoint.home is not None:  # what is written has the types of the file, so that is what is measured
+        tensors = {name: value.to(known[name].dtype) if name in known else value for name, value in tensors.items()}
     return old.changed(old.checkpoint.with_tensors(tensors), old.masks if is_probe else result.masks)
 
 
@@ -192,7 +195,7 @@ def _other(folder: Path, name: str) -> Path:
 
 
 def _about_other(name: str, folder: Path) -> str:
-    return f"the {name} network that came of it as well: {_other(folder, name)}"
+    return f"also written, the {name} network that came of it: {_other(folder, name)}"
 
 
 def teacher_of(recipe: TrainFields, subject: Subject) -> Callable[[], nn.Module]:
@@ -231,7 +234,8 @@ def _training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: List
         return whole
     listener.note("computing features once")
     samples, watched = (featured(whole.module, start.head, part) for part in (whole.samples, whole.watched))
-    return replace(whole, module=probe(whole.module, start.head), samples=samples, watched=watched, masks=MaskSet())
+    alone = replace(whole, module=probe(whole.module, start.head), samples=samples, watched=watched)
+    return replace(alone, masks=MaskSet(), around=subject.masks)
 
 
 def _findings(start: Start, after: Subject) -> list[Finding]:
@@ -268,9 +272,16 @@ def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject,
         report,
         folder,
         tables=(_table(report, dense is not None),),
-        notes=(*start.notes, *collapse_notes(after.masks), *_accuracy_notes(recipe, report)),
-        hints=(_next(folder, after, has_dense=dense is not None),),
+        notes=(*start.notes, *collapse_notes(after.masks), *_accuracy_notes(recipe, report), *_chance_note(recipe, start, report)),
+        hints=(_next(folder, after, has_dense=dense is not None), *_shrinking(recipe, folder)),
     )
+
+
+def _shrinking(recipe: FinetuneRecipe | TrainRecipe, folder: Path) -> tuple[str, ...]:
+    """What makes whole groups of zeros really go."""
+    if recipe.regime.name != "ssl":
+        return ()
+    return (f"sparsify shrink {folder}{' --compact 0.5' if 'shapes' in str(dict(recipe.regime.options).get('groups', '')) else ''}",)
 
 
 def _next(folder: Path, after: Subject, *, has_dense: bool) -> str:
@@ -288,6 +299,14 @@ def _accuracy_notes(recipe: TrainFields, report: Report) -> tuple[str, ...]:
     if now is None or before is None or (before.value or 0) - (now.value or 0) < COLLAPSE:
         return ()
     return (f"accuracy fell from {said(before)} to {said(now)}: try a smaller --lr than {recipe.lr:g}, more --epochs or less sparsity.",)
+
+
+def _chance_note(recipe: TrainFields, start: Start, report: Report) -> tuple[str, ...]:
+    """A warning when a network on another task learnt hardly more than to guess."""
+    accuracy, classes = report.get("accuracy"), start.subject.samples("train").outputs
+    if not start.head or accuracy is None or (accuracy.value or 0) > 1.5 / max(1, classes):
+        return ()
+    return (f"accuracy is hardly above guessing among {classes} classes: try a smaller --lr than {recipe.lr:g}, or more --epochs.",)
 
 
 def _table(report: Report, has_dense: bool) -> Table:

@@ -56,7 +56,7 @@ def dense_ancestor(subject: Subject) -> Subject:
     raise MissingContext(
         f"{subject.path} has no dense ancestor.",
         "It was made from a sparse network or from scratch.",
-        "Compare with one that descends from it.",
+        "Name what to compare with: --dense MODEL.",
     )
 
 

@@ -72,7 +72,7 @@ def report(recipe: ReportRecipe, listener: Listener) -> Outcome:
     about = next(one for one in shown if one.subject.path == subject.path)
     sentences, failure = check_gates(recipe.gate, about.report)
     view = _view(dense, shown, about, split, sentences)
-    notes = (*(text for one in networks for text in level_note(one)), *sentences)
+    notes = (*(text for one in networks for text in level_note(one)), *_stranger_notes(subject, dense, networks), *sentences)
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
         files = write_pages(folder, view)
@@ -90,6 +90,24 @@ def write_pages(folder: Path, view: View) -> tuple[Path, ...]:
     for name, text in texts.items():
         replace_file(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
     return tuple(folder / name for name in texts)
+
+
+def _stranger_notes(subject: Subject, dense: Subject, networks: Sequence[Subject]) -> tuple[str, ...]:
+    """A word about networks that were trained on other data than the subject, and about a dense one that is sparse."""
+    here = _trained_on(subject)
+    others = [one for one in (dense, *networks) if here and _trained_on(one) not in ("", here)]
+    notes = [f"{one.path} was trained on other data than {subject.path}: its numbers here are not those it was made for." for one in others]
+    if dense.masks:
+        notes.append(
+            f"{dense.path} is sparse itself ({float(dense.masks.sparsity):.1%} zeros), so this is no comparison with a dense network."
+        )
+    return tuple(notes)
+
+
+def _trained_on(subject: Subject) -> str:
+    """Hash of its training data, where its manifest says it."""
+    facts = subject.artifact.manifest.get("facts", {}) if subject.artifact else {}
+    return str(facts.get("data_sha256", "")) if subject.artifact and subject.artifact.verb in ("finetune", "train") else ""
 
 
 def _terminal(view: View) -> Table:
@@ -251,4 +269,12 @@ def _asked(recipe: Mapping[str, Any]) -> str:
     """What a recipe asked for, without what does not matter to it."""
     pruning = ("sparsity", "pattern", "criterion", "allocation") if recipe.get("sparsity") or recipe["verb"] == "prune" else ()
     names = (*pruning, "epochs", "objective", "regime", "level", "forget", "unlearner")
-    return ", ".join(f"{name} {recipe[name]}" for name in names if recipe.get(name))
+    return ", ".join(f"{name} {_named(recipe[name])}" for name in names if recipe.get(name))
+
+
+def _named(value: Any) -> Any:
+    """A strategy with options as a person would write it: `gmp (initial=0.7)`."""
+    if not isinstance(value, Mapping):
+        return value
+    options = ", ".join(f"{key}={one}" for key, one in value.items() if key != "name")
+    return f"{value.get('name')} ({options})" if options else value.get("name")

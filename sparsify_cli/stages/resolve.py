@@ -113,7 +113,7 @@ def check_inputs(module: nn.Module, samples: Samples) -> None:
         raise BadData(
             f"The data has {needed} classes, the network {output.shape[1]} outputs.",
             "Every class needs an output.",
-            f"Choose other data, or a network with more outputs such as --arch-arg classes={needed}.",
+            f"Give a trained network a new classifier with `finetune --transfer full`, or train one with --arch-arg classes={needed}.",
         )
 
 

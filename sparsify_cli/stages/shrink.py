@@ -64,8 +64,8 @@ def shrink(recipe: ShrinkRecipe, listener: Listener) -> Outcome:
         _headline(found, report),
         report,
         folder,
-        tables=(before_after("what it did", report, SHOWN), _table(found)),
-        notes=(*found.notes, *_accuracy_note(report), *_speed_note(report)),
+        tables=(before_after("what it did", report, SHOWN), *([_table(found)] if found.removed else ())),
+        notes=(*found.notes, *_accuracy_note(report), *_speed_note(found, report)),
         hints=(f"sparsify finetune {name}", f"sparsify export {name} --to onnx"),
     )
 
@@ -156,11 +156,14 @@ def _accuracy_note(report: Report) -> tuple[str, ...]:
     return () if same else (f"accuracy {said(old)} -> {said(new)}: outputs agree in float64, so these are ties in float32.",)
 
 
-def _speed_note(report: Report) -> tuple[str, ...]:
-    """A word where fewer channels take longer."""
+def _speed_note(found: Shrinking, report: Report) -> tuple[str, ...]:
+    """A word where less work takes longer."""
     ratio = report.get("latency_ratio")
-    slower = ratio is not None and ratio.low is not None and ratio.low > 1
-    return ("it is not faster here: kernels prefer widths that are multiples of 8 or 16.",) if slower else ()
+    if ratio is None or ratio.low is None or ratio.low <= 1:
+        return ()
+    if found.compact:
+        return ("it is not faster here: gathering columns costs more than their products save; lower --compact.",)
+    return ("it is not faster here: kernels prefer widths that are multiples of 8 or 16.",)
 
 
 def _compacted_already(before: Subject) -> Infeasible:
@@ -169,6 +172,10 @@ def _compacted_already(before: Subject) -> Infeasible:
 
 
 def _nothing(before: Subject, found: Shrinking) -> Infeasible:
+    columns = len(compactions(before.module(), most=0.999))
+    if columns:
+        what = f"No channel of {before.path} is zero or unread everywhere, but {columns} convolutions have zero columns."
+        return Infeasible(what, "They stay convolutions unless you say how small they must become.", "Add --compact 0.5, say.")
     why = " ".join((*found.notes[:3], f"And {len(found.notes) - 3} more groups.")) if len(found.notes) > 3 else " ".join(found.notes)
     return Infeasible(
         f"Nothing of {before.path} can be removed: no channel is zero or unread everywhere.",

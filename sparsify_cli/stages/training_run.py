@@ -73,6 +73,7 @@ class Training:
         is_trained: the module starts from trained weights.
         objective: what is minimised; None = as the recipe has it.
         reached: whether masks hold what is asked for at the end; such networks compete for the best.
+        around: masks of a network of which the module is a part, for what is told.
     """
 
     recipe: TrainFields
@@ -91,6 +92,7 @@ class Training:
     is_trained: bool = False
     objective: Choice | None = None
     reached: Callable[[MaskSet], bool] = _always
+    around: MaskSet = field(default_factory=MaskSet)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,11 +253,13 @@ class _Watch:
         self.shown, self.saved = 0.0, time.monotonic()
         self.rate: float = saved.get("rate", math.inf)
         self.rewinds: int = saved.get("rewinds", 0)
+        self.sum: tuple[float, int] = tuple(saved.get("sum", (0.0, 0)))
         self.through = MaskSet(saved["through"]) if saved.get("through") else None
 
     def __call__(self, run: Run, value: Tensor) -> None:
         """Called by the loop after every step."""
         self.loss = float(value) if self.loss is None else 0.95 * self.loss + 0.05 * float(value)
+        self.sum = (self.sum[0] + float(value), self.sum[1] + 1)
         self._count(run)
         self._follow_rate(run)
         if self.work.recipe.average:
@@ -272,7 +276,7 @@ class _Watch:
         """Hand out a state that a later process can resume from."""
         found: dict[str, Any] = {"history": self.history, "loss": self.loss, "events": self.log.entries, "waited": self.waited}
         found |= {"effort": (self.effort.spent, self.effort.dense), "through": dict(self.through.masks) if self.through else None}
-        found |= {"rate": self.rate, "rewinds": self.rewinds}
+        found |= {"rate": self.rate, "rewinds": self.rewinds, "sum": self.sum}
         self.save({"run": run.state(), **found})
         self.saved = time.monotonic()
 
@@ -323,8 +327,9 @@ class _Watch:
 
     def _epoch(self, run: Run) -> None:
         self.through = self.regime.seen(run)
-        masks = run.masks if self.through is None else self.through
-        entry = {"step": run.step, "loss": self.loss or 0.0, "accuracy": self._accuracy(run), "sparsity": float(masks.sparsity)}
+        masks = (run.masks if self.through is None else self.through) or self.work.around
+        loss, self.sum = self.sum[0] / max(1, self.sum[1]), (0.0, 0)
+        entry = {"step": run.step, "loss": loss, "accuracy": self._accuracy(run), "sparsity": float(masks.sparsity)}
         self.history.append(entry)
         self.log.add({"event": "epoch", **entry, "rate": self.rate, "rewinds": self.rewinds})
         self._show(run)

@@ -7,71 +7,29 @@ dense one it descends from (in a table: of its own model); where none was named,
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sparsify_cli.contracts.listener import Listener
-from sparsify_cli.errors import BadRequest, MissingFile, SparsifyError, UnreadableFile
+from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.transfer import Transferred, transferred
 from sparsify_cli.recipes.verbs import TransferRecipe
-from sparsify_cli.stages.lineage import ancestors
 from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.subject import open_path
-from sparsify_cli.values.artifact import Artifact
+from sparsify_cli.stages.transfer_results import SETTINGS, Key, Result, of_artifact, of_table
 from sparsify_cli.values.report import Finding, Report
 
 SOURCE = "Iofinova et al. 2022, arXiv 2111.13445"
-COLUMNS = {
-    "task": ("task", "dset", "dataset"),
-    "model": ("model", "method"),
-    "sparsity": ("sparsity",),
-    "accuracy": ("accuracy", "val_acc", "test_acc"),
-}
-"""What a table of results says -> the names its columns may have."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One network on one task.
-
-    Args:
-        task: which.
-        model: whose weights it started from.
-        part: what was trained.
-        sparsity: of the network, fraction, to a tenth of a percent; 0 = dense.
-        accuracy: on test data, fraction.
-        origin: what tells the weights it started from.
-        kin: origins of the networks it descends from.
-    """
-
-    task: str
-    model: str
-    part: str
-    sparsity: float
-    accuracy: float
-    origin: str
-    kin: frozenset[str] = field(default_factory=frozenset)
-
-    @property
-    def key(self) -> Key:
-        """Which row of the table it belongs to."""
-        return self.part, self.model, self.sparsity
-
-
-Key = tuple[str, str, float]
-"""What was trained, model, sparsity."""
 
 
 def transfer(recipe: TransferRecipe, listener: Listener) -> Outcome:
     """Mean relative change of error of every sparse network."""
     del listener
-    results = [*(_of_artifact(Path(path)) for path in recipe.artifact), *(_of_table(Path(recipe.results)) if recipe.results else ())]
+    paths = {Path(path).resolve(): Path(path) for path in recipe.artifact}  # one that is named twice counts once
+    results = [*(of_artifact(path) for path in paths.values()), *(of_table(Path(recipe.results)) if recipe.results else ())]
     if not results:
         raise BadRequest("`transfer` needs results.", "", "Name artifacts of `finetune --transfer`, or a table: --results results.csv")
     dense = [one for one in results if not one.sparsity]
@@ -83,8 +41,10 @@ def transfer(recipe: TransferRecipe, listener: Listener) -> Outcome:
             rows[one.key].append(one)
     beside = {key: _beside(of, dense) for key, of in rows.items()}
     found = {key: _compared(of, beside[key]) for key, of in rows.items()}
+    _require_common(rows, beside)
     strangers = [_name(key) for key, of in rows.items() if _are_strangers(of, beside[key])]
-    return _outcome({key: one for key, one in found.items() if one.changes}, strangers)
+    notes = (*_stranger_note(strangers), *_setting_notes(rows, beside), *_left_out(rows, found))
+    return _outcome({key: Row(one, rows[key], beside[key]) for key, one in found.items() if one.changes}, notes)
 
 
 def _beside(of: Sequence[Result], dense: Sequence[Result]) -> list[Result]:
@@ -124,73 +84,32 @@ def _by_seed(results: Iterable[Result]) -> dict[str, float]:
     return {task: statistics.fmean(values) for task, values in of.items()}
 
 
-def _of_artifact(path: Path) -> Result:
-    artifact = Artifact.open(path)
-    manifest = artifact.manifest
-    part = manifest.get("recipe", {}).get("transfer", "none")
-    parent = manifest.get("parent")
-    if part == "none" or not parent:
-        raise BadRequest(f"{path} was not made for another task.", "", "Name artifacts of `finetune --transfer linear` or `full`.")
-    data = manifest.get("data") or {}
-    options = ",".join(f"{key}={value}" for key, value in data.get("options", {}).items() if key != "path")
-    where = Path(str(data.get("options", {}).get("path", data.get("name", "")))).name
-    identity = str(manifest.get("facts", {}).get("data_sha256", ""))[:6]
-    task = " ".join(word for word in (where, options, identity) if word)
-    numbers = {one["name"]: one["value"] for one in manifest.get("numbers", []) if (one["of"], one["scope"]) == ("compressed", "all")}
-    if numbers.get("accuracy") is None:
-        raise BadRequest(f"{path} has no test accuracy in its manifest.", "", "Name finished artifacts of `finetune --transfer`.")
-    origin = str(parent["sha256"])
-    name = f"{Path(parent['path']).name} {origin[:6]}"
-    sparsity = round(float(numbers.get("sparsity") or 0), 3)
-    return Result(task, name, part, sparsity, float(numbers["accuracy"]), origin, _kin(path))
+@dataclass(frozen=True)
+class Row:
+    """A sparse network, what it comes from and what it is compared with.
 
-
-def _kin(path: Path) -> frozenset[str]:
-    """Hashes of everything an artifact descends from, as far as it is still there."""
-    found = []
-    try:
-        for parent in ancestors(open_path(path)):
-            found.append(parent.checkpoint.source.sha256)
-    except SparsifyError:
-        pass
-    return frozenset(found)
-
-
-def _of_table(path: Path) -> list[Result]:
-    """Rows of a CSV file.
-
-    Raises:
-        MissingFile, UnreadableFile: it is not there, lacks a column, or a number is none.
+    Args:
+        told: changes of error.
+        of: its results.
+        dense: those of the dense network.
     """
-    if not path.is_file():
-        raise MissingFile(f"There is no file {path}.", "", "Name a CSV file with task, model, sparsity and accuracy.")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UnreadableFile(f"{path} is no CSV text in UTF-8.", f"{error}.") from error
-    names = {name: next((c for c in known if rows and c in rows[0]), "") for name, known in COLUMNS.items()}
-    missing = [name for name, column in names.items() if not column]
-    if missing:
-        raise UnreadableFile(f"{path} has no column {missing[0]}.", "", "Its first line must name task, model, sparsity, accuracy.")
-    return [_of_row(path, i, {name: row[column] for name, column in names.items()}) for i, row in enumerate(rows, start=2)]
+
+    told: Transferred
+    of: Sequence[Result]
+    dense: Sequence[Result]
+
+    @property
+    def runs(self) -> int:
+        """Results on tasks of both."""
+        return sum(one.task in self.told.changes for one in self.of)
+
+    def accuracy_of_dense(self, task: str = "") -> float:
+        """Of the dense network on a task, or the mean over tasks of both."""
+        by_task = _by_seed(self.dense)
+        return by_task[task] if task else statistics.fmean(by_task[one] for one in self.told.changes)
 
 
-def _of_row(path: Path, line: int, row: Mapping[str, Any]) -> Result:
-    try:
-        sparsity, accuracy = float(row["sparsity"]), float(row["accuracy"])
-    except (TypeError, ValueError) as error:
-        raise UnreadableFile(f"Line {line} of {path} has no number for sparsity or accuracy.") from error
-    if not (0 <= sparsity <= 1 and 0 <= accuracy <= 1):
-        raise UnreadableFile(f"Line {line} of {path} has a sparsity or accuracy outside [0, 1].", "", "Write fractions, such as 0.75.")
-    if not row["task"] or not row["model"]:
-        raise UnreadableFile(f"Line {line} of {path} names no task or no model.")
-    return Result(row["task"], row["model"], "", round(sparsity, 3), accuracy, row["model"], frozenset((row["model"],)))
-
-
-def _outcome(found: Mapping[Key, Transferred], strangers: Sequence[str]) -> Outcome:
-    if not found:
-        raise BadRequest("No sparse network was measured on a task of the dense one.", "", "Train both on the same data.")
+def _outcome(found: Mapping[Key, Row], notes: tuple[str, ...]) -> Outcome:
     text = "Mean over tasks of (error - dense error) / dense error; negative is better."
     findings = [
         Finding(
@@ -198,15 +117,17 @@ def _outcome(found: Mapping[Key, Transferred], strangers: Sequence[str]) -> Outc
             n=len(one.changes), better="lower", definition=text, scope=f"model:{_name(key)}", source=SOURCE,
             note="one standard error over tasks to both sides",
         )
-        for key, one in found.items()
+        for key, one in ((key, row.told) for key, row in found.items())
     ]  # fmt: skip
-    best = min(found, key=lambda key: found[key].mean)
+    best = min(found, key=lambda key: found[key].told.mean)
+    told = found[best].told
+    tasks = f"mean of {len(told.changes)} tasks" if len(told.changes) > 1 else "on one task"
     return Outcome(
         "transfer",
-        f"{_name(best)} transfers best: error {found[best].mean:+.1%} beside dense, mean of {len(found[best].changes)} tasks.",
-        Report(tuple(findings), {"tasks": {_name(key): dict(one.changes) for key, one in found.items()}}),
+        f"{_name(best)} transfers best: its error changes by {told.mean:+.3f} of the dense network's, {tasks}.",
+        Report(tuple(findings), {"tasks": {_name(key): dict(row.told.changes) for key, row in found.items()}}),
         tables=(_summary(found), _by_task(found)),
-        notes=_notes(found, strangers),
+        notes=notes,
     )
 
 
@@ -215,39 +136,74 @@ def _name(key: Key) -> str:
     return " ".join(word for word in (model, f"{sparsity:.1%}".replace(".0%", "%"), trained) if word)
 
 
-def _summary(found: Mapping[Key, Transferred]) -> Table:
+def _summary(found: Mapping[Key, Row]) -> Table:
+    head = ("network", "dense", "accuracy", "change", "std error", "better", "runs")
     rows = [
         (
-            _name(key),
-            f"{one.accuracy:.2%}",
-            f"{one.mean:+.3f}",
-            "-" if math.isnan(one.error) else f"{one.error:.3f}",
-            f"{one.better}/{len(one.changes)}",
+            _name(key), f"{row.accuracy_of_dense():.2%}", f"{row.told.accuracy:.2%}", f"{row.told.mean:+.3f}",
+            "-" if math.isnan(row.told.error) else f"{row.told.error:.3f}", f"{row.told.better}/{len(row.told.changes)}", str(row.runs),
         )
-        for key, one in found.items()
-    ]
-    return Table("error beside the dense network's", ("network", "accuracy", "change", "std error", "better"), tuple(rows))
+        for key, row in found.items()
+    ]  # fmt: skip
+    return Table("error beside the dense network's, as a share of it", head, tuple(rows))
 
 
-def _by_task(found: Mapping[Key, Transferred]) -> Table:
-    tasks = dict.fromkeys(task for one in found.values() for task in one.changes)
+def _by_task(found: Mapping[Key, Row]) -> Table:
+    tasks = dict.fromkeys(task for row in found.values() for task in row.told.changes)
     rows = [
-        (_name(key), task, f"{one.accuracies[task]:.2%}", f"{one.changes[task]:+.3f}")
-        for key, one in found.items()
+        (_name(key), task, f"{row.accuracy_of_dense(task):.2%}", f"{row.told.accuracies[task]:.2%}", f"{row.told.changes[task]:+.3f}")
+        for key, row in found.items()
         for task in tasks
-        if task in one.changes
+        if task in row.told.changes
     ]
-    return Table("by task", ("network", "task", "accuracy", "change"), tuple(rows))
+    return Table("by task", ("network", "task", "dense", "accuracy", "change"), tuple(rows))
 
 
 def _sound(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _notes(found: Mapping[Key, Transferred], strangers: Sequence[str]) -> tuple[str, ...]:
+def _require_common(rows: Mapping[Key, Sequence[Result]], beside: Mapping[Key, Sequence[Result]]) -> None:
+    """Refuse results of which none can be compared.
+
+    Raises:
+        BadRequest: as said.
+    """
+    if any({one.task for one in of} & {one.task for one in beside[key]} for key, of in rows.items()):
+        return
+    what = "No sparse network was measured on a task of the dense one, with the same part of it trained."
+    raise BadRequest(what, "", "Train both on the same --data with the same --transfer, and name both.")
+
+
+def _stranger_note(strangers: Sequence[str]) -> tuple[str, ...]:
+    if not strangers:
+        return ()
+    return (f"{', '.join(strangers)}: compared with the mean of the dense networks named; none of them is what it descends from.",)
+
+
+def _setting_notes(rows: Mapping[Key, Sequence[Result]], beside: Mapping[Key, Sequence[Result]]) -> tuple[str, ...]:
+    """What differs in how networks were trained that are compared or averaged."""
+    notes = []
+    for key, of in rows.items():
+        known = [one.settings for one in (*of, *beside[key]) if one.settings]
+        differing = {name: sorted({one[name] for one in known}) for name in SETTINGS if len({one[name] for one in known}) > 1}
+        if differing:
+            listed = "; ".join(f"{name} {', '.join(values)}" for name, values in differing.items())
+            notes.append(f"{_name(key)} and what it is compared with were not trained alike: {listed}.")
+    return tuple(notes)
+
+
+def _left_out(rows: Mapping[Key, Sequence[Result]], found: Mapping[Key, Transferred]) -> tuple[str, ...]:
+    """Tasks without a dense result, and means over fewer tasks than others."""
+    lost = [
+        f"{_name(key)} on {task}"
+        for key, of in rows.items()
+        for task in dict.fromkeys(one.task for one in of)
+        if task not in found[key].changes
+    ]
+    notes = [f"left out, for want of a dense result: {'; '.join(lost)}."] if lost else []
     most = max(len(one.changes) for one in found.values())
-    short = [_name(key) for key, one in found.items() if len(one.changes) < most]
-    notes = [f"{', '.join(short)}: measured on fewer tasks than others, so means are not of the same tasks."] if short else []
-    if strangers:
-        notes.append(f"{', '.join(strangers)}: compared with the mean of the dense networks named; none of them is what it descends from.")
+    short = [_name(key) for key, one in found.items() if 0 < len(one.changes) < most]
+    if short:
+        notes.append(f"{', '.join(short)}: measured on fewer tasks than others, so means are not of the same tasks.")
     return tuple(notes)

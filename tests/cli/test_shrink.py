@@ -79,6 +79,7 @@ def test_shrink_and_what_comes_after(zeroed: Path, run: Run) -> None:
     assert run("finetune less --epochs 1 --out tuned").code == 0
     assert run("report tuned").code == 0
     assert run("shrink small").code == 5
+    assert "% of the parameters were removed" in run("report small").out
 
 
 BLOCKS = """
@@ -153,6 +154,10 @@ def test_zero_columns_become_smaller_products(zeroed: Path, run: Run) -> None:
     assert "3.product.weight" in counts and counts["3.product.weight"]["kept"] < tensors["3.product.weight"].numel()
     again = run("shrink small")
     assert again.code == 5 and "compacted already" in again.sentence
+    torch.save({**state, "0.weight": state["0.weight"] + 1, "3.weight": state["3.weight"].index_fill(0, torch.tensor([0, 2, 4, 6, 15]), 0)
+                + 1e-3 * keep.view(1, 8, 3, 3)}, "alive.pt")  # fmt: skip
+    none = run("shrink alive.pt --arch net.py:net --data digits")
+    assert none.code == 5 and "--compact" in none.sentence
     manifest = json.loads(Path("small/manifest.json").read_text())
     manifest["architecture"]["compact"] = {"3": [11]}
     Path("small/manifest.json").write_text(json.dumps(manifest))

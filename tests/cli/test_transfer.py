@@ -10,6 +10,7 @@ import pytest
 
 from sparsify_cli.cli.app import main
 from sparsify_cli.stages.subject import open_path
+from sparsify_cli.stages.training_log import read_log
 from sparsify_cli.training import loop
 from sparsify_cli.values.mask_set import MaskSet
 
@@ -248,3 +249,70 @@ def test_what_a_resumed_run_cannot_change(results, monkeypatch, capsys):
     for flag in ("--transfer full", "--head fc", "--precision 16-mixed"):
         assert main(f"finetune --resume up80-linear --force-recipe {flag}".split()) == 2
         assert "cannot change in a run that is resumed" in capsys.readouterr().err
+
+
+def test_what_is_averaged_and_left_out_is_told(results, monkeypatch, capsys):
+    """Runs are counted, once each; other settings, and a task without a dense result, get a note; `full` is no dense `linear`."""
+    monkeypatch.chdir(results)
+    assert moved("up80", "full", "longer", "--seed 3 --lr 0.01") == 0
+    other = "finetune up80 --transfer full --data parts.py:part --data-arg low=6 --data-arg high=9 --epochs 1 --out elsewhere"
+    assert main([*other.split(), "--format", "quiet"]) == 0
+    found, notes = told(capsys, "up-full", "up80-full", "up80-full", "longer", "elsewhere")
+    assert len(found) == 1
+    assert any("not trained alike" in note and "lr 0.01, 0.05" in note for note in notes)
+    assert any(note.startswith("left out") for note in notes)
+    capsys.readouterr()
+    assert main(["transfer", "up-full", "up80-full", "up80-full", "longer"]) == 0
+    assert capsys.readouterr().out.splitlines()[4].split()[-1] == "2"
+    assert main(["transfer", "up-full", "up80-linear"]) == 2
+    assert "same part" in capsys.readouterr().err
+
+
+def test_mistakes_on_the_way_to_another_task(results, monkeypatch, capsys):
+    """No data, a layer that is not the last, a network that guesses, classes that do not fit: what to do is said."""
+    monkeypatch.chdir(results)
+    (results / "two.py").write_text(TWO_LAYERS)
+    assert main(["train", "--arch", "two.py:net", "--data", "parts.py:part", "--epochs", "1", "--out", "two", "--format", "quiet"]) == 0
+    task = "--data parts.py:part --data-arg low=4 --data-arg high=10 --format quiet"
+    for line, code, said in (
+        ("finetune up80 --transfer full", 2, "--data"),
+        (f"finetune two --transfer full --head 1 {task}", 2, "not the network's classifier"),
+        (f"finetune up80 {task}", 2, "--transfer full"),
+    ):
+        assert main(line.split()) == code, line
+        assert said in capsys.readouterr().err
+    assert main(f"finetune up80 --transfer full --epochs 1 --lr 5e-6 --out guess {task.removesuffix(' --format quiet')}".split()) == 0
+    seen = capsys.readouterr()
+    assert "hardly above guessing" in seen.out + seen.err
+
+
+TWO_LAYERS = """
+from torch import nn
+
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 5))
+"""
+
+
+def test_reports_name_strangers(results, monkeypatch, capsys):
+    """A dense network of another task, and one that is sparse: numbers are shown, and a note says what they are."""
+    monkeypatch.chdir(results)
+    capsys.readouterr()
+    assert main(["report", "up80-full", "--dense", "up80-linear", "--out", "stranger-page"]) == 0
+    seen = capsys.readouterr()
+    assert "is sparse itself" in seen.out + seen.err
+    other = "finetune up --transfer full --data parts.py:part --data-arg low=0 --data-arg high=6 --epochs 1 --out other-task --format quiet"
+    assert main(other.split()) == 0
+    capsys.readouterr()
+    assert main(["report", "up80-full", "--dense", "other-task", "--out", "other-page"]) == 0
+    seen = capsys.readouterr()
+    assert "trained on other data" in seen.out + seen.err
+
+
+def test_the_log_of_a_classifier_tells_the_whole_networks_sparsity_and_the_epochs_loss(results):
+    """Sparsity is the backbone's, also on the way; the loss is the mean of the epoch's steps."""
+    epochs = [entry for entry in read_log(results / "up80-linear") if entry["event"] == "epoch"]
+    assert all(entry["sparsity"] == pytest.approx(numbers(results / "up80-linear")["sparsity"], abs=1e-3) for entry in epochs)
+    losses = [entry["loss"] for entry in epochs]
+    assert losses[0] > 1.5 * losses[-1]
