@@ -69,15 +69,19 @@ def require_transferable(recipe: FinetuneRecipe) -> None:
     Raises:
         BadRequest: as said.
     """
-    if recipe.transfer != "none" and not recipe.data:
-        raise BadRequest("--transfer needs the data of the other task.", "The network would start anew on its own.", "Add --data.")
     if recipe.head and recipe.transfer == "none":
         raise BadRequest("--head goes with --transfer, which is not given.", "", "Add --transfer linear or --transfer full.")
     if recipe.transfer != "none" and needs_teacher(recipe.objective) and recipe.teacher in ("", SELF):
         why = "The dense ancestor knows other classes, and the network's own new classifier nothing yet."
         raise BadRequest("--transfer has no teacher to learn from.", why, "Name one of the new task: --teacher ARTIFACT.")
-    if recipe.transfer != "linear":
-        return
+    if recipe.transfer == "linear":
+        _require_alone(recipe)
+    if recipe.transfer != "none" and not recipe.data:
+        raise BadRequest("--transfer needs the data of the other task.", "The network would start anew on its own.", "Add --data.")
+
+
+def _require_alone(recipe: FinetuneRecipe) -> None:
+    """Refuse what does not go with a classifier that is trained alone."""
     flags = {
         f"--regime {recipe.regime.name}": recipe.regime.name != "fixed",
         f"--augment {recipe.augment}": recipe.augment != "none",
