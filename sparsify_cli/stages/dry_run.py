@@ -1,15 +1,16 @@
-"""`--dry-run`: the resolved recipe, and for pruning the plan of every tensor; nothing is written."""
+"""`--dry-run`: the resolved recipe, for pruning the plan of every tensor, for training samples and steps; nothing is written."""
 
 from __future__ import annotations
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import MissingContext
 from sparsify_cli.recipes.recipe import Recipe
-from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.recipes.verbs import FinetuneRecipe, PruneRecipe, TrainRecipe
 from sparsify_cli.stages.auto import NAME
-from sparsify_cli.stages.outcome import Outcome
+from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.planned import Planned, cost_table, facts, plan_table, planned
 from sparsify_cli.stages.strategy import strategy
+from sparsify_cli.stages.training_plan import training_plan
 
 SHELF_FIELDS = {
     "criterion": "criteria",
@@ -29,8 +30,20 @@ def dry_run(recipe: Recipe, listener: Listener) -> Outcome:
             strategy(package, choice)
     found = _plan(recipe, listener) if isinstance(recipe, PruneRecipe) else None
     known = {"recipe": recipe.to_plain(), "recipe_sha256": recipe.digest(), **(facts(found) if found else {})}
-    tables = (plan_table(found), cost_table(found)) if found else ()
+    tables = (plan_table(found), cost_table(found)) if found else _training(recipe, listener)
     return Outcome(recipe.verb, recipe.to_yaml().rstrip(), tables=tables, facts=known)
+
+
+def _training(recipe: Recipe, listener: Listener) -> tuple[Table, ...]:
+    """What a training verb would do; nothing where the network or its data are not named yet."""
+    if not isinstance(recipe, FinetuneRecipe | TrainRecipe) or not (recipe.model or isinstance(recipe, TrainRecipe)):
+        return ()
+    try:
+        return (training_plan(recipe, listener),)
+    except MissingContext:
+        if recipe.model:
+            raise
+        return ()
 
 
 def _plan(recipe: PruneRecipe, listener: Listener) -> Planned | None:

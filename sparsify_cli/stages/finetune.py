@@ -72,6 +72,11 @@ class Start:
 
 def finetune(recipe: FinetuneRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
     """Train a checkpoint or artifact further and write the result."""
+    return run_training(recipe, start_of(recipe, listener), listener, resume=resume)
+
+
+def start_of(recipe: FinetuneRecipe, listener: Listener) -> Start:
+    """What is trained further, and how it will be pruned; whatever is wrong with the request is found here."""
     require_transferable(recipe)
     opened = open_subject(recipe, verbs=("prune", "shrink", "finetune", "train"), listener=listener).single()
     anew = recipe.transfer != "none"
@@ -79,8 +84,7 @@ def finetune(recipe: FinetuneRecipe, listener: Listener, *, resume: Path | None 
     subject.checked().checkpoint.require_finite()
     subject.samples("train")
     chooser, target, notes = pruning_plan(recipe, subject, dense=head)
-    start = Start(subject, opened, chooser, target, (*notes, *_format_note(opened, subject)), head)
-    return run_training(recipe, start, listener, resume=resume)
+    return Start(subject, opened, chooser, target, (*notes, *_format_note(opened, subject)), head)
 
 
 def _format_note(opened: Subject, now: Subject) -> tuple[str, ...]:

@@ -19,11 +19,16 @@ from sparsify_cli.values.mask_set import MaskSet
 
 def train(recipe: TrainRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
     """Train and write the result."""
+    return run_training(recipe, start_of(recipe), listener, resume=resume)
+
+
+def start_of(recipe: TrainRecipe) -> Start:
+    """The network that is trained, new or from a checkpoint, and how it will be pruned."""
     subject = (open_subject(recipe) if recipe.model else fresh(recipe, recipe, recipe)).single().checked()
     subject.samples("train")
     chooser, target, notes = pruning_plan(recipe, subject)
     parent = subject if recipe.model else None
-    return run_training(recipe, Start(subject, parent, chooser, target, notes), listener, resume=resume)
+    return Start(subject, parent, chooser, target, notes)
 
 
 def fresh(model: ModelFields, data: DataFields, output: OutputFields) -> Subject:

@@ -316,3 +316,17 @@ def test_the_log_of_a_classifier_tells_the_whole_networks_sparsity_and_the_epoch
     assert all(entry["sparsity"] == pytest.approx(numbers(results / "up80-linear")["sparsity"], abs=1e-3) for entry in epochs)
     losses = [entry["loss"] for entry in epochs]
     assert losses[0] > 1.5 * losses[-1]
+
+
+def test_a_dry_run_tells_the_plan(results, monkeypatch, capsys):
+    """Samples, steps, masks, and which layer is replaced by how many outputs; nothing is written; bad requests are found."""
+    monkeypatch.chdir(results)
+    before = sorted(path.name for path in results.iterdir())
+    task = "--data parts.py:part --data-arg low=4 --data-arg high=10 --dry-run"
+    assert main(f"finetune up80 --transfer linear {task} --epochs 5".split()) == 0
+    said = capsys.readouterr().out
+    assert "fc, drawn anew: 5 -> 6 outputs" in said and "it alone" in said and "55 in all" in said
+    assert main(f"finetune up80 --transfer full {task} --regime gmp --sparsity 0.9".split()) == 0
+    assert "90.00% zeros" in capsys.readouterr().out
+    assert main(f"finetune up80 {task}".split()) == 2
+    assert sorted(path.name for path in results.iterdir()) == before
