@@ -35,11 +35,17 @@ class CompactConv2d(nn.Module):
         self.register_buffer("columns", torch.arange(columns))
         self.rows: Tensor
         self.columns: Tensor
-        self.out_channels, self.kernel_size, self.dilation = conv.out_channels, conv.kernel_size, conv.dilation
-        self.stride, self.padding = conv.stride, conv.padding
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.kernel_size, self.stride, self.padding, self.dilation = conv.kernel_size, conv.stride, conv.padding, conv.dilation
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n filters u v"]:
-        """Gather, multiply, and put rows where they belong."""
+        """Gather, multiply, and put rows where they belong.
+
+        Raises:
+            ValueError: images of other channels, of which a gather would read something all the same.
+        """
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise ValueError(f"expected images of {self.in_channels} channels, got shape {list(images.shape)}")
         vertical, horizontal = self._padding()
         padded = functional.pad(images, (horizontal, horizontal, vertical, vertical))
         size = [self._length(padded.shape[2 + dim], dim) for dim in (0, 1)]

@@ -75,6 +75,14 @@ def test_only_plain_convolutions_with_little_left():
     assert not compactions(net, most=0.0)
 
 
+def test_images_of_other_channels_are_refused():
+    """As a convolution refuses them; a gather alone would read other numbers and say nothing."""
+    layer = CompactConv2d(nn.Conv2d(3, 4, 3, padding=1), filters=4, columns=9)
+    for shape in ((2, 1, 6, 6), (2, 4, 6, 6)):
+        with pytest.raises(ValueError, match="3 channels"):
+            layer(torch.zeros(shape))
+
+
 def test_a_wrong_name_is_an_error():
     """And so is a layer that is no convolution."""
     with pytest.raises(AttributeError):
