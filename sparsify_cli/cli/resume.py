@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.recipe import Recipe, validated
+from sparsify_cli.recipes.shared import SELF
 from sparsify_cli.shelf import Shelf
 from sparsify_cli.values.artifact import LOG, RUN, Artifact
 from sparsify_cli.values.trust import NAMES_CODE, is_sealed
@@ -17,9 +18,6 @@ ABOUT = ("model", "arch", "arch_arg", "data", "data_arg", "transfer", "head", "o
 HOW = ("regime", "optimizer", "precision", "levels", "seed")
 FIXED = frozenset(("recipe", "set", "dry_run", *ABOUT, *HOW))
 """Flags that no force changes: the saved state would not fit, or would be that of another run."""
-
-SELF = "self"
-"""A teacher that is no path."""
 
 R = TypeVar("R", bound=Recipe)
 

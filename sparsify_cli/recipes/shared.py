@@ -86,6 +86,10 @@ class SparsityFields(MachineFields):
     include: Annotated[Texts, Option("Prune only tensors matching this glob (or re:EXPRESSION).", metavar="GLOB")] = ()
 
 
+SELF = "self"
+"""The teacher that is the network itself, as it was at the start; no path."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainFields(Recipe):
     """How weights are trained."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sparsify_cli.contracts.dataset import Split
 from sparsify_cli.errors import BadRequest, Infeasible
+from sparsify_cli.recipes.shared import SELF
 from sparsify_cli.recipes.verbs import FinetuneRecipe
 from sparsify_cli.stages.minimised import needs_teacher
 from sparsify_cli.stages.resolve import check_inputs
@@ -29,8 +30,6 @@ from sparsify_cli.values.checkpoint import Checkpoint
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.samples import Samples
 
-SELF = "self"
-"""The teacher that is the network itself."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 BATCH = 256
 """Samples whose features are computed at a time."""

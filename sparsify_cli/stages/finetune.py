@@ -13,7 +13,7 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.errors import BadRequest, MissingContext, MissingFile, UnreadableFile
 from sparsify_cli.recipes.pattern import Pattern
-from sparsify_cli.recipes.shared import TrainFields
+from sparsify_cli.recipes.shared import SELF, TrainFields
 from sparsify_cli.recipes.verbs import FinetuneRecipe, TrainRecipe
 from sparsify_cli.stages.classifier import Probe, featured, probe, require_transferable, with_classifier
 from sparsify_cli.stages.compare import alone, compared
@@ -39,9 +39,6 @@ from sparsify_cli.values.artifact import LOG, OTHERS
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding, Report
 from sparsify_cli.values.tensor_file import save_dense
-
-SELF = "self"
-"""The teacher that is the network itself, as it was at the start."""
 
 COLLAPSE = 0.1
 """Fall of accuracy, fraction, from which a note says what to try."""

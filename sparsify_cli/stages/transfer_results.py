@@ -82,7 +82,8 @@ def of_artifact(path: Path) -> Result:
         raise BadRequest(f"{path} has no test accuracy in its manifest.", "", "Name finished artifacts of `finetune --transfer`.")
     origin = str(parent["sha256"])
     name = f"{Path(parent['path']).name} {origin[:6]}"
-    sparsity = round(float(numbers.get("sparsity") or 0), 3)
+    is_sparse = manifest.get("masks_sha256") is not None  # a dense network may hold a few exact zeros
+    sparsity = max(0.001, round(float(numbers.get("sparsity") or 0), 3)) if is_sparse else 0.0
     settings = {name: str(manifest["recipe"].get(name)) for name in SETTINGS}
     return Result(task, name, part, sparsity, float(numbers["accuracy"]), origin, _kin(path), settings)
 

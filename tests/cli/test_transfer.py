@@ -110,6 +110,7 @@ def test_resumed_as_if_never_stopped(results, monkeypatch):
     assert main(["finetune", "--resume", "stopped", "--format", "quiet"]) == 0
     whole, parts = open_path(results / "up80-linear"), open_path(results / "stopped")
     assert all(parts.checkpoint.tensors[name].equal(tensor) for name, tensor in whole.checkpoint.tensors.items())
+    assert read_log(results / "stopped") == read_log(results / "up80-linear")  # stopped in the middle of an epoch
 
 
 def test_told_beside_the_dense_network(results, monkeypatch, capsys):
