@@ -5,7 +5,9 @@
 
 The classifier is drawn anew from the seed and is never masked, so that the sparsity of the result is that of the backbone.
 
-Source: Iofinova, Peste, Kurtz, Alistarh 2022 (arXiv 2111.13445), section 3; official configurations and feature extraction.
+Source: Iofinova, Peste, Kurtz, Alistarh 2022 (arXiv 2111.13445), section 3; official configurations and feature extraction. Differs: the
+last epoch counts, as everywhere here (official linear runs keep the best on test data; `--keep best` asks validation data), and
+optimizer and schedule are the recipe's: the published ones are in sample_configs/finetune-transfer-*.yaml.
 """
 
 from __future__ import annotations
