@@ -203,6 +203,10 @@ def form_of(kind: str, memo: Mapping[str, Tensor], coordinates: Coordinates) -> 
     if not set(names) <= set(memo):
         return None
     factors = {name: tuple(memo[n] for n in names if n.split(".", 2)[2] == name) for name in coordinates.shapes}
+    if any(
+        f.shape != e.shape for name, shape in coordinates.shapes.items() for f, e in zip(factors[name], _empty(shape, "meta"), strict=True)
+    ):
+        return None
     return KroneckerForm(coordinates, factors, {name: float(each[0].trace()) for name, each in factors.items()})
 
 

@@ -100,8 +100,17 @@ def among(estimate: Estimate, attacks: int) -> Estimate:
 
 
 def strongest(found: dict[str, Estimate]) -> str:
-    """The attack whose interval is furthest from 0.5 on its nearer side; where all hold 0.5, the one furthest from it."""
-    return max(found, key=lambda name: (max(found[name].low - 0.5, 0.5 - found[name].high), abs(found[name].value - 0.5)))
+    """The attack whose interval is furthest from 0.5 on its nearer side; where all hold 0.5, the one furthest from it.
+
+    A learned attack below 0.5 tells nothing: cross-validated scores of one that has learned nothing lie there.
+    """
+    return max(found, key=lambda name: _evidence(name, found[name]))
+
+
+def _evidence(name: str, one: Estimate) -> tuple[float, float]:
+    if name == "learned":
+        return one.low - 0.5, one.value - 0.5
+    return max(one.low - 0.5, 0.5 - one.high), abs(one.value - 0.5)
 
 
 def mixed_alike(targets: Int[Tensor, " n"], like: Int[Tensor, " m"], seed: int) -> tuple[Int[Tensor, " k"], Int[Tensor, " l"]]:

@@ -101,9 +101,9 @@ def _exportable(subject: Subject) -> Exportable:
 def _bytes(subject: Subject, files: list[Path], exported: str) -> list[Finding]:
     tensors, home = subject.checkpoint.tensors.values(), subject.checkpoint.home
     path = Path(subject.checkpoint.source.path)
-    read = home.layout.bytes if home else path.stat().st_size if path.is_file() else 0
+    read = home.layout.bytes if home else path.stat().st_size if path.is_file() else None
     sizes = (
-        ("bytes_file", read, "Size of the file that was read; it may hold more than the network, e.g. an optimizer."),
+        *((("bytes_file", read, "Size of the file that was read; it may hold more than the network, e.g. an optimizer."),) if read else ()),
         ("bytes_dense", sum(tensor.nbytes for tensor in tensors), "Bytes of all exported tensors when every number is stored."),
         (exported, sum(file.stat().st_size for file in files), "Size of the exported files."),
     )

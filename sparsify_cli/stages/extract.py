@@ -1,4 +1,7 @@
-"""`extract`: one sparse network out of an embedded artifact, by masking alone; no data is needed, and no byte beyond its level is read."""
+"""`extract`: one sparse network out of an embedded artifact, by masking alone; no data is needed, and no byte beyond its level is read.
+
+But for a file without the folder that `embed` wrote: the lineage needs its hash, for which it is read as a whole.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.subject import open_subject, with_context
 from sparsify_cli.stages.tables import said
 from sparsify_cli.stages.write import Product, output_folder, write_product
-from sparsify_cli.values.artifact import claimed, newest
+from sparsify_cli.values.artifact import NEST, claimed, newest
 from sparsify_cli.values.report import Finding, Report
 
 READ = "Bytes read of the file that holds all levels."
@@ -51,7 +54,7 @@ def _place(recipe: ExtractRecipe, listener: Listener) -> Place:
     Raises:
         BadRequest: what is there holds no embedded levels.
     """
-    text = recipe.model or str(newest(("embed", "unlearn")).folder)
+    text = recipe.model or str(newest(("embed", "unlearn"), file=NEST).folder)
     if not recipe.model:
         listener.note(f"taking {text}, the newest")
     place = find_nest(text)

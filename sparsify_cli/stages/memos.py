@@ -135,7 +135,8 @@ def _is_anew(artifact: Artifact) -> bool:
 
 
 def _moved(before: Subject, after: Subject) -> float:
-    pairs = [(t, after.checkpoint.tensors[name]) for name, t in before.checkpoint.tensors.items() if t.is_floating_point()]
+    now = after.checkpoint.tensors
+    pairs = [(t, now[name]) for name, t in before.checkpoint.tensors.items() if t.is_floating_point() and name in now]
     change = torch.stack([(new.double() - old.double()).square().sum() for old, new in pairs]).sum()
     norm = torch.stack([old.double().square().sum() for old, _ in pairs]).sum()
     return float((change / norm).sqrt())

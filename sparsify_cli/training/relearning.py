@@ -3,7 +3,7 @@
 A network that never saw them needs as many as its learning takes; one that only hides them is back at once. So the number means little
 alone and much beside that of a network trained anew without the samples. Running statistics of batch norm stay as they are.
 
-Source: Golatkar, Achille, Soatto 2020 (arXiv 1911.04933), section 6, "relearn time".
+Source: Golatkar, Achille, Soatto 2020 (arXiv 1911.04933), "relearn time".
 """
 
 from __future__ import annotations

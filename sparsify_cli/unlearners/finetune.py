@@ -3,7 +3,7 @@
 The weakest of the methods that train: networks that fit everything keep most of what they know about the forgotten samples. It is the
 baseline of the literature, and removes nothing from the masks.
 
-Source: "fine-tuning" of Golatkar, Achille, Soatto 2020 (arXiv 1911.04933), section 6; there with a larger learning rate than at the end of
+Source: "fine-tuning" of Golatkar, Achille, Soatto 2020 (arXiv 1911.04933); there with a larger learning rate than at the end of
 training.
 """
 

@@ -6,7 +6,7 @@
 `prepare` reads the training set once; `erase` touches only the samples to forget. `noise` is (lambda sigma^2)^(1/4) of the paper. When it
 is not given, the smallest is taken at which the samples look like unseen ones, as for ssse (`training/forgetting.py`), on one draw of n.
 
-Source: Golatkar, Achille, Soatto 2020 (arXiv 1911.04933), section 4.2, equation 7. Differs: labels drawn once from the model's own answers
+Source: Golatkar, Achille, Soatto 2020 (arXiv 1911.04933). Differs: labels drawn once from the model's own answers
 (their code sums over all classes); relative damping in the place of a clamp; the choice of the noise.
 """
 

@@ -6,7 +6,7 @@ It has no brake of its own: a few steps too many ruin a network. So after every 
 (`training/forgetting.py`), and stops where the target is reached, or at the last step within the tolerance, whichever comes first.
 `stop=false` climbs to the end of all epochs, as published. Retained samples are never shown.
 
-Source: Golatkar, Achille, Soatto 2020 (arXiv 1911.04933), section 6, "negative gradient"; Thudi et al. 2022 (arXiv 2109.13398). The rule
+Source: Golatkar, Achille, Soatto 2020 (arXiv 1911.04933), "negative gradient"; Thudi et al. 2022 (arXiv 2109.13398). The rule
 for stopping is ours.
 """
 

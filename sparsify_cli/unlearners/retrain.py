@@ -5,7 +5,7 @@ pruned, and SGD with a cosine of the learning rate sees the retained samples onl
 far as masks and hyper-parameters were not chosen with them. It is exact forgetting at the price of training; with the recipe that the
 first network had (`epochs`, `lr`, ...) it is the reference of `--audit`.
 
-Source: the definition of exact unlearning, Cao and Yang 2015, section 1; masks kept fixed: ours.
+Source: the definition of exact unlearning, Cao and Yang 2015; masks kept fixed: ours.
 """
 
 from __future__ import annotations

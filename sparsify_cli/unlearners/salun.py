@@ -6,7 +6,7 @@
 Both kinds of samples go through the network in shuffled batches of their union, so an epoch sees each once. Running statistics of batch
 norm are left alone meanwhile, and measured on samples that stay in the end.
 
-Source: Fan, Liu, Zhang, Wong, Wei, Liu 2024 (arXiv 2310.12508), equations 3 to 5; the median as threshold (share 0.5) and 10 epochs as
+Source: Fan, Liu, Zhang, Wong, Wei, Liu 2024 (arXiv 2310.12508); the median as threshold (share 0.5) and 10 epochs as
 there. Differs: an exact share by a stable order, not a threshold; one wrong label a sample, drawn once.
 """
 

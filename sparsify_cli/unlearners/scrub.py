@@ -9,7 +9,7 @@ An epoch is a max pass (only in the first `max_epochs`) and then a min pass. Wit
 epoch is taken whose error on the samples to forget is nearest to the last epoch's error on validation samples of the same mixture of
 classes: forgotten, but not conspicuously so. Where a whole class goes there is nothing to compare with, and the last epoch is taken.
 
-Source: Kurmanji, Triantafillou, Hayes, Triantafillou 2023 (arXiv 2302.09880), section 3, equations 3 to 5, algorithm 1; defaults gamma =
+Source: Kurmanji, Triantafillou, Hayes, Triantafillou 2023 (arXiv 2302.09880); defaults gamma =
 0.99, alpha = 0.001, T = 4 and two max epochs as its published code. Differs: SGD with one learning rate; running statistics of batch norm
 are left alone on samples to forget. A student that is its teacher has no gradient of KL: the first max pass moves a network only where
 batch norm or dropout tell them apart; the next one starts from what the min pass has changed.

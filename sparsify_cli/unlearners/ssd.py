@@ -5,7 +5,7 @@
 
 `prepare` reads the training set once, for I_D; `erase` touches only the samples to forget. Nothing is trained.
 
-Source: Foster, Schoepf, Brintrup 2024 (arXiv 2308.07707), equations 4 to 7; alpha = 10 and lam = 1 as there for a ResNet. Differs: squared
+Source: Foster, Schoepf, Brintrup 2024 (arXiv 2308.07707); alpha = 10 and lam = 1 as there for a ResNet. Differs: squared
 gradients of single samples, not of mini-batches. Their choice of alpha by hand is kept: there is no rule that finds it. As S
 is part of D, I_S / I_D is at most n / k: where k > n / alpha nothing can be dampened, and a note says so.
 """

@@ -18,7 +18,7 @@ ten times smaller and ten times larger is tried, then the most forgetful step wi
 so. A model that shows no gap between seen and unseen samples gives no such target. What retraining minimises is the loss of the samples
 that stay; so epsilon is then the one, up to the published 1, that brings this loss lowest along the step: its slope is known exactly (minus
 that of S, at a minimum of the whole), its bend is measured on a probe. Half a class of a convex model (digits): answers on it differ from
-those of the retrained model by 3 to 4 %, with epsilon = 1 by 8 to 14 %, with no step by 9 %.
+those of the retrained model by 3 to 4 %, with epsilon = 1 by 7 to 17 %, with no step by 9 %.
 
 Limits. Running statistics of batch norm are read, never changed: they still contain the forgotten samples. One step is an
 approximation away from convex models; it is no proof of erasure. A memo belongs to one model: after an erasure it is stale, which

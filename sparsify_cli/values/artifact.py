@@ -194,8 +194,13 @@ def is_artifact(path: Path) -> bool:
     return bool(names & {MASKS, NEST, MEMO, "masks.partial"}) or foreign <= {WEIGHTS, PACKED}
 
 
-def newest(verbs: tuple[str, ...], *, runs: Path = RUNS) -> Artifact:
+def newest(verbs: tuple[str, ...], *, runs: Path = RUNS, file: str = "") -> Artifact:
     """The newest complete artifact with a network that one of `verbs` wrote.
+
+    Args:
+        verbs: any of them.
+        runs: where to look.
+        file: what its network must be stored in; empty = anything.
 
     Raises:
         MissingContext: there is none.
@@ -208,7 +213,8 @@ def newest(verbs: tuple[str, ...], *, runs: Path = RUNS) -> Artifact:
         except UnreadableFile:  # one bad folder must not stand in the way of the good ones
             damaged.append(str(folder))
             continue
-        if artifact.complete and artifact.verb in verbs and artifact.manifest.get("weights"):
+        weights = artifact.manifest.get("weights")
+        if artifact.complete and artifact.verb in verbs and weights and file in ("", weights["file"]):
             return artifact
     raise MissingContext(
         f"No artifact of {' or '.join(verbs)} is in {runs}/.",

@@ -6,11 +6,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sparsify_cli.errors import MissingFile, UnreadableFile
 from sparsify_cli.values.raw_file import opened
+
+CHUNK = 1 << 30
+"""Bytes that are asked of the system at a time."""
 
 
 @dataclass(eq=False)
@@ -77,7 +81,16 @@ def ranges(source: str | Path) -> Iterator[Ranges]:
     if not path.is_file():
         raise MissingFile(f"There is no file {path}.", "", "Check the path.")
     with opened(path) as descriptor:
-        yield Ranges(str(path), path.stat().st_size, lambda start, end: os.pread(descriptor, end - start, start))
+        yield Ranges(str(path), path.stat().st_size, partial(_read_at, descriptor))
+
+
+def _read_at(descriptor: int, start: int, end: int) -> bytes:
+    """The bytes of a file; one call of the system gives 2 GB at most."""
+    parts = []
+    while start < end and (part := os.pread(descriptor, min(end - start, CHUNK), start)):
+        parts.append(part)
+        start += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _remote(url: str) -> Ranges:

@@ -199,3 +199,19 @@ def test_levels_in_one_shot(cnn, run: Run):
         assert torch.equal(sparse[name], given.checkpoint.tensors[name] * mask)
     assert not torch.equal(sparse["bn1.running_mean"], given.checkpoint.tensors["bn1.running_mean"])
     assert torch.equal(sparse["bn1.weight"], given.checkpoint.tensors["bn1.weight"])
+
+
+def test_the_newest_nest_is_taken_also_after_other_networks_forgot(here, run: Run):
+    """An erasure that is newer and holds one network does not stand in the way."""
+    assert run(f"unlearn runs/{NAMES['dense']} --forget class:3").code == 0
+    said = run("extract --level 0.9 --out out")
+    assert (said.code, NEST in said.err) == (0, True)
+
+
+def test_a_file_that_is_not_here_has_no_size(here, run: Run):
+    """Exported from elsewhere: no size of a file that was read is told, rather than nought."""
+    store = fsspec.filesystem("memory")
+    store.pipe("/alone/nest.safetensors", Path(NEST, "nest.safetensors").read_bytes())
+    said = run("extract memory://alone/nest.safetensors --level 0.9 --to packed --out out")
+    assert (said.code, "file that was read" in said.out) == (0, False)
+    assert "bytes_file" not in numbers("out")

@@ -136,3 +136,10 @@ def test_interval_of_the_strongest_holds_for_all():
         wide += not among(one, 6).low <= 0.5 <= among(one, 6).high
     assert own / 200 > 0.15
     assert wide / 200 < 0.1
+
+
+def test_a_learned_attack_that_learned_nothing_is_no_evidence():
+    """Cross-validated scores lie below 0.5 where there is nothing to learn: another attack goes before it, however far below it is."""
+    found = {"loss": Estimate(0.52, 0.45, 0.59), "learned": Estimate(0.3, 0.2, 0.4)}
+    assert strongest(found) == "loss"
+    assert strongest({"loss": found["loss"], "learned": Estimate(0.7, 0.6, 0.8)}) == "learned"

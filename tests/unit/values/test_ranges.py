@@ -10,6 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+import sparsify_cli.values.ranges as module_under_test
 from sparsify_cli.errors import MissingFile, UnreadableFile
 from sparsify_cli.values.ranges import is_url, ranges
 
@@ -107,3 +108,12 @@ def test_what_is_not_there_is_a_sentence(server):
 def test_urls_are_told_from_paths(text, is_one):
     """A protocol and something behind it."""
     assert is_url(text) is is_one
+
+
+def test_more_than_the_system_gives_at_once(monkeypatch):
+    """The system gives 2 GB a call at most; here 7 bytes: parts are put together, and count as one request."""
+    monkeypatch.setattr(module_under_test, "CHUNK", 7)
+    Path("data").write_bytes(DATA)
+    with ranges("data") as source:
+        assert source.take(3, 60) == DATA[3:60]
+        assert (source.read, source.requests) == (57, 1)
