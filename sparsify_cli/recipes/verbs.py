@@ -38,9 +38,13 @@ class PruneRecipe(ModelFields, DataFields, SparsityFields, WeightsFields):
         bool, Option("N:M: first reorder channels so that the pattern costs less; the network's outputs stay what they are.")
     ] = False
     effort: Annotated[
-        Literal["normal", "high"], Option("high = afterwards the weights that stay are trained to imitate the dense network, for minutes.")
-    ] = "normal"
-    passes: Annotated[int, Field(ge=1), Option("Passes over the calibration samples of --effort high.")] = 15
+        Literal["auto", "normal", "high"],
+        Option(
+            "high = afterwards the weights that stay are trained to imitate the dense network, for minutes; "
+            "auto = with --solver auto, where much was lost; normal = never."
+        ),
+    ] = "auto"
+    passes: Annotated[int, Field(ge=1), Option("Passes over the calibration samples of --effort auto and high.")] = 15
     bias: Annotated[bool, Option("Correct biases for the shift of mean outputs, with --solver.")] = True
     strict: Annotated[bool, Option("Refuse to go on when a layer cannot carry the pattern, instead of leaving it dense.")] = False
     allow_nonfinite: Annotated[bool, Option("Accept NaN and infinite weights: they rank like zeros, so they go first.")] = False

@@ -26,7 +26,7 @@ NAME = "auto"
 WIDE = 3000
 """Columns of a layer from which an eigendecomposition takes minutes."""
 ITERATIONS, RANKING = 100, 300
-BUDGET = {"normal": 2e12, "high": 2e13}
+BUDGET = {"auto": 2e12, "normal": 2e12, "high": 2e13}
 """Operations of ALPS on all layers together, by effort; 2e12 are one or two minutes of one core."""
 
 Size = tuple[int, int]

@@ -1,4 +1,10 @@
-"""`--effort high`: the weights that stay are trained to imitate the dense network on calibration samples; kept where that helps."""
+"""`--effort`: the weights that stay are trained to imitate the dense network on calibration samples; kept where that helps.
+
+high     always
+auto     with --solver auto, where it is worth its time: a nat that pruning costs on held-out training data for every WORTH
+multiply-accumulates of training. Counted, not timed, so that a run does the same on every machine.
+normal   never
+"""
 
 from __future__ import annotations
 
@@ -9,8 +15,11 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from sparsify_cli.contracts.listener import Listener, Progress
+from sparsify_cli.errors import Anomalous
 from sparsify_cli.maths.holdout import hold_out
+from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.stages.auto import NAME as AUTO
 from sparsify_cli.stages.calibrate import calibration_samples, names_in, require_known
 from sparsify_cli.stages.norms import HELD_OUT, move
 from sparsify_cli.stages.subject import Subject
@@ -22,6 +31,12 @@ from sparsify_cli.values.samples import Samples
 
 SLACK = 0.1
 """Nats by which flips and shifts may raise a loss that was next to nothing."""
+WORTH = 1e13
+"""Multiply-accumulates of training that a nat is worth to `auto`: some five minutes of one core."""
+MOST = 5.0
+"""Nats that pruning may cost; where even that would not be worth the training, nothing is measured."""
+PASSES_A_STEP = 4
+"""Of a network for each sample in a step: the dense one forwards, the pruned one forwards and twice as much backwards."""
 
 
 @dataclass(frozen=True)
@@ -57,34 +72,82 @@ class Imitated:
 def imitated(
     recipe: PruneRecipe, before: Subject, after: Subject, *, followed: bool, listener: Listener
 ) -> tuple[Subject, Imitated | None]:
-    """The pruned subject after imitation, and what that did; as it was where the recipe does not ask for it.
+    """The pruned subject after imitation, and what that did; as it was where the recipe does not ask for it, or it is not worth its time.
 
     Raises:
         MissingContext: architecture or data are not known.
     """
-    if recipe.effort != "high":
+    if not is_asked_for(recipe):
         return after, None
-    require_known("--effort high", before)
-    module, dense, started = after.module(), before.module(), time.monotonic()
-    inputs = calibration_samples(recipe, before).inputs
+    require_known(f"--effort {recipe.effort}", before)
+    dense, inputs = before.module(), calibration_samples(recipe, before).inputs
+    cost = 0.0 if recipe.effort == "high" else operations(dense, inputs, recipe.passes)
+    if not is_worth(MOST, cost):
+        return after, None
+    module = after.module()
     if recipe.batchnorm and not followed:
         move(module, dense, inputs)
     ours = names_in(module, after)
     _, held = hold_out(len(after.samples("train")))
     judges = after.samples("train").take(held)
     loss = cross_entropy(module, judges)
-    masks = {ours[name]: mask for name, mask in after.masks.items()}
+    if cost and not is_worth(loss - cross_entropy(dense, judges), cost):
+        return after, None
+    masks, started = {ours[name]: mask for name, mask in after.masks.items()}, time.monotonic()
+    augment = recipe.augment > 0 or stands_augmentation(dense, judges, seed=recipe.seed)
+    if not _trained(Imitation(passes=recipe.passes, augment=augment, seed=recipe.seed), module, dense, inputs, masks, recipe, listener):
+        return after, None
+    result = Imitated(loss, cross_entropy(module, judges), time.monotonic() - started)
+    return (_with_tensors(after, dict(module.state_dict()), ours), result) if result.kept else (after, result)
+
+
+def _trained(
+    imitation: Imitation,
+    module: nn.Module,
+    dense: nn.Module,
+    inputs: Tensor,
+    masks: Mapping[str, Tensor],
+    recipe: PruneRecipe,
+    listener: Listener,
+) -> bool:
+    """True when it trained to the end; `auto` does without what diverges, and --effort high fails with it."""
 
     def tell(step: int, steps: int, now: float) -> None:
         listener.progress(Progress("imitating the dense network", step, steps, loss=now))
 
     if recipe.augment:
         require_images(inputs)
-    augment = recipe.augment > 0 or stands_augmentation(dense, judges, seed=recipe.seed)
-    Imitation(passes=recipe.passes, augment=augment, seed=recipe.seed).run(module, dense, inputs, masks, tell)
-    listener.done()
-    result = Imitated(loss, cross_entropy(module, judges), time.monotonic() - started)
-    return (_with_tensors(after, dict(module.state_dict()), ours), result) if result.kept else (after, result)
+    try:
+        imitation.run(module, dense, inputs, masks, tell)
+    except Anomalous:
+        if recipe.effort == "high":
+            raise
+        return False
+    finally:
+        listener.done()
+    return True
+
+
+def is_asked_for(recipe: PruneRecipe) -> bool:
+    """True when a recipe may train: by --effort high, or by auto where the solver is auto as well."""
+    return recipe.effort == "high" or (recipe.effort == "auto" and recipe.solver is not None and recipe.solver.name == AUTO)
+
+
+def is_worth(lost: float, operations: float) -> bool:
+    """True when what pruning cost is worth the training against it.
+
+    Args:
+        lost: nats that the held-out loss rose by; may be negative.
+        operations: multiply-accumulates of the training.
+    """
+    return lost * WORTH >= operations
+
+
+def operations(module: nn.Module, inputs: Tensor, passes: int) -> float:
+    """Multiply-accumulates of imitating a network."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    once = sum(uses * parameters[name].numel() for name, uses in macs_per_weight(module, inputs).items())
+    return float(PASSES_A_STEP * passes * len(inputs) * once)
 
 
 def stands_augmentation(dense: nn.Module, judges: Samples, *, seed: int) -> bool:

@@ -55,7 +55,7 @@ def resolved(recipe: PruneRecipe) -> PruneRecipe:
 
 def is_counted_alone(recipe: PruneRecipe) -> bool:
     """True when sizes or one ranking say what each layer keeps, and nothing is trained afterwards: all that pruning in slices does."""
-    return recipe.allocation in {*BY_SIZE, "global"} and recipe.budget is None and recipe.effort == "normal" and not recipe.permute
+    return recipe.allocation in {*BY_SIZE, "global"} and recipe.budget is None and recipe.effort != "high" and not recipe.permute
 
 
 def shared_out(

@@ -183,5 +183,5 @@ def _tensor(out: Any) -> Tensor:
 def _finite(loss: Tensor, step: int) -> float:
     value = float(loss.detach())
     if value - value:
-        raise Anomalous(f"The loss of imitating the dense network is {value} in step {step}.", "It diverged.", "Leave --effort high out.")
+        raise Anomalous(f"The loss of imitating the dense network is {value} in step {step}.", "It diverged.", "Give --effort normal.")
     return value

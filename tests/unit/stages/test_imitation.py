@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsify_cli.contracts.listener import Listener
-from sparsify_cli.errors import MissingContext
+from sparsify_cli.errors import Anomalous, MissingContext
 from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages import imitation as module_under_test
@@ -118,6 +118,35 @@ def test_auto_says_what_it_chose(digits):
     assert any(note == "solver auto: alps for 2 layers." for note in auto.notes)
     assert auto.report.get("sparsity").value == ZEROS
     assert auto.report.get("nll").value < plain.report.get("nll").value
+
+
+def test_auto_trains_where_it_is_worth_it(digits, monkeypatch):
+    """With the solver auto and much lost as with high; not for what costs more than the loss is worth, nor for other solvers."""
+    auto = prune(request(out="auto", solver=Choice("auto")), Listener())
+    high = prune(request(out="high", solver=Choice("auto"), effort="high"), Listener())
+    assert losses(auto) == losses(high) and losses(auto)[1] < losses(auto)[0]
+    one, two = written("auto"), written("high")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert prune(request(out="other", solver=Choice("alps")), Listener()).report.get("imitation_loss_before") is None
+    monkeypatch.setattr(module_under_test, "WORTH", 1.0)
+    spared = prune(request(out="spared", solver=Choice("auto")), Listener())
+    never = prune(request(out="never", solver=Choice("auto"), effort="normal"), Listener())
+    assert spared.report.get("imitation_loss_before") is never.report.get("imitation_loss_before") is None
+
+
+def test_auto_never_fails_for_its_training(digits, monkeypatch):
+    """A training that diverges stops --effort high; auto goes on with what there was."""
+    real = module_under_test.Imitation
+    monkeypatch.setattr(module_under_test, "Imitation", lambda **options: real(**options, lr=1e30))
+    with pytest.raises(Anomalous, match="It diverged"):
+        prune(request(out="high", solver=Choice("auto"), effort="high"), Listener())
+    outcome = prune(request(out="auto", solver=Choice("auto")), Listener())
+    assert outcome.report.get("imitation_loss_before") is None and outcome.report.get("sparsity").value == ZEROS
+
+
+def test_operations_are_four_passes_over_each_sample(digits):
+    """64 x 16 + 16 x 10 multiply-accumulates a sample, forwards three times and the dense network's once, for 5 samples and 3 passes."""
+    assert module_under_test.operations(digits, torch.zeros(5, 64), 3) == 4 * 3 * 5 * (64 * 16 + 16 * 10)
 
 
 def test_names_with_a_prefix_are_imitated(digits):
