@@ -18,10 +18,10 @@ from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.errors import SparsifyError
 from sparsify_cli.recipes.option import Choice
 from sparsify_cli.stages.write import data_identity, versions
+from sparsify_cli.values.artifact import CERTIFICATE, Artifact
 from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.report import Finding
 
-FILE = "unlearning.json"
 SCHEMA = "sparsify/unlearning/1"
 VERDICTS = ("passed", "failed", "measured")
 EXACT = ("retrain",)
@@ -94,8 +94,8 @@ class Certificate:
     def write(self, folder: Path) -> Path:
         """Write `unlearning.json`, atomically."""
         text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
-        replace_file(folder / FILE, lambda path: path.write_text(text, encoding="utf-8"))
-        return folder / FILE
+        replace_file(folder / CERTIFICATE, lambda path: path.write_text(text, encoding="utf-8"))
+        return folder / CERTIFICATE
 
 
 def ids_digest(ids: Iterable[str]) -> str:
@@ -103,12 +103,16 @@ def ids_digest(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
-def read_certificate(folder: Path) -> Mapping[str, Any] | None:
-    """The certificate in an artifact's folder; None where there is none that can be read."""
-    try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def read_certificate(artifact: Artifact) -> Mapping[str, Any] | None:
+    """The certificate in an artifact, made sure to be the one that was written; None where there is none of this version.
+
+    Raises:
+        MissingFile, UnreadableFile: it is gone, or another one.
+    """
+    path = artifact.verified(CERTIFICATE)
+    if path is None:
         return None
+    found = json.loads(path.read_text(encoding="utf-8"))
     return found if isinstance(found, dict) and found.get("schema") == SCHEMA and _is_whole(found) else None
 
 

@@ -199,9 +199,9 @@ def _certified(one: Compared) -> Certified | None:
     """What the certificate beside an artifact says; None where there is none."""
     if one.subject.artifact is None:
         return None
-    found = read_certificate(one.subject.artifact.folder)
-    if found is None or found["model"]["after_sha256"] != (one.subject.artifact.manifest.get("weights") or {}).get("sha256"):
-        return None  # none, or another network's
+    found = read_certificate(one.subject.artifact)
+    if found is None:
+        return None
     method, model = found["method"], found["model"]
     options = ", ".join(f"{key} {value}" for key, value in method["options"].items() if value not in (None, ""))
     facts = (

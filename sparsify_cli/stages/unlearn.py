@@ -34,7 +34,7 @@ from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_c
 from sparsify_cli.stages.tables import listing, said
 from sparsify_cli.stages.write import Product, data_identity, output_folder, write_product
 from sparsify_cli.training.forgetting import draw
-from sparsify_cli.values.artifact import MEMO, Artifact, claimed
+from sparsify_cli.values.artifact import CERTIFICATE, MEMO, claimed
 from sparsify_cli.values.mask_file import write_tensors
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Better, Finding, Report
@@ -176,11 +176,16 @@ def _written(
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
         gone = {FORGOTTEN: sorted(forgotten_ids(subject.artifact) | set(request.forget.ids))}
-        write_product(folder, Product(recipe, after, report, subject, after.checkpoint, after.masks, after.nest, facts=gone))
-        file = _certificate(recipe, subject, done, report, gates, failure, reference, folder).write(folder)
+        certificate = _certificate(recipe, subject, done, report, gates, failure, reference)
+
+        def certify(folder: Path, digest: str) -> None:
+            replace(certificate, after=digest).write(folder)
+
+        made = Product(recipe, after, report, subject, after.checkpoint, after.masks, after.nest, facts=gone, certify=certify)
+        write_product(folder, made)
     notes = (*known.notes(), *_reference_note(reference, request), *_notes(done, report), *gates)
     headline, hints = _headline(request, report), (f"sparsify report {folder}",)
-    return Outcome("unlearn", headline, report, folder, _tables(last, report), notes, hints, files=(file,), failure=failure)
+    return Outcome("unlearn", headline, report, folder, _tables(last, report), notes, hints, files=(folder / CERTIFICATE,), failure=failure)
 
 
 def _latencies(subject: Subject) -> list[Finding]:
@@ -208,13 +213,14 @@ def _measured(recipe: UnlearnRecipe, one: Erased, reference: Subject | None) -> 
 
 def _certificate(
     recipe: UnlearnRecipe, subject: Subject, done: list[Erased], report: Report, gates: tuple[str, ...],
-    failure: SparsifyError | None, reference: Subject | None, folder: Path,
+    failure: SparsifyError | None, reference: Subject | None,
 ) -> Certificate:  # fmt: skip
-    after = Artifact.open(folder).manifest
+    """What is certified; the hash of the weights comes when they are written."""
+    after = rejoined(subject, done)
     measured = [f for f in report if f.of == "compressed" or f.scope == "all"]
     return Certificate(
-        method=recipe.unlearner, request=done[-1].request, before=subject.checkpoint.source.sha256, after=after["weights"]["sha256"],
-        masks=after["masks_sha256"] or "", seed=recipe.seed, findings=measured, gates=gates, failure=failure,
+        method=recipe.unlearner, request=done[-1].request, before=subject.checkpoint.source.sha256, after="",
+        masks=after.masks.digest() if after.masks else "", seed=recipe.seed, findings=measured, gates=gates, failure=failure,
         options=asdict(strategy("unlearners", recipe.unlearner, seed=recipe.seed)),
         reference=reference.checkpoint.source.sha256 if reference else "", memo=recipe.memo,
     )  # fmt: skip

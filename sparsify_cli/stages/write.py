@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,13 +18,15 @@ from sparsify_cli.recipes.shared import ModelFields, OutputFields, SparsityField
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
 from sparsify_cli.stages.like_original import Written, write_like
 from sparsify_cli.stages.subject import Subject
-from sparsify_cli.values.artifact import MASKS, MEMO, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
+from sparsify_cli.values.artifact import CERTIFICATE, MASKS, MEMO, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
 from sparsify_cli.values.checkpoint import Checkpoint
 from sparsify_cli.values.file_hash import fingerprint, joint_fingerprint
 from sparsify_cli.values.mask_file import write_masks
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.nest_file import write_nest
+from sparsify_cli.values.nest_plan import read_plan
+from sparsify_cli.values.ranges import ranges
 from sparsify_cli.values.report import Report
 from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.small_floats import stored_as, zeros_in
@@ -49,6 +51,7 @@ class Product:
         facts: further plain values for the manifest.
         counts: of each tensor, for the manifest; None = counted from the checkpoint.
         masks_sha256: of masks that are on disk already; None = of `masks`.
+        certify: writes what else belongs into the folder, once the weights are there: told the folder and their sha256.
     """
 
     recipe: Recipe
@@ -61,6 +64,7 @@ class Product:
     facts: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, Any]] | None = None
     masks_sha256: str | None = None
+    certify: Callable[[Path, str], object] | None = None
 
 
 def output_folder(recipe: OutputFields, name: str) -> tuple[Path, bool]:
@@ -81,6 +85,8 @@ def write_product(folder: Path, product: Product) -> Report:
         write_masks(folder / MASKS, product.masks)
     if weights is not None:
         product = replace(product, report=_with_size(product.report, sum((folder / name).stat().st_size for name in weights.parts)))
+    if product.certify is not None:
+        product.certify(folder, joint_fingerprint(folder, weights.parts) if weights else "")
     write_manifest(folder, manifest(folder, product, weights))
     return product.report
 
@@ -146,13 +152,21 @@ def manifest(folder: Path, product: Product, weights: Written | None = None, *, 
         **specs,
         "seal": seal(specs),
         "pickle_seal": _pickle_seal(product, digest),
-        "weights": None if weights is None else {**weights.to_json(), "sha256": digest},
+        "weights": None if weights is None else {**weights.to_json(), "sha256": digest, **_header(folder, weights)},
         "files": {name: fingerprint(folder / name) for name in _stored(weights) if (folder / name).is_file()},
         "masks_sha256": product.masks_sha256 or (product.masks.digest() if product.masks else None),
         "tensors": product.counts if product.counts is not None else _counts(product.checkpoint, product.masks),
         "numbers": [asdict(finding) for finding in product.report],
         "facts": {**product.report.facts, **_forgotten(product.parent), **product.facts},
     }
+
+
+def _header(folder: Path, weights: Written) -> dict[str, str]:
+    """The hash of a nest's header, by which a part of the file can be trusted without reading the rest."""
+    if weights.file != NEST:
+        return {}
+    with ranges(folder / NEST) as source:
+        return {"header_sha256": read_plan(source).sha256}
 
 
 def _block(recipe: Recipe) -> int:
@@ -173,7 +187,7 @@ def _found(folder: Path) -> Written | None:
 
 def _stored(weights: Written | None) -> tuple[str, ...]:
     """Files whose content the manifest vouches for."""
-    return (*(weights.parts if weights else ()), MASKS, MEMO)
+    return (*(weights.parts if weights else ()), MASKS, MEMO, CERTIFICATE)
 
 
 def versions() -> dict[str, str]:

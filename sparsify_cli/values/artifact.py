@@ -4,6 +4,7 @@
     model.safetensors    the weights, dense layout
     masks.safetensors    packed masks (one bit a weight)
     nest.safetensors     all embedded networks in one file, instead of model and masks
+    unlearning.json      what was forgotten, and what was measured of it
     run.pt               a training run that can be resumed; gone when it is done
 
 A folder is claimed by creating it and locked while it is written; a reader believes a folder whose manifest says
@@ -36,9 +37,11 @@ MANIFEST, WEIGHTS, MASKS, NEST, RUN, MEMO = (
     "run.pt",
     "memo.safetensors",
 )
-PACKED = "model.packed.safetensors"
+PACKED, CERTIFICATE = "model.packed.safetensors", "unlearning.json"
 LOG, OTHERS = "training.jsonl", "others"
-RESERVED = frozenset({MANIFEST, MASKS, NEST, RUN, MEMO, LOG, OTHERS, "masks.partial", "report.json", "report.html", "report.md"})
+RESERVED = frozenset(
+    {MANIFEST, MASKS, NEST, RUN, MEMO, CERTIFICATE, LOG, OTHERS, "masks.partial", "report.json", "report.html", "report.md"}
+)
 """Names in an artifact's folder that files of somebody else's must not take."""
 
 AGAIN = "Run the verb that made it again."

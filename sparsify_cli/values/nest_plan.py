@@ -5,6 +5,7 @@ Nothing but the header is read for it, and it is believed only where it does not
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -48,6 +49,7 @@ class Plan:
         digests: sha256 of the bytes of each level.
         start: where the first level begins.
         ends: where each level ends, from the beginning of the file.
+        sha256: of the header, without the eight bytes of its length.
     """
 
     sparsities: tuple[Fraction, ...]
@@ -60,6 +62,7 @@ class Plan:
     digests: tuple[str, ...]
     start: int
     ends: tuple[int, ...]
+    sha256: str = ""
 
     @property
     def levels(self) -> int:
@@ -73,7 +76,8 @@ def read_plan(source: Ranges) -> Plan:
     Raises:
         UnreadableFile: it is damaged or no nest's.
     """
-    header = parse_header(_raw_header(source), source.size, source.name)
+    raw = _raw_header(source)
+    header = parse_header(raw, source.size, source.name)
     about = header.metadata
     if about.get("schema") != SCHEMA:
         raise UnreadableFile(f"{source.name} holds no networks nested in one another.", "", "Give what `sparsify embed` wrote.")
@@ -88,7 +92,9 @@ def read_plan(source: Ranges) -> Plan:
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise damaged(source.name, "Its header does not say what its levels hold.") from error
     block = int(text) if (text := about.get("block", "1")[:9]).isascii() and text.isdigit() else 1
-    plan = Plan(sparsities, block, weights, side, codes, own, state, digests, ends[0] if ends else 0, ends[1:])
+    plan = Plan(
+        sparsities, block, weights, side, codes, own, state, digests, ends[0] if ends else 0, ends[1:], hashlib.sha256(raw).hexdigest()
+    )
     if flaw := _plan_flaw(plan, header):
         raise damaged(source.name, flaw)
     return plan

@@ -44,6 +44,14 @@ def test_only_the_prefix_is_read(here, run: Run):
     assert "sha256 is another" in run(f"extract {NEST} --level 0.5").sentence
 
 
+def test_a_part_is_trusted_by_the_header_alone(here, run: Run):
+    """Another nest's file, whole in itself, where the manifest describes one: refused, though only a prefix is read."""
+    assert run(f"embed runs/{NAMES['dense']} --levels 0.9,0.5 --epochs 0 --classifier private --out other").code == 0
+    Path(NEST, "nest.safetensors").write_bytes(Path("other/nest.safetensors").read_bytes())
+    said = run(f"extract {NEST} --level 0.9 --out out")
+    assert (said.code, "sha256 of its header" in said.sentence) == (2, True)
+
+
 @pytest.mark.parametrize(("flags", "level"), [("--max-bytes 1GB", 2), ("--max-latency 10s", 2), ("--level 0.9", 1), ("--level 2", 2)])
 def test_the_densest_level_within_a_limit(here, run: Run, flags: str, level: int):
     """Bytes of the file, or the time that was measured when the levels were embedded."""
