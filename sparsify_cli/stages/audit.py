@@ -181,6 +181,11 @@ def _passes(finding: Finding) -> str:
     return finding.note or f"{finding.value:g}"
 
 
+def _is_reference_of(other: Finding, finding: Finding) -> bool:
+    """Whether it is the same attack on the network trained anew: what cannot be told from it is as forgotten as can be."""
+    return (other.name, other.scope) == ("membership_reference", finding.scope) and other.value is not None
+
+
 def audit_notes(findings: tuple[Finding, ...]) -> Iterator[str]:
     """What a person should not miss."""
     for finding in findings:
@@ -189,6 +194,7 @@ def audit_notes(findings: tuple[Finding, ...]) -> Iterator[str]:
             if finding.value < OVER and finding.high < 0.5:
                 yield f"over-unlearning: forgotten samples stand out as less familiar than unseen ones (AUC {finding.value:.3f}){at}."
             elif finding.low > 0.5:
-                yield f"forgotten samples can still be told from unseen ones (AUC {finding.value:.3f}, {finding.note}){at}."
+                beside = "".join(f"; network trained anew {f.value:.3f}" for f in findings if _is_reference_of(f, finding))
+                yield f"forgotten samples can still be told from unseen ones (AUC {finding.value:.3f}, {finding.note}{beside}){at}."
         if finding.name == "relearn_passes_after" and finding.value == 0:
             yield f"the forgotten samples cost no more than before: nothing has to be relearned{at}."

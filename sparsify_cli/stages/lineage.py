@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sparsify_cli.errors import MissingContext, MissingFile, UnreadableFile
 from sparsify_cli.stages.subject import Subject, open_path
+from sparsify_cli.values.ranges import is_url
 
 
 def ancestors(subject: Subject) -> Iterator[Subject]:
@@ -55,9 +56,15 @@ def dense_ancestor(subject: Subject) -> Subject:
         )
     raise MissingContext(
         f"{subject.path} has no dense ancestor.",
-        "It was made from a sparse network or from scratch.",
+        _origin(last),
         "Name what to compare with: --dense MODEL.",
     )
+
+
+def _origin(last: Subject) -> str:
+    """Why the line of ancestors ends without a dense one."""
+    entry = last.artifact.manifest.get("parent") if last.artifact else None
+    return f"It was taken out of {entry['path']}." if entry else "It was made from a sparse network or from scratch."
 
 
 def _is_transferred(subject: Subject) -> bool:
@@ -68,6 +75,8 @@ def _is_transferred(subject: Subject) -> bool:
 def _parent(subject: Subject) -> Subject | None:
     entry = subject.artifact.manifest.get("parent") if subject.artifact else None
     if subject.artifact is None or entry is None:
+        return None
+    if is_url(entry["path"]):  # elsewhere, and perhaps large: the line ends here
         return None
     path = (subject.artifact.folder / entry["path"]).resolve()
     if not path.exists():

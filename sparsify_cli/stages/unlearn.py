@@ -252,7 +252,8 @@ def _accuracies(module: nn.Module, splits: dict[str, Samples], when: str) -> Ite
     for name, samples in splits.items():
         share = float(predict(module, samples).correct.double().mean())
         better: Better = "lower" if name == "forget" else "higher"
-        text = f"Accuracy on {MEANING[name]}, {words}."
+        drawn = f" (at most {SHOWN:,} of them, drawn at random)" if name == "retain" else ""
+        text = f"Accuracy on {MEANING[name]}{drawn}, {words}."
         finding = Finding(name=f"accuracy_{name}_{when}", value=share, unit="fraction", n=len(samples), definition=text)
         yield replace(finding, better=better)
 

@@ -26,7 +26,7 @@ from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.nest_file import write_nest
 from sparsify_cli.values.nest_plan import read_plan
-from sparsify_cli.values.ranges import ranges
+from sparsify_cli.values.ranges import is_url, ranges
 from sparsify_cli.values.report import Report
 from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.small_floats import stored_as, zeros_in
@@ -196,10 +196,11 @@ def versions() -> dict[str, str]:
 
 
 def parent_entry(parent: Subject | None, folder: Path) -> dict[str, str] | None:
-    """Path (seen from `folder`) and sha256 of what something was made from."""
+    """Path (seen from `folder`), or URL, and sha256 of what something was made from."""
     if parent is None:
         return None
-    return {"path": relative_to(parent.path, folder), "sha256": parent.checkpoint.source.sha256}
+    source = parent.checkpoint.source
+    return {"path": source.path if is_url(source.path) else relative_to(parent.path, folder), "sha256": source.sha256}
 
 
 def data_identity(samples: Samples) -> str:

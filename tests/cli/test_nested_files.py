@@ -110,6 +110,9 @@ def test_from_elsewhere(here, run: Run):
     assert numbers("folder")["bytes_read"] == numbers("local")["bytes_read"]
     assert (folder.architecture, file.architecture) == (local.architecture, None)
     assert run("validate folder").code == 0
+    assert json.loads(Path("folder/manifest.json").read_text())["parent"]["path"] == "memory://shelf/nest.safetensors"
+    assert "It was taken out of memory://shelf" in run("report folder").sentence
+    assert run(f"report folder --dense runs/{NAMES['dense']} --out page").code == 0
     assert "memory://nowhere" in run("extract memory://nowhere --level 0.9").sentence
 
 
