@@ -16,12 +16,18 @@ class Evidence:
     Args:
         compressed: populations (one or more seeds) of the model under test; at least one.
         dense: populations of its dense ancestor, over the same samples in the same order; may be empty.
-        train_marginals: label -> share of the training set; empty when unknown.
+        train_marginals: label -> share of the training set, or attribute -> share that has it; empty when unknown.
     """
 
     compressed: tuple[Predictions, ...]
     dense: tuple[Predictions, ...] = ()
     train_marginals: tuple[float, ...] = ()
+
+    def of_attribute(self, position: int) -> Evidence:
+        """The same about one attribute, as a choice between no and yes."""
+        compressed, dense = (tuple(one.of_attribute(position) for one in side) for side in (self.compressed, self.dense))
+        share = self.train_marginals[position : position + 1]
+        return Evidence(compressed, dense, (1 - share[0], share[0]) if share else ())
 
 
 class Metric(ABC):

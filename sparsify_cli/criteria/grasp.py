@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sparsify_cli.contracts.criterion import Criterion, Scores
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.loss_gradients import BatchNorm, hessian_product, loss_gradient, private_copy
+from sparsify_cli.values.choices import kinds
 from sparsify_cli.values.network import Network
 from sparsify_cli.values.stats import Stats
 
@@ -58,9 +59,9 @@ class Grasp(Criterion):
 
 
 def _drawn(network: Network, samples: int) -> Network:
-    """So many samples of each class; one of every class comes before the second of any, so that parts hold all classes."""
+    """So many samples of each class, or so many with attributes; one of every class comes first, so that parts hold all classes."""
     order = torch.randperm(len(network.targets), generator=torch.Generator().manual_seed(network.seed))
-    labels = network.targets.cpu()[order]
+    labels = kinds(network.targets.cpu())[order]
     classes = [order[labels == label][:samples] for label in labels.unique()]
     turns = torch.cat([torch.arange(len(rows)) for rows in classes]) if classes else order
     rows = torch.cat(classes)[turns.argsort(stable=True)] if classes else order

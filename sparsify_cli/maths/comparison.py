@@ -71,7 +71,8 @@ class Comparison:
         per_scope: bool = False,
     ) -> list[Finding]:
         """Findings over all samples and, with `per_scope`, for each class and each group."""
-        now, before = population_mean(per_sample, compressed), population_mean(per_sample, dense) if dense else None
+        each = over_attributes(per_sample)
+        now, before = population_mean(each, compressed), population_mean(each, dense) if dense else None
         found = self.findings(now, before)
         for scope, members in parts(compressed[0]) if per_scope else ():
             found += self.findings(now[members], None if before is None else before[members], scope=scope)
@@ -80,6 +81,18 @@ class Comparison:
     def _bounded(self, result: Estimate) -> Estimate:
         low, high = self.bounds
         return Estimate(result.value, max(result.low, low), min(result.high, high))
+
+
+def over_attributes(per_sample: Callable[[Predictions], PerSample]) -> Callable[[Predictions], PerSample]:
+    """The same for predictions of attributes: the mean over them; for classes itself."""
+
+    def each(predictions: Predictions) -> PerSample:
+        count = len(predictions.attributes)
+        if not count:
+            return per_sample(predictions)
+        return torch.stack([per_sample(predictions.of_attribute(i)).double() for i in range(count)]).mean(dim=0)
+
+    return each
 
 
 def population_mean(per_sample: Callable[[Predictions], PerSample], population: Sequence[Predictions]) -> PerSample:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sparsify_cli.maths.per_sample_gradients import Coordinates, per_sample_gradients
 from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.choices import options
 from sparsify_cli.values.samples import Samples
 
 Labels = Literal["data", "own"]
@@ -47,12 +48,13 @@ def squared_gradients(
 
 
 @torch.no_grad()
-def own_labels(model: nn.Module, samples: Samples, seed: int) -> Int[Tensor, " n"]:
-    """One label a sample, drawn from the model's softmax in its present mode; the same for the same seed and id."""
-    parts = torch.split(samples.inputs, 500)
-    cumulated = torch.cat([model(as_taken_by(model, x)).double().softmax(dim=1).cumsum(dim=1).cpu() for x in parts])
-    draws = torch.tensor([_uniform(seed, name) for name in samples.ids], dtype=torch.float64)
-    return (cumulated < draws.unsqueeze(1)).sum(dim=1).clamp(max=cumulated.shape[1] - 1)
+def own_labels(model: nn.Module, samples: Samples, seed: int) -> Int[Tensor, "n *a"]:
+    """Labels drawn from the model's answers in its present mode, one a choice; the same for the same seed and id."""
+    logits = torch.cat([model(as_taken_by(model, x)).double().cpu() for x in torch.split(samples.inputs, 500)])
+    cumulated = options(logits, attributes=samples.has_attributes).softmax(dim=1).cumsum(dim=1)
+    names = [f"{name}/{i}" for name in samples.ids for i in range(logits.shape[1])] if samples.has_attributes else samples.ids
+    draws = torch.tensor([_uniform(seed, name) for name in names], dtype=torch.float64)
+    return (cumulated < draws.unsqueeze(1)).sum(dim=1).clamp(max=cumulated.shape[1] - 1).reshape(samples.targets.shape)
 
 
 def _uniform(seed: int, name: str) -> float:

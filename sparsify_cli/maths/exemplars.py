@@ -32,7 +32,7 @@ class Exemplar(NamedTuple):
 
 
 def modal_labels(population: Sequence[Predictions]) -> Int[Tensor, " n"]:
-    """The most frequent predicted label of each sample; the lowest label wins a tie."""
+    """The most frequent predicted label of each sample; the lowest label wins a tie. For classes; of attributes each is asked for alone."""
     votes = torch.stack([torch.nn.functional.one_hot(p.labels, p.logits.shape[1]) for p in population])
     return votes.sum(dim=0).argmax(dim=1)
 
@@ -47,9 +47,11 @@ def exemplar_ids(dense: Sequence[Predictions], compressed: Sequence[Predictions]
     """The exemplars, most confident dense answer first; sample order breaks ties.
 
     Args:
-        dense: population of dense models, at least one, same samples in the same order as `compressed`.
+        dense: population of dense models, at least one, same samples in the same order as `compressed`; where they tell attributes, an
+            exemplar is an answer, `sample: attribute`.
         compressed: population of compressed models, at least one.
     """
+    dense, compressed = ([one.every_answer() for one in side] for side in (dense, compressed))
     before, after = modal_labels(dense), modal_labels(compressed)
     sure, now = modal_confidence(dense, before), modal_confidence(compressed, after)
     where = sorted((before != after).nonzero()[:, 0].tolist(), key=lambda i: (-float(sure[i]), i))

@@ -29,6 +29,7 @@ from torch.nn.functional import log_softmax
 
 from sparsify_cli.maths.intervals import Estimate, Z
 from sparsify_cli.maths.ranking import auc_contributions
+from sparsify_cli.values.choices import choices, of_samples, options
 
 FOLDS = 5
 LEAST = 10
@@ -44,18 +45,20 @@ ATTACKS = {
 """Name -> what the attacker looks at."""
 
 
-def signals(logits: Float[Tensor, "n outputs"], targets: Int[Tensor, " n"]) -> dict[str, Float[Tensor, " n"]]:
-    """Scores of every attack but the learned one, float64."""
-    logs = log_softmax(logits.double(), dim=1)
-    chances, own = logs.exp(), logs.gather(1, targets.unsqueeze(1)).squeeze(1)
-    others = logs.scatter(1, targets.unsqueeze(1), -torch.inf).logsumexp(dim=1)
-    return {
+def signals(logits: Float[Tensor, "n outputs"], targets: Int[Tensor, "n *a"]) -> dict[str, Float[Tensor, " n"]]:
+    """Scores of every attack but the learned one, float64; of attributes the sum."""
+    rows, right = choices(logits.double(), targets)
+    logs = log_softmax(rows, dim=1)
+    chances, own = logs.exp(), logs.gather(1, right.unsqueeze(1)).squeeze(1)
+    others = logs.scatter(1, right.unsqueeze(1), -torch.inf).logsumexp(dim=1)
+    found = {
         "loss": own,
         "confidence": chances.max(dim=1).values,
         "entropy": (chances * logs).nan_to_num(0.0).sum(dim=1),
         "margin": own - others,
-        "correct": (logits.argmax(dim=1) == targets).double(),
+        "correct": (rows.argmax(dim=1) == right).double(),
     }
+    return {name: of_samples(values, targets) for name, values in found.items()}
 
 
 def attack_auc(scores: Float[Tensor, " n"], forgotten: Bool[Tensor, " n"]) -> Estimate:
@@ -66,7 +69,7 @@ def attack_auc(scores: Float[Tensor, " n"], forgotten: Bool[Tensor, " n"]) -> Es
 
 
 def learned_scores(
-    logits: Float[Tensor, "n outputs"], targets: Int[Tensor, " n"], forgotten: Bool[Tensor, " n"], seed: int
+    logits: Float[Tensor, "n outputs"], targets: Int[Tensor, "n *a"], forgotten: Bool[Tensor, " n"], seed: int
 ) -> Float[Tensor, " n"]:
     """What an attacker who learned on four fifths of both sides says about the last fifth."""
     from sklearn.linear_model import LogisticRegression
@@ -74,7 +77,9 @@ def learned_scores(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    ordered = log_softmax(logits.double(), dim=1).sort(dim=1, descending=True).values[:, :10]
+    sides = options(logits.double(), attributes=targets.ndim == 2)
+    logs = log_softmax(sides, dim=1).amax(dim=1).reshape(len(logits), -1) if targets.ndim == 2 else log_softmax(sides, dim=1)
+    ordered = logs.sort(dim=1, descending=True).values[:, :10]
     features = torch.cat([ordered, torch.stack(list(signals(logits, targets).values()), dim=1)], dim=1).clamp(-1e3, 1e3)
     attacker = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
@@ -83,7 +88,7 @@ def learned_scores(
 
 
 def attacks(
-    logits: Float[Tensor, "n outputs"], targets: Int[Tensor, " n"], forgotten: Bool[Tensor, " n"], seed: int = 0
+    logits: Float[Tensor, "n outputs"], targets: Int[Tensor, "n *a"], forgotten: Bool[Tensor, " n"], seed: int = 0
 ) -> dict[str, Estimate]:
     """AUC of every attack; empty where a side has too few samples."""
     if min(int(forgotten.sum()), int((~forgotten).sum())) < LEAST:

@@ -37,8 +37,8 @@ def columns(predictions: Predictions, least: int) -> Iterator[tuple[str, dict[st
 
 
 def parts(predictions: Predictions) -> Iterator[tuple[str, Members]]:
-    """(scope, its samples) for each class in label order, then each group column and value, sorted."""
-    for label, name in enumerate(class_names(predictions)):
+    """(scope, its samples) for each class in label order (attributes are no parts), then each group column and value, sorted."""
+    for label, name in enumerate(class_names(predictions)) if not predictions.has_attributes else ():
         yield f"class:{name}", predictions.targets == label
     for column in sorted(predictions.groups):
         for value, members in group_members(predictions, column).items():

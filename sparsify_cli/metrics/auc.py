@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsify_cli.contracts.metric import Evidence, Metric
-from sparsify_cli.maths.comparison import Comparison
+from sparsify_cli.maths.comparison import Comparison, population_mean, seeds_note
 from sparsify_cli.maths.ranking import macro_auc_contributions
 from sparsify_cli.maths.scopes import class_names
 from sparsify_cli.values.predictions import Predictions
@@ -49,11 +49,30 @@ class AUC(Metric):
 
     def measure(self, evidence: Evidence) -> list[Finding]:
         """AUC of the compressed and the dense model and the paired change; undefined when a class has no sample."""
+        if evidence.compressed[0].has_attributes:
+            return self._of_attributes(evidence)
         missing = absent_classes(evidence.compressed[0])
         if missing:
             return [replace(ABOUT, n=len(evidence.compressed[0]), note=f"undefined: no sample of class {', '.join(missing)}")]
         found = Comparison(ABOUT, self.least, (0.0, 1.0)).compare(contributions, evidence.compressed, evidence.dense)
         return [without_empty_interval(finding) for finding in found]
+
+    def _of_attributes(self, evidence: Evidence) -> list[Finding]:
+        """The mean over the attributes that some samples have and others have not."""
+        first = evidence.compressed[0]
+        there = [i for i in range(len(first.attributes)) if not absent_classes(first.of_attribute(i))]
+        left = [name for i, name in enumerate(first.attributes) if i not in there]
+        if not there:
+            return [replace(ABOUT, n=len(first), note="undefined: every attribute has one value only")]
+
+        def some(predictions: Predictions) -> Float[Tensor, " n"]:
+            return torch.stack([contributions(predictions.of_attribute(i)) for i in there]).mean(dim=0)
+
+        now, before = (population_mean(some, side) if side else None for side in (evidence.compressed, evidence.dense))
+        assert now is not None
+        note = f"without {', '.join(left)}, which no sample or every sample has" if left else ""
+        found = Comparison(ABOUT, self.least, (0.0, 1.0)).findings(now, before)
+        return [without_empty_interval(replace(f, note=note or seeds_note(evidence.compressed, evidence.dense))) for f in found]
 
 
 def absent_classes(predictions: Predictions) -> list[str]:

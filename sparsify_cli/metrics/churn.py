@@ -61,6 +61,7 @@ class Churn(Metric):
 
 
 def disagreement(pairs: Pairs) -> Shaped[Tensor, " n"]:
-    """Share of pairs that disagree on each sample; bool for one pair."""
+    """Share of pairs that disagree on each sample; bool for one pair. Of attributes the share that differs."""
     differ = torch.stack([first.labels != second.labels for first, second in pairs])
+    differ = differ.double().mean(dim=2) if differ.ndim == 3 else differ
     return differ[0] if len(pairs) == 1 else differ.double().mean(dim=0)

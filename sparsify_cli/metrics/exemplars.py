@@ -54,16 +54,18 @@ class Exemplars(Metric):
 
     def measure(self, evidence: Evidence) -> list[Finding]:
         """Count of exemplars, share the dense model was unsure about, base rate, and lift."""
-        before = modal_labels(evidence.dense)
-        changed = before != modal_labels(evidence.compressed)
-        unsure = modal_confidence(evidence.dense, before) < self.below
+        dense, compressed = ([one.every_answer() for one in side] for side in (evidence.dense, evidence.compressed))
+        before = modal_labels(dense)
+        changed = before != modal_labels(compressed)
+        unsure = modal_confidence(dense, before) < self.below
         return [self._count(changed, evidence), *self._concentration(changed, unsure)]
 
     def _count(self, changed: Bool[Tensor, " n"], evidence: Evidence) -> Finding:
         n, models = len(changed), min(len(evidence.dense), len(evidence.compressed))
         interval = wilson(int(changed.sum()), n) if n else Estimate(0.0, 0.0, 0.0)
         note = "one model a side: part of this is what retraining alone would change" if models == 1 else ""
-        return replace(COUNT, value=float(changed.sum()), n=n, low=n * interval.low, high=n * interval.high, note=note)
+        unit = "answers" if evidence.dense[0].has_attributes else "samples"
+        return replace(COUNT, value=float(changed.sum()), n=n, unit=unit, low=n * interval.low, high=n * interval.high, note=note)
 
     def _concentration(self, changed: Bool[Tensor, " n"], unsure: Bool[Tensor, " n"]) -> list[Finding]:
         text = f"Share of exemplars (dense: of all samples) whose dense answer had a probability below {self.below:g}."

@@ -1,4 +1,4 @@
-"""Fit the labels: mean cross-entropy, optionally with smoothed labels.
+"""Fit the labels: mean cross-entropy, optionally with smoothed labels; of attributes the mean binary cross-entropy.
 
 Source: label smoothing: Szegedy et al. 2016 (arXiv 1512.00567), section 7.
 """
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from sparsify_cli.contracts.objective import Loss, Objective
 from sparsify_cli.errors import BadRequest
+from sparsify_cli.values.choices import choices
 from sparsify_cli.values.samples import Samples
 
 
@@ -36,6 +37,6 @@ class CrossEntropy(Objective):
         del teacher
 
         def loss(model: nn.Module, batch: Samples) -> Tensor:
-            return functional.cross_entropy(model(batch.inputs), batch.targets, label_smoothing=self.label_smoothing)
+            return functional.cross_entropy(*choices(model(batch.inputs), batch.targets), label_smoothing=self.label_smoothing)
 
         return loss

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from sparsify_cli.contracts.objective import Loss, Objective
 from sparsify_cli.errors import BadRequest
+from sparsify_cli.values.choices import choices, options
 from sparsify_cli.values.samples import Samples
 
 
@@ -61,7 +62,8 @@ class Distill(Objective):
                     "Distillation compares them class by class.",
                     "Choose a teacher trained on the same classes, or the objective cross-entropy.",
                 )
-            hard = functional.cross_entropy(logits, batch.targets)
+            hard = functional.cross_entropy(*choices(logits, batch.targets))
+            taught, logits = (options(one, attributes=batch.has_attributes) for one in (taught, logits))
             return (1 - self.weight) * hard + self.weight * _divergence(taught, logits, self.temperature)
 
         return loss

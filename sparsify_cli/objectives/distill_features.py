@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from sparsify_cli.contracts.objective import Loss, Objective
 from sparsify_cli.errors import BadRequest
+from sparsify_cli.values.choices import choices
 from sparsify_cli.values.samples import Samples
 
 
@@ -60,7 +61,7 @@ class DistillFeatures(Objective):
                 like = next(guide.parameters())
                 guide.to(logits.device)(batch.inputs.to(like.dtype))
             apart = [_distance(name, ours[name], theirs[name]) for name in names]
-            return functional.cross_entropy(logits, batch.targets) + self.weight * torch.stack(apart).mean()
+            return functional.cross_entropy(*choices(logits, batch.targets)) + self.weight * torch.stack(apart).mean()
 
         return loss
 

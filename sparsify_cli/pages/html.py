@@ -52,7 +52,7 @@ def _context(view: View) -> dict[str, Any]:
         "trainings": training_curves.drawn(view.curves),
         "shares": {curve.name: curve.share for curve in view.curves},
         "layers": figures.layer_bars(view.layers) if view.layers else None,
-        "slices": [_slices(view, "class", "classes", "Class"), _slices(view, "group", "groups", "Group")],
+        "slices": [_answers(view), _slices(view, "group", "groups", "Group")],
         "confidence": tables.confidence(view),
         "reliability": _reliability(view),
         "exemplars": _exemplars(view),
@@ -67,6 +67,13 @@ def _context(view: View) -> dict[str, Any]:
 
 def _pretty(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _answers(view: View) -> dict[str, Any]:
+    """Slices by what is asked: attributes where there are any, else classes."""
+    if view.scopes("attribute"):
+        return _slices(view, "attribute", "attributes", "Attribute")
+    return _slices(view, "class", "classes", "Class")
 
 
 def _slices(view: View, kind: str, plural: str, heading: str) -> dict[str, Any]:

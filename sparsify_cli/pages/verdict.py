@@ -93,8 +93,8 @@ def _forgotten(view: View) -> str:
 
 
 def slices(view: View) -> list[tuple[str, Finding]]:
-    """Every class and group of the subject with its change of accuracy."""
-    scopes = [*view.scopes("class"), *view.scopes("group")]
+    """Every class, attribute and group of the subject with its change of accuracy."""
+    scopes = [scope for kind in ("class", "attribute", "group") for scope in view.scopes(kind)]
     changes = ((scope, view.change("accuracy", scope=scope)) for scope in scopes)
     return [(scope, change) for scope, change in changes if change is not None]
 
@@ -106,15 +106,23 @@ def who_pays(view: View) -> str:
         return ""
     harmed = sorted(((s, c) for s, c in compared if judge(c) == "worse"), key=lambda pair: pair[1].value or 0)
     if not harmed:
-        return f"No class or group is worse beyond noise ({len(compared)} compared)."
+        return f"No {_kind(view)} or group is worse beyond noise ({len(compared)} compared)."
     scope, worst = harmed[0]
     chance = f"{TAIL * len(compared):.1f}"
     meant = " What should be forgotten is meant to be among them." if view.about.verb == "unlearn" else ""
     verb = "is" if len(harmed) == 1 else "are"
     return (
         f"{subject_of(scope)} pays most: {points(worst.value or 0)} (95 % interval {interval(worst)}, {count(worst.n)} samples). "
-        f"{len(harmed)} of {len(compared)} classes and groups {verb} worse beyond noise; by chance alone about {chance} would be.{meant}"
+        f"{len(harmed)} of {len(compared)} {_kind(view, many=True)} and groups {verb} worse beyond noise; "
+        f"by chance alone about {chance} would be.{meant}"
     )
+
+
+def _kind(view: View, *, many: bool = False) -> str:
+    """What the true answers are called."""
+    if view.scopes("attribute"):
+        return "attributes" if many else "attribute"
+    return "classes" if many else "class"
 
 
 def subject_of(scope: str) -> str:

@@ -40,6 +40,7 @@ from sparsify_cli.maths.gram import is_turned
 from sparsify_cli.maths.usable import best
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.choices import choices
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.network import Network
 
@@ -181,7 +182,7 @@ class _Aim:
         targets = self.targets[rows].to(outputs.device)
         if self.imitates:
             return torch.nn.functional.mse_loss(outputs, targets)
-        return torch.nn.functional.cross_entropy(outputs, targets)
+        return torch.nn.functional.cross_entropy(*choices(outputs, targets))
 
     @torch.no_grad()
     def of_weights(self, weights: Mapping[str, Tensor], rows: Tensor) -> float:

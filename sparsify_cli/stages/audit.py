@@ -25,6 +25,7 @@ from sparsify_cli.stages.outcome import Table
 from sparsify_cli.stages.tables import said
 from sparsify_cli.training.forgetting import draw
 from sparsify_cli.training.relearning import MOST, Relearning, mean_loss
+from sparsify_cli.values.choices import alike
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding
@@ -80,7 +81,8 @@ class Audit:
     @cached_property
     def alike(self) -> tuple[Samples, Tensor]:
         """Unseen samples mixed like the forgotten, and where those are that have a class in common with them."""
-        unseen, forgotten = mixed_alike(self.unseen.targets, self.request.forget.targets, self.seed)
+        there, wanted = alike(self.unseen.targets, self.request.forget.targets)
+        unseen, forgotten = mixed_alike(there, wanted, self.seed)
         return self.unseen.take(unseen), forgotten
 
     def _weights(self) -> Iterator[Finding]:
@@ -140,7 +142,7 @@ def _distances(said_by: Mapping[str, Mapping[str, Predictions]]) -> Iterator[Fin
     text = "Mean share of the answer that differs (total variation) between the network after and the network {}, over {} samples."
     after = said_by["after"]
     for name in after:
-        far = {when: answer_distance(after[name].probabilities, said_by[when][name].probabilities) for when in said_by if when != "after"}
+        far = {when: answer_distance(after[name].chances, said_by[when][name].chances) for when in said_by if when != "after"}
         for when, estimate in far.items():
             yield Finding(
                 name=f"distance_{name}_{when}", value=estimate.value, low=estimate.low, high=estimate.high, unit="fraction",

@@ -1,4 +1,4 @@
-"""Which samples to forget: a file of ids, a class, or a random share of the training split."""
+"""Which samples to forget: a file of ids, a class, those that have an attribute, or a random share of the training split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparsify_cli.errors import BadRequest, MissingFile
 from sparsify_cli.maths.holdout import shuffled
 from sparsify_cli.values.samples import Samples
 
-FORMS = "Write a CSV or JSON file of sample ids, class:NAME, or random:5%."
+FORMS = "Write a CSV or JSON file of sample ids, class:NAME, attribute:NAME, or random:5%."
 
 
 def forget_positions(text: str, train: Samples, *, seed: int, forgotten: frozenset[str] = frozenset()) -> list[int]:
@@ -45,19 +45,22 @@ def forget_positions(text: str, train: Samples, *, seed: int, forgotten: frozens
 
 def _positions(text: str, train: Samples, seed: int, forgotten: frozenset[str]) -> list[int]:
     kind, colon, value = text.partition(":")
-    if colon and kind == "class":
-        return _of_class(value, train)
+    if colon and kind in ("class", "attribute"):
+        return _of_class(kind, value, train)
     if colon and kind == "random":
         return _at_random(value, train, seed)
     return _of_ids(Path(text), train, forgotten)
 
 
-def _of_class(name: str, train: Samples) -> list[int]:
+def _of_class(kind: str, name: str, train: Samples) -> list[int]:
+    """Samples of a class, or those that have an attribute."""
+    there = "attribute" if train.has_attributes else "class"
     names = train.classes or tuple(str(label) for label in range(train.outputs))
-    if name not in names and not (name.isdecimal() and int(name) < len(names)):
-        raise BadRequest(f"There is no class {name!r}.", f"Classes: {', '.join(names)}.", FORMS)
+    if kind != there or (name not in names and not (name.isdecimal() and int(name) < len(names))):
+        raise BadRequest(f"There is no {kind} {name!r}.", f"The data is labelled by {there}: {', '.join(names)}.", FORMS)
     label = names.index(name) if name in names else int(name)
-    found: list[int] = (train.targets == label).nonzero()[:, 0].tolist()
+    chosen = train.targets[:, label] == 1 if train.has_attributes else train.targets == label
+    found: list[int] = chosen.nonzero()[:, 0].tolist()
     return found
 
 

@@ -112,7 +112,7 @@ def _not_one(gate: Gate, named: list[Finding], fitting: list[Finding], report: R
         known = {f.name if f.scope == "all" else f"{f.name}@{f.scope}" for f in fitting or named}
     else:
         known = {f.name for f in report if f.of == gate.of and f.scope == "all"}
-    hint = "" if named else " A class or a group is named behind an @, e.g. accuracy@class:3 or accuracy@group:sex=Female."
+    hint = "" if named else " A class, attribute or group is named behind an @, e.g. accuracy@class:3 or accuracy@group:sex=Female."
     return UnknownName(f"measured number ({gate.of})", wanted, known, f"The gate was {gate.text!r}.{hint}")
 
 

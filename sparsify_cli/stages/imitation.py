@@ -95,7 +95,8 @@ def imitated(
         return after, None
     masks, started = {ours[name]: mask for name, mask in after.masks.items()}, time.monotonic()
     augment = recipe.augment > 0 or stands_augmentation(dense, judges, seed=recipe.seed)
-    if not _trained(Imitation(passes=recipe.passes, augment=augment, seed=recipe.seed), module, dense, inputs, masks, recipe, listener):
+    imitation = Imitation(passes=recipe.passes, augment=augment, attributes=judges.has_attributes, seed=recipe.seed)
+    if not _trained(imitation, module, dense, inputs, masks, recipe, listener):
         return after, None
     result = Imitated(loss, cross_entropy(module, judges), time.monotonic() - started)
     return (_with_tensors(after, dict(module.state_dict()), ours), result) if result.kept else (after, result)

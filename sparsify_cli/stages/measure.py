@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +57,23 @@ def measure_all(evidence: Evidence) -> list[Finding]:
     there = frozenset({"dense"} if evidence.dense else ())
     shelf = Shelf("metrics")
     metrics: list[Metric] = [shelf.load(name)() for name in shelf.names()]
-    return [finding for metric in metrics if metric.needs <= there for finding in metric.measure(evidence)]
+    found = [finding for metric in metrics if metric.needs <= there for finding in metric.measure(evidence)]
+    return found + [finding for metric in metrics if metric.needs <= there for finding in by_attribute(metric, evidence)]
+
+
+def by_attribute(metric: Metric, evidence: Evidence) -> list[Finding]:
+    """Findings of a metric about each attribute alone; none for classes."""
+    found = []
+    for position, name in enumerate(evidence.compressed[0].attributes):
+        one = evidence.of_attribute(position)
+        found += [replace(finding, scope=f"attribute:{name}") for finding in metric.measure(one) if finding.scope == "all"]
+    return found
 
 
 def train_marginals(samples: Samples) -> tuple[float, ...]:
-    """Share of each label, in label order; zeros for labels that do not occur."""
+    """Share of each label, in label order, zeros for labels that do not occur; or of the samples that have each attribute."""
+    if samples.has_attributes:
+        return tuple(samples.targets.double().mean(dim=0).tolist())
     counts = torch.bincount(samples.targets, minlength=samples.outputs).double()
     return tuple((counts / max(len(samples), 1)).tolist())
 
@@ -100,7 +113,10 @@ def _forward(module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _require_labels_fit(targets: Tensor, outputs: int) -> None:
-    outside = targets[(targets < 0) | (targets >= outputs)]
+    if targets.ndim == 2 and targets.shape[1] != outputs:
+        what = f"The data has {targets.shape[1]} attributes, the model {outputs} outputs."
+        raise BadData(what, "Every attribute needs one.", "Check that --arch and --data belong together.")
+    outside = targets[(targets < 0) | (targets >= outputs)] if targets.ndim == 1 else targets[:0]
     if len(outside):
         raise BadData(
             f"{len(outside)} of {len(targets)} samples have a label beyond the model's {outputs} outputs, first {int(outside[0])}.",

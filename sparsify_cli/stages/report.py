@@ -263,8 +263,9 @@ def _layers(subject: Subject) -> tuple[Layer, ...]:
 
 def _exemplars(seen: Evidence, samples: Samples) -> tuple[Exemplar, ...]:
     found = exemplar_ids(seen.dense, seen.compressed)[:SHOWN_EXEMPLARS]
-    where = {name: position for position, name in enumerate(samples.ids)}
-    names = samples.classes or tuple(str(label) for label in range(seen.dense[0].logits.shape[1]))
+    where = {name: row // max(1, len(seen.dense[0].attributes)) for row, name in enumerate(seen.dense[0].every_answer().ids)}
+    known = ("no", "yes") if samples.has_attributes else samples.classes
+    names = known or tuple(str(label) for label in range(seen.dense[0].logits.shape[1]))
     return tuple(
         Exemplar(
             id=one.id, image=_image(samples, where[one.id]), true=names[one.true], dense=names[one.dense], compressed=names[one.compressed],
@@ -282,7 +283,8 @@ def _image(samples: Samples, position: int) -> Any:
 
 
 def _reliability(name: str, seen: Predictions) -> Reliability:
-    return Reliability(name, reliability_bins(seen.probabilities.max(dim=1).values, seen.correct))
+    each = seen.every_answer()
+    return Reliability(name, reliability_bins(each.probabilities.max(dim=1).values, each.correct))
 
 
 def _step(subject: Subject) -> LineageStep:

@@ -108,6 +108,11 @@ def check_inputs(module: nn.Module, samples: Samples) -> None:
         raise BadData(
             f"The network's output for inputs of shape {shape} has {what}.", "Logits [n, classes] are needed.", "Choose another --arch."
         )
+    if samples.has_attributes:
+        if output.shape[1] != samples.outputs:
+            what = f"The data has {samples.outputs} attributes, the network {output.shape[1]} outputs."
+            raise BadData(what, "Every attribute needs one.", "Check that --arch and --data belong together.")
+        return
     needed = max(samples.outputs, int(samples.targets.max()) + 1)
     if output.shape[1] < needed:
         raise BadData(

@@ -13,10 +13,11 @@ from the dense network instead of loss, so that no labels are needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ from sparsify_cli.training.lockstep import calls, lockstep, parted
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.training.padding import real_positions
 from sparsify_cli.training.twins import all_inputs
+from sparsify_cli.values.choices import options
 
 STEP, LEAST = Fraction(6, 10), Fraction(2, 100)
 """Densities of the ladder: each 0.6 of the one before, to 2 %."""
@@ -76,7 +78,14 @@ class LayerCosts:
 
 
 def costs_of(
-    module: nn.Module, inputs: Tensor, names: Sequence[str], solver: LayerSolver | None, listener: Listener, *, seed: int = 0
+    module: nn.Module,
+    inputs: Tensor,
+    names: Sequence[str],
+    solver: LayerSolver | None,
+    listener: Listener,
+    *,
+    attributes: bool = False,
+    seed: int = 0,
 ) -> list[LayerCosts]:
     """The costs of layers, in the order of `names`; those that no solver can take are left out.
 
@@ -86,6 +95,7 @@ def costs_of(
         names: weights in the network.
         solver: repairs what stays; None = the smallest weights go, and nothing is repaired.
         listener: hears progress.
+        attributes: the outputs are attributes.
         seed: of which samples judge.
     """
     layers, judges = watchable(module, names), inputs[:JUDGES]
@@ -95,7 +105,8 @@ def costs_of(
     real = [real_positions(module, batch) for batch in batches]
     found: dict[str, LayerCosts] = {}
     with evaluating(module), torch.no_grad(), closing(lockstep(module, batches, layers)) as visits:
-        aim = _log_probabilities(module, judges)
+        aim = _log_probabilities(module, judges, attributes=attributes)
+        harm = partial(_divergence, module, judges, aim, attributes=attributes)
         for visit in visits:
             listener.progress(Progress(f"measuring {visit.name}", len(found) + 1, len(layers)))
             seen, each = visit.inputs, real
@@ -103,14 +114,12 @@ def costs_of(
                 every = [all_inputs(module, visit.layer, batch) for batch in batches]
                 seen, each = [x for of in every for x in of], [mask for mask, of in zip(real, every, strict=True) for _ in of]
             gram = sampled_gram(visit.layer, seen, real=each, seed=seed)
-            found[visit.name] = _costs(module, visit.layer, visit.name, gram, solver, judges, aim)
+            found[visit.name] = _costs(visit.layer, visit.name, gram, solver, harm)
     listener.done()
     return [found[name] for name in names if name in found]
 
 
-def _costs(
-    module: nn.Module, layer: nn.Module, name: str, gram: Tensor, solver: LayerSolver | None, judges: Tensor, aim: Tensor
-) -> LayerCosts:
+def _costs(layer: nn.Module, name: str, gram: Tensor, solver: LayerSolver | None, harm: Callable[[], float]) -> LayerCosts:
     dense = matrix_of(layer).double()
     counts = [count for count in levels(dense.numel(), step=STEP, least=LEAST) if count < dense.numel()]
     ladder = _ladder(layer, dense, gram, solver, counts)
@@ -121,7 +130,7 @@ def _costs(
     measured = {}
     for i in probes:
         weight_of(layer).copy_(oriented(layer, from_matrix(ladder[i], tuple(oriented(layer, saved).shape))))
-        measured[i] = _divergence(module, judges, aim)
+        measured[i] = harm()
     weight_of(layer).copy_(saved)
     between = _along(errors, measured)
     return LayerCosts(name, dense.numel(), tuple(counts), tuple(errors), tuple(between), tuple(counts[i] for i in probes))
@@ -164,9 +173,9 @@ def _between(ratios: Mapping[int, float], places: Sequence[int], i: int) -> floa
     return ratios[low] + way * (ratios[high] - ratios[low])
 
 
-def _divergence(module: nn.Module, judges: Tensor, aim: Tensor) -> float:
+def _divergence(module: nn.Module, judges: Tensor, aim: Tensor, *, attributes: bool) -> float:
     """Mean KL(dense || now) of the predictions, nats, >= 0."""
-    now = _log_probabilities(module, judges)
+    now = _log_probabilities(module, judges, attributes=attributes)
     found = float(functional.kl_div(now, aim, log_target=True, reduction="batchmean"))
     if math.isnan(found):
         raise NonFinite(
@@ -175,10 +184,10 @@ def _divergence(module: nn.Module, judges: Tensor, aim: Tensor) -> float:
     return max(0.0, found)
 
 
-def _log_probabilities(module: nn.Module, judges: Tensor) -> Tensor:
-    """Logarithms of the predicted probabilities, [rows, classes], float64."""
+def _log_probabilities(module: nn.Module, judges: Tensor, *, attributes: bool) -> Tensor:
+    """Logarithms of the predicted probabilities, [rows, options], float64."""
     outputs = torch.cat([_tensor(module(as_taken_by(module, part))).cpu() for part in judges.split(64)])
-    return functional.log_softmax(outputs.double(), dim=-1).flatten(0, -2)
+    return functional.log_softmax(options(outputs.double(), attributes=attributes), dim=-1)
 
 
 def _tensor(output: object) -> Tensor:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from sparsify_cli.stages.measure import predict
+from sparsify_cli.values.choices import choices
 from sparsify_cli.values.report import Finding
 from sparsify_cli.values.samples import Samples
 
@@ -55,8 +56,9 @@ def fit(module: nn.Module, samples: Samples) -> Fit:
     """How a network fits training samples."""
     some = samples.take(range(min(LOOKED_AT, len(samples))))
     logits = predict(module, some).logits.double()
-    entropy = torch.special.entr(logits.softmax(1)).sum(1).mean()
-    return Fit(float(functional.cross_entropy(logits, some.targets.cpu())), float(entropy), len(some))
+    rows, right = choices(logits, some.targets.cpu())
+    entropy = torch.special.entr(rows.softmax(1)).sum(1).mean()
+    return Fit(float(functional.cross_entropy(rows, right)), float(entropy), len(some))
 
 
 def verdict(sparse: Fit, dense: Fit) -> str:

@@ -35,6 +35,7 @@ from sparsify_cli.stages.tables import listing, said
 from sparsify_cli.stages.write import Product, data_identity, output_folder, write_product
 from sparsify_cli.training.forgetting import draw
 from sparsify_cli.values.artifact import CERTIFICATE, MEMO, claimed
+from sparsify_cli.values.choices import kinds
 from sparsify_cli.values.mask_file import write_tensors
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Better, Finding, Report
@@ -241,8 +242,8 @@ def _ruined(recipe: UnlearnRecipe, report: Report) -> Anomalous | None:
 
 def _splits(request: Request, test: Samples) -> dict[str, Samples]:
     """Splits by name, without those that hold nothing."""
-    gone = set(request.forget.targets.tolist()) - set(request.retain.targets.tolist())
-    others = [i for i, label in enumerate(test.targets.tolist()) if label not in gone]
+    gone = set(kinds(request.forget.targets).tolist()) - set(kinds(request.retain.targets).tolist())
+    others = [i for i, label in enumerate(kinds(test.targets).tolist()) if label not in gone]
     splits = {"forget": request.forget, "retain": draw(request.retain, SHOWN, 0), "test": test, "test_others": test.take(others)}
     return {name: samples for name, samples in splits.items() if len(samples) and (name != "test_others" or gone)}
 
@@ -267,8 +268,8 @@ def _notes(done: list[Erased], report: Report) -> Iterator[str]:
     old, new = report.get("accuracy_test_before"), report.get("accuracy_test_after")
     if old is not None and new is not None and (old.value or 0) > (new.value or 0):
         yield f"over the test samples of all classes, forgotten ones included, accuracy fell: {said(old)} -> {said(new)}."
-    left = sorted(set(done[-1].request.retain.targets.tolist()))
-    if len(left) < 2:
+    left = sorted(set(kinds(done[-1].request.retain.targets).tolist()))
+    if len(left) < 2 and not done[-1].request.retain.has_attributes:
         names = done[-1].request.retain.classes
         only = names[left[0]] if names else left[0]
         yield f"only the class {only} is left: a network that always answers it makes no mistake; its accuracy says nothing."

@@ -236,7 +236,7 @@ def _from_items(dataset: Any, split: Split, name: str) -> Samples:
     return samples_from(torch.stack([x for x, _ in items]), [y for _, y in items], split=split, where=name, classes=named)
 
 
-def _item(dataset: Any, position: int, where: str) -> tuple[torch.Tensor, int]:
+def _item(dataset: Any, position: int, where: str) -> tuple[torch.Tensor, int | list[int]]:
     try:
         item = dataset[position]
     except Exception as error:
@@ -247,14 +247,16 @@ def _item(dataset: Any, position: int, where: str) -> tuple[torch.Tensor, int]:
     return torch.as_tensor(item[0]), _label(item[1], where)
 
 
-def _label(value: Any, where: str) -> int:
+def _label(value: Any, where: str) -> int | list[int]:
     try:
         label = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         label = torch.tensor(torch.nan)
     if label.numel() == 1 and not label.is_floating_point():
         return int(label)
-    raise BadData(f"{where} has the label {value!r}.", "A label is one class number.")
+    if label.ndim == 1 and not label.is_floating_point() and label.numel():
+        return [int(one) for one in label]
+    raise BadData(f"{where} has the label {value!r}.", "A label is one class number, or 0 and 1 for each attribute.")
 
 
 def _type(value: object) -> str:

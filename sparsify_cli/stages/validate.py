@@ -80,7 +80,8 @@ def _tables(report: Report) -> tuple[Table, ...]:
     whole = [f for f in report if f.scope == "all"]
     classes = [f for f in report if f.scope.startswith("class:") and f.name == "accuracy"]
     groups = [f for f in report if f.scope.startswith("group:") and f.name == "accuracy"]
-    titled = (("measured", whole), ("accuracy by class", classes), ("accuracy by group", groups))
+    attributes = [f for f in report if f.scope.startswith("attribute:") and f.name == "accuracy"]
+    titled = (("measured", whole), ("accuracy by class", classes), ("accuracy by attribute", attributes), ("accuracy by group", groups))
     return tuple(listing(title, [replace(f, note="" if f.value is not None else f.note) for f in rows]) for title, rows in titled if rows)
 
 

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sparsify_cli.errors import BadData
 from sparsify_cli.training.batches import as_taken_by, handy_batch
 from sparsify_cli.training.modes import evaluating
+from sparsify_cli.values.choices import choices
 from sparsify_cli.values.samples import Samples
 
 
@@ -117,10 +118,10 @@ def _measuring(module: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def cross_entropy(module: nn.Module, samples: Samples) -> float:
-    """Mean cross-entropy in eval mode, nats."""
+    """Mean cross-entropy in eval mode, nats; with attributes that of an attribute."""
     with evaluating(module):
         logits = torch.cat([module(as_taken_by(module, part)).cpu() for part in samples.inputs.split(handy_batch(module))])
-    return float(functional.cross_entropy(logits.double(), samples.targets))
+    return float(functional.cross_entropy(*choices(logits.double(), samples.targets)))
 
 
 def _parts(inputs: Tensor, size: int) -> Iterator[Tensor]:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.training.batches import as_taken_by, epoch_order
 from sparsify_cli.training.modes import evaluating
+from sparsify_cli.values.choices import choices, options
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.samples import Samples
 
@@ -42,10 +43,11 @@ def gradient_pairs(
                 taught = teacher(as_taken_by(teacher, part.inputs))
             logits = student(as_taken_by(student, part.inputs))
             _require_alike(taught, logits)
-            hard = functional.cross_entropy(logits, part.targets.to(logits.device))
+            hard = functional.cross_entropy(*choices(logits, part.targets.to(logits.device)))
+            ours, theirs = (options(one / temperature, attributes=part.has_attributes) for one in (logits, taught.to(logits)))
             soft = functional.kl_div(
-                functional.log_softmax(logits / temperature, 1),
-                functional.log_softmax(taught.to(logits) / temperature, 1),
+                functional.log_softmax(ours, 1),
+                functional.log_softmax(theirs, 1),
                 reduction="batchmean",
                 log_target=True,
             )

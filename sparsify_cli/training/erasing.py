@@ -22,6 +22,7 @@ from sparsify_cli.errors import Anomalous, BadRequest
 from sparsify_cli.training import guard
 from sparsify_cli.training.batches import as_taken_by, derived_seed, epoch_order
 from sparsify_cli.training.batchnorm import quiet
+from sparsify_cli.values.choices import choices
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding
 from sparsify_cli.values.run import Run
@@ -214,7 +215,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 def cross_entropy_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """The cost of plain training: mean cross-entropy, nats."""
-    return cross_entropy(model(inputs), targets)
+    return cross_entropy(*choices(model(inputs), targets))
 
 
 def require(holds: bool, what: str, why: str) -> None:

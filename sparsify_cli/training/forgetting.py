@@ -32,6 +32,7 @@ from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.maths.per_sample_gradients import Coordinates
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.choices import alike, choices, kinds, of_samples
 from sparsify_cli.values.samples import Samples
 
 LEAST, MOST, WORK = 200, 2000, 10**10
@@ -141,19 +142,21 @@ class Judge:
         most = most or probe_size(quiet, request.forget)
         parameters = {name: p.detach() for name, p in quiet.named_parameters()}
         forget = draw(request.forget, most, seed)
-        gone = ~torch.isin(forget.targets, request.retain.targets)
-        stays = (~torch.isin(request.validation.targets, forget.targets[gone])).nonzero().reshape(-1)
+        known, valid = kinds(forget.targets), kinds(request.validation.targets)
+        gone = ~torch.isin(known, kinds(request.retain.targets))
+        stays = (~torch.isin(valid, known[gone])).nonzero().reshape(-1)
         validation = draw(request.validation.take(stays), most, seed)
         retain = draw(request.retain, most, seed)
         return cls(quiet, parameters, coordinates, forget, retain, validation, gone, forgotten)._started(tolerance)
 
     def _started(self, tolerance: float) -> Judge:
-        known = self.forget.targets[~self.gone]
+        forgotten, retained, unknown = alike(self.forget.targets, self.retain.targets, self.validation.targets)
+        known = forgotten[~self.gone]
         here = Reading(self, self.parameters)
         seen, _ = self.outcome(self.parameters, self.retain)
         losses, (unseen, right) = here._forget[0], here._validation
-        before, level = _mean(losses[~self.gone]), float(seen @ mixture(self.retain.targets, known))
-        gap = float(unseen @ mixture(self.validation.targets, known)) - level
+        before, level = _mean(losses[~self.gone]), float(seen @ mixture(retained, known))
+        gap = float(unseen @ mixture(unknown, known)) - level
         target = before + gap * (min(1.0, before / level) if level else 1.0)
         return replace(self, target=target, floor=_mean(right) - tolerance, start=(here._forget, here._validation))
 
@@ -190,7 +193,7 @@ def probe_size(model: nn.Module, samples: Samples) -> int:
 
 @torch.no_grad()
 def outcomes(model: nn.Module, samples: Samples, parameters: Mapping[str, Tensor] | None = None) -> Outcome:
-    """Loss (nats) and correctness (1 or 0) of each sample, float64; a non-finite loss counts as enormous.
+    """Loss (nats) and correctness (1 or 0; the share of right attributes) of each sample, float64; a non-finite loss counts as enormous.
 
     Args:
         model: in the mode it is to run in.
@@ -201,8 +204,10 @@ def outcomes(model: nn.Module, samples: Samples, parameters: Mapping[str, Tensor
         return torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
     parts = torch.split(samples.inputs, BATCH)
     logits = torch.cat([functional_call(model, dict(parameters or {}), (as_taken_by(model, x),)).cpu() for x in parts]).double()
-    losses = cross_entropy(logits, samples.targets, reduction="none").nan_to_num(1e30, posinf=1e30)
-    return losses, (logits.argmax(dim=1) == samples.targets).double()
+    rows, right = choices(logits, samples.targets)
+    losses = cross_entropy(rows, right, reduction="none").nan_to_num(1e30, posinf=1e30)
+    correct, each = (rows.argmax(dim=1) == right).double(), len(right) / len(samples)
+    return of_samples(losses, samples.targets), of_samples(correct, samples.targets) / each
 
 
 def right_answers(model: nn.Module, samples: Samples) -> Float[Tensor, " n"]:

@@ -25,6 +25,7 @@ from sparsify_cli.errors import Anomalous
 from sparsify_cli.training.augmented import flipped_and_shifted
 from sparsify_cli.training.batches import as_taken_by, epoch_order
 from sparsify_cli.training.modes import evaluating
+from sparsify_cli.values.choices import options
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Imitation:
         temperature: T.
         blocks: weight of the blocks' part of the loss.
         augment: images are flipped and shifted anew in every pass.
+        attributes: outputs are attributes.
         seed: of order and augmentation.
     """
 
@@ -47,6 +49,7 @@ class Imitation:
     temperature: float = 2.0
     blocks: float = 1.0
     augment: bool = False
+    attributes: bool = False
     seed: int = 0
 
     def run(
@@ -97,7 +100,7 @@ class Imitation:
             aim = dense(as_taken_by(dense, batch))
         out = module(as_taken_by(module, batch))
         t = self.temperature
-        logs = [functional.log_softmax(_tensor(one).float() / t, dim=-1).flatten(0, -2) for one in (out, aim)]
+        logs = [functional.log_softmax(options(_tensor(one).float() / t, attributes=self.attributes), dim=-1) for one in (out, aim)]
         imitation = t * t * functional.kl_div(logs[0], logs[1], log_target=True, reduction="batchmean")
         return imitation + self.blocks * seen.distance()
 

@@ -23,6 +23,7 @@ from sparsify_cli.errors import MissingContext
 from sparsify_cli.maths.per_sample_gradients import Coordinates
 from sparsify_cli.training.erasing import Erasing, Student
 from sparsify_cli.training.forgetting import Judge
+from sparsify_cli.values.choices import choices
 from sparsify_cli.values.report import Finding
 
 STEPS = "Steps up the loss of the samples to forget."
@@ -79,7 +80,7 @@ class GradientAscent(Erasing):
 
 def climb(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Minus the mean cross-entropy: going down on it is going up."""
-    return -cross_entropy(model(inputs), targets)
+    return -cross_entropy(*choices(model(inputs), targets))
 
 
 def _told(steps: int, note: str) -> tuple[Finding, ...]:

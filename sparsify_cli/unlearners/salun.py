@@ -28,6 +28,7 @@ from sparsify_cli.training.batches import derived_seed
 from sparsify_cli.training.batchnorm import has_batchnorm, recalibrate
 from sparsify_cli.training.erasing import Erasing, Student, require
 from sparsify_cli.training.forgetting import draw
+from sparsify_cli.values.choices import choices, of_samples
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding
 from sparsify_cli.values.samples import Samples
@@ -75,9 +76,9 @@ class Salun(Erasing):
 
     def _cost(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Labels of samples to forget are marked by being negative: -1 - label."""
-        forget = targets < 0
-        labels = torch.where(forget, -1 - targets, targets)
-        losses = cross_entropy(model(inputs), labels, reduction="none")
+        labels = torch.where(targets < 0, -1 - targets, targets)
+        losses = of_samples(cross_entropy(*choices(model(inputs), labels), reduction="none"), labels) * len(labels) / labels.numel()
+        forget = targets.reshape(len(targets), -1)[:, 0] < 0
         return (losses * torch.where(forget, 1.0, self.weight)).mean()
 
 
@@ -90,8 +91,8 @@ def salient_weights(model: nn.Module, request: Request, share: float) -> MaskSet
     return MaskSet({name: moved != 0 for name, moved in coordinates.moved(zeros, chosen.float()).items()})
 
 
-def wrong_labels(samples: Samples, classes: Int[Tensor, " classes"], seed: int) -> Int[Tensor, " n"]:
-    """For each sample one of the classes that is not its own, all as likely.
+def wrong_labels(samples: Samples, classes: Int[Tensor, " classes"], seed: int) -> Int[Tensor, "n *a"]:
+    """For each sample one of the classes that is not its own, all as likely; of attributes the opposite of each.
 
     Args:
         samples: with their true labels.
@@ -101,6 +102,8 @@ def wrong_labels(samples: Samples, classes: Int[Tensor, " classes"], seed: int) 
     Raises:
         BadRequest: a sample has no other class to go to.
     """
+    if samples.has_attributes:
+        return 1 - samples.targets
     own = samples.targets.unsqueeze(1) == classes
     if bool(own.all(dim=1).any()):
         raise BadRequest("There is one class only.", "A wrong label needs another.", "Choose another method.")

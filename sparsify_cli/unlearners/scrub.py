@@ -27,6 +27,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.training.erasing import Cost, Erasing, Student, copied, require
 from sparsify_cli.training.forgetting import mixture, right_answers
+from sparsify_cli.values.choices import alike, choices, kinds, options
 from sparsify_cli.values.report import Finding
 
 REWOUND = "Epoch whose weights were taken, 1 = the first."
@@ -75,26 +76,27 @@ class Scrub(Erasing):
         return (Finding(name="epoch_taken", value=chosen + 1, definition=REWOUND),)
 
     def _apart(self, teacher: nn.Module) -> Cost:
-        return lambda model, inputs, _: -self._divergence(model(inputs), teacher, inputs)
+        return lambda model, inputs, targets: -self._divergence(model(inputs), teacher, inputs, attributes=targets.ndim == 2)
 
     def _together(self, teacher: nn.Module) -> Cost:
         def cost(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
             logits = model(inputs)
-            return self.alpha * self._divergence(logits, teacher, inputs) + self.gamma * cross_entropy(logits, targets)
+            apart = self._divergence(logits, teacher, inputs, attributes=targets.ndim == 2)
+            return self.alpha * apart + self.gamma * cross_entropy(*choices(logits, targets))
 
         return cost
 
-    def _divergence(self, logits: Tensor, teacher: nn.Module, inputs: Tensor) -> Tensor:
+    def _divergence(self, logits: Tensor, teacher: nn.Module, inputs: Tensor, *, attributes: bool) -> Tensor:
         t = self.temperature
         with torch.no_grad():
-            wanted = softmax(teacher(inputs) / t, dim=1)
-        return t**2 * kl_div(log_softmax(logits / t, dim=1), wanted, reduction="batchmean")
+            wanted = softmax(options(teacher(inputs), attributes=attributes) / t, dim=1)
+        return t**2 * kl_div(log_softmax(options(logits, attributes=attributes) / t, dim=1), wanted, reduction="batchmean")
 
     def _chosen(self, student: Student, request: Request, errors: Sequence[float]) -> int:
         """Position of the epoch that is taken."""
-        if not self.rewind or not bool(torch.isin(request.forget.targets, request.retain.targets).any()):
+        if not self.rewind or not bool(torch.isin(kinds(request.forget.targets), kinds(request.retain.targets)).any()):
             return self.epochs - 1
-        weights = mixture(request.validation.targets, request.forget.targets)
+        weights = mixture(*alike(request.validation.targets, request.forget.targets))
         unseen = float((1 - right_answers(student.model, request.validation)) @ weights)
         return min(range(self.epochs), key=lambda epoch: abs(errors[epoch] - unseen))
 

@@ -32,12 +32,12 @@ def samples_from(
 
     Args:
         inputs: array or tensor [n, ...].
-        targets: integer labels [n] or [n, 1].
+        targets: integer labels [n] or [n, 1], or 0 and 1 for each of several attributes, [n, a].
         split: for default ids, `train-000017`.
         where: what to call the data in an error.
         ids: n unique names; default the split and the row.
         groups: column -> n values.
-        classes: names by label; default the numbers up to the largest label.
+        classes: names by label, or of the attributes; default their numbers.
 
     Raises:
         BadData: an array has the wrong type, shape or range.
@@ -81,24 +81,34 @@ def input_tensor(values: Any, *, where: str) -> Tensor:
     return tensor.to(torch.float32)
 
 
-def label_tensor(values: Any, *, where: str) -> Int[Tensor, " n"]:
-    """Labels as int64 [n].
+def label_tensor(values: Any, *, where: str) -> Int[Tensor, "n *a"]:
+    """Labels as int64 [n], or [n, a] for a attributes that a sample has (1) or has not (0).
 
     Raises:
-        BadData: they are not integers, not one a sample, or negative.
+        BadData: they are not integers, neither one a sample nor 0 and 1 for each attribute, negative, or one-hot.
     """
     tensor = _tensor(values, where)
     if tensor.ndim == 2 and tensor.shape[1] == 1:
         tensor = tensor[:, 0]
-    if tensor.ndim != 1:
-        raise BadData(
-            f"{where}: labels have shape {list(tensor.shape)}.", "One class number a sample is needed.", "Give argmax of one-hot rows."
-        )
+    if tensor.ndim not in (1, 2):
+        raise BadData(f"{where}: labels have shape {list(tensor.shape)}.", "A sample has one class number, or a row of attributes.")
     if tensor.is_floating_point() or tensor.is_complex():
         raise BadData(f"{where}: labels are {tensor.dtype}.", "A label is a class number.", "Convert them to integers.")
+    if tensor.ndim == 2:
+        _require_attributes(tensor, where)
     if len(tensor) and int(tensor.min()) < 0:
         raise BadData(f"{where}: the smallest label is {int(tensor.min())}.", "Classes are numbered from 0.")
     return tensor.to(torch.int64)
+
+
+def _require_attributes(tensor: Tensor, where: str) -> None:
+    """Refuse rows that are no attributes: other numbers than 0 and 1, or one-hot classes."""
+    if bool(((tensor != 0) & (tensor != 1)).any()):
+        what, why = f"{where}: labels have shape {list(tensor.shape)}.", "Several numbers a sample are attributes, each 0 or 1."
+        raise BadData(what, why, "Give one class number a sample, or 0 and 1.")
+    if bool((tensor.sum(dim=1) == 1).all()):
+        why = "Every row has exactly one 1, so these are classes and not attributes."
+        raise BadData(f"{where}: labels have shape {list(tensor.shape)}.", why, "Give argmax of one-hot rows.")
 
 
 def _tensor(values: Any, where: str) -> Tensor:
@@ -122,6 +132,10 @@ def _require_finite(tensor: Tensor, where: str) -> None:
 
 
 def _require_named_labels(samples: Samples, where: str) -> None:
+    if samples.has_attributes:
+        if samples.classes and len(samples.classes) != samples.outputs:
+            raise BadData(f"{where}: there are {samples.outputs} attributes and {len(samples.classes)} names.", "Each needs one.")
+        return
     largest = int(samples.targets.max())
     if samples.classes and largest >= len(samples.classes):
         raise BadData(f"{where}: the label {largest} has no name.", f"{len(samples.classes)} classes are named, numbered from 0.")

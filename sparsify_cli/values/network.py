@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.choices import choices
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,7 @@ class Network:
         module: in eval mode; its other parameters are frozen.
         names: name of each prunable tensor -> name of the parameter in the module.
         inputs: [n, ...] calibration samples.
-        targets: [n] class labels.
+        targets: [n] class labels, or [n, attributes].
         sparsity: the fraction of zeros that is meant, in [0, 1]; 0 when none is.
         seed: of everything random.
         batch: samples of one pass.
@@ -59,4 +60,4 @@ class Network:
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of a batch, nats, differentiable."""
-        return functional.cross_entropy(self.module(inputs), targets)
+        return functional.cross_entropy(*choices(self.module(inputs), targets))

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from sparsify_cli.errors import Anomalous
+from sparsify_cli.values.choices import choices, options
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,14 +19,14 @@ class Predictions:
 
     Args:
         logits: float32, one row a sample.
-        targets: true labels.
+        targets: true labels, or 0 and 1 for every attribute.
         ids: names of the samples, in row order.
         groups: column -> one value a sample.
-        classes: names of the classes, by label.
+        classes: names of the classes, by label, or of the attributes.
     """
 
     logits: Float[Tensor, "n outputs"]
-    targets: Int[Tensor, " n"]
+    targets: Int[Tensor, "n *a"]
     ids: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
@@ -41,16 +42,48 @@ class Predictions:
         return len(self.ids)
 
     @property
+    def has_attributes(self) -> bool:
+        """True where the outputs are yes-or-no attributes instead of classes."""
+        return self.targets.ndim == 2
+
+    @property
     def probabilities(self) -> Float[Tensor, "n outputs"]:
-        """Softmax of the logits, float64."""
-        return torch.softmax(self.logits.double(), dim=1)
+        """Softmax of the logits, or of attributes the probability of each, float64."""
+        return self.logits.double().sigmoid() if self.has_attributes else torch.softmax(self.logits.double(), dim=1)
 
     @property
-    def labels(self) -> Int[Tensor, " n"]:
-        """Predicted labels (argmax; the lowest label wins a tie)."""
-        return self.logits.argmax(dim=1)
+    def chances(self) -> Float[Tensor, "n outputs"]:
+        """Probabilities of every option: as `probabilities`, or yes and no of each attribute, all divided so that rows sum to 1."""
+        if not self.has_attributes:
+            return self.probabilities
+        yes, share = self.probabilities, self.logits.shape[1]
+        return torch.cat([yes, 1 - yes], dim=1) / share
 
     @property
-    def correct(self) -> Bool[Tensor, " n"]:
-        """Where the predicted label is the true one."""
-        return self.labels == self.targets
+    def labels(self) -> Int[Tensor, "n *a"]:
+        """Predicted labels (argmax; the lowest label wins a tie), or 1 for every attribute that is likelier than not."""
+        return (self.logits > 0).long() if self.has_attributes else self.logits.argmax(dim=1)
+
+    @property
+    def correct(self) -> Shaped[Tensor, " n"]:
+        """Where the predicted label is the true one; of attributes the share that is right."""
+        right = self.labels == self.targets
+        return right.double().mean(dim=1) if self.has_attributes else right
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the attributes, by output; none for classes."""
+        named = self.classes or tuple(map(str, range(self.logits.shape[1])))
+        return named if self.has_attributes else ()
+
+    def of_attribute(self, position: int) -> Predictions:
+        """The same about one attribute, as a choice between two classes, no and yes."""
+        logits = options(self.logits[:, position : position + 1], attributes=True)
+        return Predictions(logits, self.targets[:, position], self.ids, self.groups, ("no", "yes"))
+
+    def every_answer(self) -> Predictions:
+        """The same with a row for every attribute of every sample; itself for classes."""
+        if not self.has_attributes:
+            return self
+        names = tuple(f"{name}: {attribute}" for name in self.ids for attribute in self.attributes)
+        return Predictions(*choices(self.logits, self.targets), names, classes=("no", "yes"))

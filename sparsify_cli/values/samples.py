@@ -18,10 +18,10 @@ class Samples:
 
     Args:
         inputs: [n, ...], float32, already scaled as the network expects them.
-        targets: [n] int64 class labels.
+        targets: [n] int64 class labels; or [n, a] of 0 and 1, whether it has each of a attributes.
         ids: n unique names, one for each sample; they survive shuffling and go to every report.
         groups: column -> n values, e.g. {"slant": ("left", "right", ...)}.
-        classes: names of the classes, by label.
+        classes: names of the classes, by label, or of the attributes.
     """
 
     inputs: Tensor
@@ -45,8 +45,15 @@ class Samples:
         return len(self.inputs)
 
     @property
+    def has_attributes(self) -> bool:
+        """True where a sample has several yes-or-no attributes instead of one label."""
+        return self.targets.ndim == 2
+
+    @property
     def outputs(self) -> int:
-        """How many classes: named ones, or the largest label plus one."""
+        """How many outputs a network needs: one for every class (named ones, or the largest label plus one), or every attribute."""
+        if self.has_attributes:
+            return self.targets.shape[1]
         return len(self.classes) or (int(self.targets.max()) + 1 if len(self) else 0)
 
     def take(self, positions: Tensor | Sequence[int]) -> Samples:
