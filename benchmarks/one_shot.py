@@ -62,6 +62,14 @@ METHODS = {
 """Name -> flags. The first ones follow their papers: equal or ranked shares, each layer's own outputs imitated. Ours share weights out by
 measured divergence, imitate the dense network's outputs, and correct biases."""
 
+SAME = {
+    "magnitude, global": "magnitude, uniform",
+    "magnitude, erk": "magnitude, uniform",
+    "lamp": "magnitude, uniform",
+    "wanda, owl": "wanda",
+}
+"""With N:M every group keeps as many as it may, so methods that differ in how layers share are one: it is measured once."""
+
 LEVELS = "0.5,0.6,0.7,0.8,0.9,2:4,4:8,1:4"
 BLIND = {"magnitude, uniform", "magnitude, global", "magnitude, erk", "lamp", "synflow"}
 """They look at no samples and draw no numbers."""
@@ -111,9 +119,14 @@ def tables(kept: list[Cell]) -> str:
         levels = [level for level in LEVELS.split(",") if any(c["level"] == level for c in of)]
         parts.append(f"{model}: dense {dense:.2f} %; accuracy; of several draws their mean, the largest distance from it, (draws)")
         parts.append(" " * 20 + "".join(f"{level:>18}" for level in levels) + f"{'cpu s':>8}{'peak MB':>9}")
-        parts += [_row(method, [c for c in of if c["method"] == method], levels) for method in METHODS]
+        parts += [_row(method, [c for c in of if c["method"] == measured_as(method, c["level"])], levels) for method in METHODS]
         parts.append("")
     return "\n".join(part for part in parts if part is not None)
+
+
+def measured_as(method: str, level: str) -> str:
+    """The method whose cell it is."""
+    return SAME.get(method, method) if ":" in level else method
 
 
 def _row(method: str, of: list[Cell], levels: list[str]) -> str | None:
@@ -172,7 +185,7 @@ def measure(args: argparse.Namespace) -> None:
         for seed in range(args.draws)
         for level in args.levels.split(",")
         for method in args.methods.split(";")
-        if not (seed and method.strip() in BLIND)
+        if not (seed and method.strip() in BLIND) and not (":" in level and method.strip() in SAME)
     ]
     for cell in measured(args, [one for one in asked if (args.name or args.model.name, *one) not in there]):
         with KEPT.open("a") as file:
