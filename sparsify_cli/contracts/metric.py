@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from jaxtyping import Int
+from torch import Tensor
 
 from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What is true of a training set: what a model could have learned to exaggerate.
+
+    Args:
+        targets: labels [n], or attributes [n, a].
+        groups: column -> one value a sample.
+    """
+
+    targets: Int[Tensor, "n *a"]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,17 +34,20 @@ class Evidence:
         compressed: populations (one or more seeds) of the model under test; at least one.
         dense: populations of its dense ancestor, over the same samples in the same order; may be empty.
         train_marginals: label -> share of the training set, or attribute -> share that has it; empty when unknown.
+        train: what is true of the training set; None when unknown.
     """
 
     compressed: tuple[Predictions, ...]
     dense: tuple[Predictions, ...] = ()
     train_marginals: tuple[float, ...] = ()
+    train: Truth | None = None
 
     def of_attribute(self, position: int) -> Evidence:
         """The same about one attribute, as a choice between no and yes."""
         compressed, dense = (tuple(one.of_attribute(position) for one in side) for side in (self.compressed, self.dense))
         share = self.train_marginals[position : position + 1]
-        return Evidence(compressed, dense, (1 - share[0], share[0]) if share else ())
+        train = None if self.train is None else replace(self.train, targets=self.train.targets[:, position])
+        return Evidence(compressed, dense, (1 - share[0], share[0]) if share else (), train)
 
 
 class Metric(ABC):
@@ -37,7 +57,7 @@ class Metric(ABC):
     """
 
     needs: frozenset[str] = frozenset()
-    """Evidence beyond `compressed` it cannot do without: empty, or {"dense"}."""
+    """Evidence beyond `compressed` it cannot do without: "dense", "train", "attributes" (predictions of attributes, seen whole)."""
 
     @abstractmethod
     def measure(self, evidence: Evidence) -> list[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparsify_cli.contracts.dataset import Split
-from sparsify_cli.contracts.metric import Evidence
+from sparsify_cli.contracts.metric import Evidence, Truth
 from sparsify_cli.stages.measure import measure_all, predict, train_marginals
 from sparsify_cli.stages.sizes import speed_findings
 from sparsify_cli.stages.subject import Subject
@@ -14,7 +14,8 @@ def evidence(after: Subject, before: Subject | None, *, split: Split = "test") -
     """Predictions of a network, and of the one it is compared with, over one split."""
     samples = after.samples(split)
     dense = (predict(before.module(), samples),) if before is not None else ()
-    return Evidence((predict(after.module(), samples),), dense, train_marginals(after.samples("train")))
+    train = after.samples("train")
+    return Evidence((predict(after.module(), samples),), dense, train_marginals(train), Truth(train.targets, train.groups))
 
 
 def compared(before: Subject, after: Subject, *, split: Split = "test") -> list[Finding]:

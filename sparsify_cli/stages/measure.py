@@ -54,17 +54,23 @@ def measure_all(evidence: Evidence) -> list[Finding]:
         BadData: populations over different samples or with different outputs.
     """
     _require_comparable(evidence)
-    there = frozenset({"dense"} if evidence.dense else ())
     shelf = Shelf("metrics")
     metrics: list[Metric] = [shelf.load(name)() for name in shelf.names()]
-    found = [finding for metric in metrics if metric.needs <= there for finding in metric.measure(evidence)]
-    return found + [finding for metric in metrics if metric.needs <= there for finding in by_attribute(metric, evidence)]
+    met = [metric for metric in metrics if metric.needs <= there(evidence)]
+    whole = [finding for metric in met for finding in metric.measure(evidence)]
+    return whole + [finding for metric in met for finding in by_attribute(metric, evidence)]
+
+
+def there(evidence: Evidence) -> frozenset[str]:
+    """Which needs of metrics the evidence meets."""
+    known = {"dense": evidence.dense, "train": evidence.train is not None, "attributes": evidence.compressed[0].has_attributes}
+    return frozenset(name for name, is_there in known.items() if is_there)
 
 
 def by_attribute(metric: Metric, evidence: Evidence) -> list[Finding]:
     """Findings of a metric about each attribute alone; none for classes."""
     found = []
-    for position, name in enumerate(evidence.compressed[0].attributes):
+    for position, name in enumerate(evidence.compressed[0].attributes if "attributes" not in metric.needs else ()):
         one = evidence.of_attribute(position)
         found += [replace(finding, scope=f"attribute:{name}") for finding in metric.measure(one) if finding.scope == "all"]
     return found

@@ -60,4 +60,7 @@ class Network:
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of a batch, nats, differentiable."""
-        return functional.cross_entropy(*choices(self.module(inputs), targets))
+        out = self.module(inputs)
+        if not isinstance(out, Tensor):
+            raise TypeError(f"what it puts out must be Tensor, not {type(out).__name__}")
+        return functional.cross_entropy(*choices(out, targets))
