@@ -80,8 +80,13 @@ class EmbedRecipe(ModelFields, DataFields, SparsityFields, TrainFields, OutputFi
     verb: ClassVar[str] = "embed"
     levels: Annotated[Levels, Option("Sparsities to embed, e.g. 0.95,0.8,0.5; trained sparsest first.")] = ()
     epochs: Annotated[
-        int, Field(ge=0), Option("Passes over the training data for each level; 0 = by --criterion in one shot, untrained.")
+        int, Field(ge=0), Option("Passes over the training data for each level; 0 = in one shot, untrained, by --criterion or --solver.")
     ] = 10
+    solver: Annotated[
+        Strategy | None,
+        Option("With --epochs 0: repair each level around the weights of sparser ones; auto or one that works on layers.", shelf="solvers"),
+    ] = None
+    samples: Annotated[int, Field(ge=1), Option("Training samples that --solver looks at.")] = 1024
     regime: Annotated[Strategy, Option("How each level's masks evolve.", shelf="regimes")] = Choice("gmp")
     state: Annotated[
         Literal["private", "shared-affine", "shared"],

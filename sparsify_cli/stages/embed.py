@@ -40,6 +40,7 @@ from sparsify_cli.stages.measure import BUFFERS, predict
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import plan, tied_names, untied
 from sparsify_cli.stages.sizes import size_findings, speed_findings
+from sparsify_cli.stages.solved_level import repaired, require_solvable
 from sparsify_cli.stages.sparsifier import Sparsifier, pattern_notes, sparsifier
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
@@ -167,6 +168,8 @@ def _check_request(recipe: EmbedRecipe) -> None:
         raise BadRequest("`embed` keeps no averaged weights.", "Levels share weights.", "Leave --average out.")
     if recipe.mirror:
         raise BadRequest("`embed` keeps no log that could be mirrored.", "", "Leave --mirror out.")
+    if recipe.solver is not None:
+        require_solvable(recipe)
     if recipe.epochs and not strategy("regimes", recipe.regime).prunes and any(recipe.levels):
         name = recipe.regime.name
         raise BadRequest(f"The regime {name} prunes nothing, so no sparse level would come of it.", "", "Use --regime gmp.")
@@ -177,7 +180,7 @@ def _trained_levels(work: Embedding, machine: Engine, listener: Listener, place:
     levels = _done(state)
     if not work.recipe.epochs:
         for sparsity in work.recipe.levels[len(levels) :]:
-            levels.append(_one_shot(work, levels, sparsity))
+            levels.append(_one_shot(work, levels, sparsity, listener))
         return levels
     for sparsity in work.recipe.levels[len(levels) :]:
 
@@ -192,13 +195,24 @@ def _trained_levels(work: Embedding, machine: Engine, listener: Listener, place:
     return levels
 
 
-def _one_shot(work: Embedding, levels: list[Level], sparsity: Fraction) -> Level:
-    """A level of the given network's own weights, with running statistics of its own; the dense one is the given network."""
+def _one_shot(work: Embedding, levels: list[Level], sparsity: Fraction, listener: Listener) -> Level:
+    """A level without training, with running statistics of its own: the given network's own weights, or a solver's beside the frozen ones.
+
+    The dense level is the given network around the frozen weights, with statistics measured where a solver changed those.
+    """
     start, frozen = _start(work, levels), levels[-1].masks if levels else MaskSet()
     if sparsity == 0:
-        return Level(sparsity, MaskSet({name: torch.ones_like(start[name], dtype=torch.bool) for name in work.names}), start)
+        whole = Level(sparsity, MaskSet({name: torch.ones_like(start[name], dtype=torch.bool) for name in work.names}), start)
+        return _repaired(work, whole, frozen, listener) if work.recipe.solver and levels else whole
     masks = work.chooser.above(frozen).once(start, sparsity, pruned=work.subject.masks)
-    return _measured(work, Level(sparsity, masks, masks.apply(start)))
+    level = Level(sparsity, masks, masks.apply(start))
+    return _repaired(work, level, frozen, listener) if work.recipe.solver else _measured(work, level)
+
+
+def _repaired(work: Embedding, level: Level, frozen: MaskSet, listener: Listener) -> Level:
+    """A level whose free weights a solver chose and set, as many in each layer."""
+    tensors, masks = repaired(work.recipe, work.subject, level.tensors, level.masks, frozen, listener)
+    return Level(level.sparsity, masks, tensors)
 
 
 def _training(work: Embedding, levels: list[Level], sparsity: Fraction) -> Training:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -27,15 +27,18 @@ from torch import Tensor, nn
 from sparsify_cli.contracts.listener import Listener, Progress
 from sparsify_cli.contracts.solver import Keep, LayerSolver, Solution
 from sparsify_cli.errors import Infeasible, NonFinite
-from sparsify_cli.maths.gram import is_turned
+from sparsify_cli.maths.gram import damped, is_turned
 from sparsify_cli.maths.matrix_view import from_matrix, to_matrix
 from sparsify_cli.maths.paired_moments import Moments, imitating, mean_outputs, output_error, paired_moments
+from sparsify_cli.maths.refit import refit
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.stages.calibrate import watchable
 from sparsify_cli.training.batchnorm import follow
 from sparsify_cli.training.lockstep import Visit
 from sparsify_cli.training.twins import Twins
 
+REFIT = 1e-6
+"""Damping of the fit on free positions, relative to the mean diagonal of the Gram matrix."""
 RIDGE = 1e-2
 """Damping of the imitation of dense outputs, relative to the mean diagonal of the Gram matrix."""
 
@@ -65,6 +68,19 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
+class Held:
+    """Weights of a layer that stay as they are, because sparser networks inside it own them.
+
+    Args:
+        values: the weight, zero where nothing is held.
+        mask: where something is.
+    """
+
+    values: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Pass:
     """What is done to a network on its way.
 
@@ -77,6 +93,7 @@ class Pass:
         bias: biases are corrected.
         batch: samples of a batch.
         seed: of what is drawn.
+        held: weights that stay and do not move, by the network's names.
     """
 
     solver: LayerSolver
@@ -87,6 +104,7 @@ class Pass:
     bias: bool = True
     batch: int = 64
     seed: int = 0
+    held: Mapping[str, Held] = field(default_factory=dict)
 
     def run(self, module: nn.Module, dense: nn.Module, inputs: Tensor, masks: Mapping[str, Tensor], listener: Listener) -> dict[str, Layer]:
         """Solve a network in place.
@@ -123,26 +141,43 @@ class Pass:
         moments = paired_moments(layer, seen, before.inputs, dense, real=each, seed=self.seed)
         _require_finite(now.name, moments)
         within = self.pruned.get(now.name)
-        masks = [to_matrix(oriented(layer, mask)) for mask in (target, torch.ones_like(target) if within is None else within)]
-        new, kept = self._groups(dense, moments, positions_of(layer), *masks)
+        held = self.held.get(now.name, Held(torch.zeros_like(weight_of(layer)), torch.zeros_like(target)))
+        asked = (target, torch.ones_like(target) if within is None else within, held.values.double(), held.mask)
+        new, kept = self._groups(dense, moments, positions_of(layer), *(to_matrix(oriented(layer, one)) for one in asked))
         _put(layer, new)
         if self.bias and getattr(layer, "bias", None) is not None:
             _correct_bias(layer, before.layer, moments)
         mask = oriented(layer, from_matrix(kept, tuple(oriented(layer, target).shape))).contiguous()
         return Layer(weight_of(layer), mask, _change(new, moments), moments.rows, (len(dense) // len(moments.gram), dense.shape[1]))
 
-    def _groups(self, dense: Tensor, moments: Moments, positions: int, wanted: Tensor, may: Tensor) -> Solution:
-        parts = [tensor.chunk(len(moments.gram)) for tensor in (dense, wanted, may)]
+    def _groups(self, dense: Tensor, moments: Moments, positions: int, *asked: Tensor) -> Solution:
+        parts = [tensor.chunk(len(moments.gram)) for tensor in (dense, *asked)]
         pairs = [self._group(moments, group, positions, *each) for group, each in enumerate(zip(*parts, strict=True))]
         weights, masks = zip(*pairs, strict=True)
         return torch.cat(weights), torch.cat(masks)
 
-    def _group(self, moments: Moments, group: int, positions: int, dense: Tensor, wanted: Tensor, may: Tensor) -> Solution:
+    def _group(
+        self, moments: Moments, group: int, positions: int, dense: Tensor, wanted: Tensor, may: Tensor, held: Tensor, fixed: Tensor
+    ) -> Solution:
         gram, aim = moments.gram[group], dense.double()
         if self.target == "dense" and self.solver.sequential:
             aim = imitating(aim, gram, moments.aims[group], damping=RIDGE).masked_fill(~may, 0)
+        if bool(fixed.any()):
+            return self._beside(aim, gram, int(wanted.sum()), may & ~fixed, held, fixed, positions)
         keep = Keep(int(wanted.sum()), self.pattern, None if bool(may.all()) else may, positions)
         return self.solver.solve(aim, gram, keep)
+
+    def _beside(self, aim: Tensor, gram: Tensor, count: int, free: Tensor, held: Tensor, fixed: Tensor, positions: int) -> Solution:
+        """The best weights to add to those that are held: what the held ones leave of the aim, in terms of the free positions alone.
+
+        |X (aim - held - d)|^2 = |X (d* - d)|^2 + a constant for every d on the free positions, with d* the least-squares fit on them.
+        """
+        more = count - int(fixed.sum())
+        if more <= 0:
+            return held, fixed
+        left = refit(aim - held, damped(gram, REFIT), free)
+        added, chosen = self.solver.solve(left, gram, Keep(more, self.pattern, free, positions))
+        return held + added.double() * chosen, chosen | fixed
 
 
 def sizes_of(layer: nn.Module) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.solver import LayerSolver, NetworkSolver, Solver
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.recipes.verbs import PruneRecipe
+from sparsify_cli.recipes.verbs import EmbedRecipe, PruneRecipe
 from sparsify_cli.stages import auto
 from sparsify_cli.stages.auto import Auto
 from sparsify_cli.stages.calibrate import BATCH, calibration_inputs, names_in, network_of, watchable
@@ -51,7 +51,7 @@ class Solved:
     followed: bool = False
 
 
-def solver_of(recipe: PruneRecipe) -> Solver | None:
+def solver_of(recipe: PruneRecipe | EmbedRecipe) -> Solver | None:
     """The recipe's solver, or None.
 
     Raises:

@@ -23,6 +23,12 @@ def numbers(folder: str) -> dict[str, float]:
     return {f["name"]: f["value"] for f in json.loads(Path(folder, "manifest.json").read_text())["numbers"] if f["scope"] == "all"}
 
 
+def levels_of(folder: str) -> dict[str, float]:
+    """Accuracy of each level."""
+    found = json.loads(Path(folder, "manifest.json").read_text())["numbers"]
+    return {f["scope"]: f["value"] for f in found if f["name"] == "accuracy"}
+
+
 def plan():
     """What the header of the nest says."""
     with ranges(f"{NEST}/nest.safetensors") as source:
@@ -210,6 +216,37 @@ def test_levels_in_one_shot(cnn, run: Run):
         assert torch.equal(sparse[name], given.checkpoint.tensors[name] * mask)
     assert not torch.equal(sparse["bn1.running_mean"], given.checkpoint.tensors["bn1.running_mean"])
     assert torch.equal(sparse["bn1.weight"], given.checkpoint.tensors["bn1.weight"])
+
+
+@pytest.mark.parametrize("state", ["private", "shared-affine", "shared"])
+def test_levels_in_one_shot_are_repaired_beside_one_another(cnn, run: Run, state: str):
+    """Better than without at nine tenths zeros; nested, and weights of the sparser level are the same bits in the denser one."""
+    assert run(f"embed cnn --levels 0.9,0.5,0 --epochs 0 --samples 256 --state {state} --solver auto --out nested").code == 0
+    assert run(f"embed cnn --levels 0.9,0.5,0 --epochs 0 --state {state} --out plain").code == 0
+    found, plain = (levels_of(folder) for folder in ("nested", "plain"))
+    assert found["level:1"] > plain["level:1"]
+    nest = open_path(Path("nested")).nest
+    assert nest.masks(1) <= nest.masks(2)
+    tensors = []
+    for level in ("0.9", "0.5"):
+        assert run(f"extract nested --level {level} --out at-{level}").code == 0
+        tensors.append(open_path(Path(f"at-{level}")).checkpoint.tensors)
+    for name, mask in nest.masks(1).items():
+        assert torch.equal(tensors[0][name][mask], tensors[1][name][mask]), name
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--epochs 1 --solver auto", "here they are trained"),
+        ("--epochs 0 --solver woodfisher", "works on whole networks"),
+        ("--epochs 0 --solver alps --pattern 2:4", "do not go together in a nest"),
+    ],
+)
+def test_solvers_that_cannot_nest_are_told(cnn, run: Run, flags: str, words: str):
+    """One sentence, exit 2."""
+    said = run(f"embed cnn --levels 0.9,0.5 {flags}")
+    assert (said.code, words in said.sentence) == (2, True)
 
 
 def test_the_newest_nest_is_taken_also_after_other_networks_forgot(here, run: Run):

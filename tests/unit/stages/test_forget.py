@@ -75,7 +75,7 @@ def test_a_random_share():
     ("text", "words"),
     [
         ("", "Nothing was named"),
-        ("class:bird", "There is no class 'bird'. Classes: cat, dog, 7"),
+        ("class:bird", "There is no class 'bird'. The data is labelled by class: cat, dog, 7"),
         ("class:3", "There is no class '3'"),
         ("class:²", "There is no class"),
         ("class:", "There is no class"),

@@ -16,7 +16,7 @@ from sparsify_cli.errors import NonFinite
 from sparsify_cli.maths.keep import top_k
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.solvers.sparsegpt import SparseGPT
-from sparsify_cli.stages.layerwise import Pass
+from sparsify_cli.stages.layerwise import Held, Pass
 
 
 @dataclass(frozen=True)
@@ -229,3 +229,51 @@ def test_an_error_leaves_nothing_behind():
     assert set(threading.enumerate()) == threads and caught.value.args == ("no",)
     assert all(part.training for part in net.modules())
     assert not any(part._forward_pre_hooks for both in (net, dense) for part in both.modules())
+
+
+def beside(kept, *, count, solver=None):
+    """A linear layer of 5 outputs and 6 inputs with `kept` weights held at half their value: before, after, the layer, inputs."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(6, 5, bias=False)), torch.randn(200, 6)
+    dense = copy.deepcopy(net)
+    mask = (torch.rand(5, 6).flatten().argsort().argsort() < kept).view(5, 6)
+    held = Held(torch.where(mask, net[0].weight.detach() / 2, 0), mask)
+    wanted = (torch.arange(30) < count).view(5, 6)
+    work = Pass(solver or Largest(), Pattern(), {}, bias=False, held={"0.weight": held})
+    layer = work.run(net, dense, x, {"0.weight": wanted}, Listener())["0.weight"]
+    return dense[0].weight.detach(), held, layer, x
+
+
+def test_held_weights_stay_bit_for_bit_and_count():
+    """As many weights as were asked for stay, those that are held among them and as they were."""
+    _, held, layer, _ = beside(6, count=15)
+    assert int(layer.mask.sum()) == 15 and bool(layer.mask[held.mask].all())
+    assert torch.equal(layer.weight[held.mask], held.values[held.mask])
+    assert bool((layer.weight[~layer.mask] == 0).all())
+
+
+def test_what_is_added_is_the_best_beside_what_is_held():
+    """With every weight kept the free ones are the least-squares fit on what the held ones leave: the gradient there is nought."""
+    dense, held, layer, x = beside(6, count=30)
+    error = (layer.weight - dense).double() @ (x.double().T @ x.double() / len(x))
+    assert float(error[~held.mask].abs().max()) < 1e-2 * float(error[held.mask].abs().max())
+
+
+def test_nothing_is_added_where_nothing_may_be():
+    """A level that adds nothing to a layer leaves it as the sparser one has it."""
+    _, held, layer, _ = beside(6, count=6, solver=SparseGPT())
+    assert torch.equal(layer.weight, held.values) and torch.equal(layer.mask, held.mask)
+
+
+def test_a_solver_sees_only_free_positions():
+    """Of 15 weights the 9 that are added are the ones that lower the error most, as far as the solver knows; none is held twice."""
+    dense, held, layer, x = beside(6, count=15, solver=SparseGPT())
+    worse = beside(6, count=15)[2]
+    gram = x.double().T @ x.double()
+
+    def error(weight):
+        change = (weight - dense).double()
+        return float(((change @ gram) * change).sum())
+
+    assert error(layer.weight) < error(worse.weight)
+    assert error(layer.weight) < error(held.values)
