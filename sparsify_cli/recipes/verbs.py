@@ -11,6 +11,7 @@ from pydantic import Field
 from sparsify_cli.recipes.analyze import AnalyzeRecipe
 from sparsify_cli.recipes.masks import MasksRecipe
 from sparsify_cli.recipes.option import Allocation, BudgetText, Choice, Levels, MillisecondsText, Option, SizeText, Strategy, Texts
+from sparsify_cli.recipes.recalibrate import RecalibrateRecipe
 from sparsify_cli.recipes.recipe import Recipe
 from sparsify_cli.recipes.shared import DataFields, MachineFields, ModelFields, OutputFields, SparsityFields, TrainFields, WeightsFields
 
@@ -227,6 +228,7 @@ RECIPES: tuple[type[Recipe], ...] = (
     EmbedRecipe,
     ExtractRecipe,
     ShrinkRecipe,
+    RecalibrateRecipe,
     UnlearnRecipe,
     ValidateRecipe,
     ExportRecipe,

@@ -150,8 +150,8 @@ def _drawn(old: nn.Linear, *, outputs: int, seed: int) -> nn.Linear:
         return nn.Linear(old.in_features, outputs, bias=old.bias is not None).to(old.weight.dtype)
 
 
-def head_of(module: nn.Module, inputs: Tensor, *, named: str = "") -> str:
-    """Name of the linear layer whose outputs are the network's.
+def head_of(module: nn.Module, inputs: Tensor, *, named: str = "", whole: bool = False) -> str:
+    """Name of the linear layer whose outputs are the network's; empty for the network itself, where `whole` allows that.
 
     Raises:
         BadRequest: there is none, `named` is another kind of layer, or its weights are another layer's too.
@@ -167,15 +167,15 @@ def head_of(module: nn.Module, inputs: Tensor, *, named: str = "") -> str:
         what = "No linear layer's outputs are the network's, so the classifier is not known."
         raise BadRequest(what, "", f"Name it: --head {list(linear)[-1] if linear else 'NAME'}.")
     name = named or heads[-1]
-    _require_plain(name, linear[name])
+    _require_plain(name, linear[name], whole=whole)
     weight = linear[name].weight
     if sum(parameter is weight for _, parameter in module.named_parameters(remove_duplicate=False)) > 1:
         raise BadRequest(f"The classifier {name} shares its weights with another layer.", "A new one would change that layer as well.")
     return name
 
 
-def _require_plain(name: str, layer: nn.Linear) -> None:
-    if not name:
+def _require_plain(name: str, layer: nn.Linear, *, whole: bool) -> None:
+    if not (name or whole):
         raise BadRequest("The network is one linear layer.", "With a new classifier nothing would be left of it.", "Use `sparsify train`.")
     if "weight" not in dict(layer.named_parameters()):
         raise BadRequest(f"The weight of the classifier {name} is computed from others (a parametrization).", "It cannot be replaced.")

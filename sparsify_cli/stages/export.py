@@ -23,7 +23,7 @@ from sparsify_cli.stages.write import Product, output_folder, write_product
 from sparsify_cli.values.artifact import claimed
 from sparsify_cli.values.report import Finding, Report
 
-NEWEST = ("finetune", "prune", "shrink", "extract", "unlearn", "train")
+NEWEST = ("recalibrate", "finetune", "prune", "shrink", "extract", "unlearn", "train")
 INPUTS = 8
 """Real inputs an export is verified on."""
 

@@ -41,7 +41,7 @@ from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding, Report
 from sparsify_cli.values.samples import Samples
 
-COMPRESSED = ("finetune", "prune", "shrink", "extract", "unlearn")
+COMPRESSED = ("recalibrate", "finetune", "prune", "shrink", "extract", "unlearn")
 SHOWN_EXEMPLARS = 24
 SHOWN_PIXELS = 256 * 256
 
@@ -242,9 +242,14 @@ def _name(subject: Subject) -> str:
     """What a network is called in a column: `pruned 90 %`, `level 0.8`."""
     if subject.artifact is None:
         return subject.path.name
-    verb = {"prune": "pruned", "finetune": "fine-tuned", "unlearn": "unlearned", "train": "trained", "shrink": "shrunk"}.get(
-        subject.artifact.verb, subject.artifact.verb
-    )
+    verb = {
+        "prune": "pruned",
+        "finetune": "fine-tuned",
+        "unlearn": "unlearned",
+        "train": "trained",
+        "shrink": "shrunk",
+        "recalibrate": "recalibrated",
+    }.get(subject.artifact.verb, subject.artifact.verb)
     if subject.artifact.verb == "extract":
         return f"level {subject.artifact.manifest['facts'].get('sparsity', '')}"
     return f"{verb} {round_percent(float(subject.masks.sparsity))}" if subject.masks else verb

@@ -23,7 +23,7 @@ from sparsify_cli.values.artifact import claimed
 from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.report import Finding, Report
 
-NEWEST = ("finetune", "prune", "shrink", "extract", "unlearn", "train", "export")
+NEWEST = ("recalibrate", "finetune", "prune", "shrink", "extract", "unlearn", "train", "export")
 
 
 def validate(recipe: ValidateRecipe, listener: Listener) -> Outcome:

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from sparsify_cli.stages.measure import predict
+from sparsify_cli.stages.subject import open_path
 from tests.cli.conftest import Run
 
 CONTEXT = "--arch mlp --arch-arg classes=3 --data npz:digits.npz"
 NAMES = ["even", "large", "loop"]
+HOW = ("--solver auto", "--solver woodfisher", "--criterion grasp", "--criterion taylor", "--allocation dp --solver exactobs")
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +56,7 @@ def test_training_learns_every_attribute():
     assert accuracy["all"] == pytest.approx(sum(accuracy[f"attribute:{name}"] for name in NAMES) / 3)
 
 
-@pytest.mark.parametrize(
-    "how", ["--solver auto", "--solver woodfisher", "--criterion grasp", "--criterion taylor", "--allocation dp --solver obc"]
-)
+@pytest.mark.parametrize("how", HOW)
 def test_pruning_looks_at_attributes(run: Run, how: str):
     """Methods that look at the loss or at predictions take them as they are."""
     assert run(f"prune dense --sparsity 0.5 {how} --samples 128 --out pruned").code == 0
@@ -93,6 +94,17 @@ def test_forgetting_those_that_have_an_attribute(run: Run):
     said = run("unlearn dense --forget attribute:loop --audit --out gone")
     assert said.code == 0
     assert 0.3 < numbers("gone", "membership_before")["all"] < 0.7
+
+
+def test_thresholds_make_the_shares_of_yes_the_true_ones(run: Run):
+    """On validation samples as many answers are `yes` as are true, of every attribute; confidences alone move by temperature."""
+    assert run("prune dense --sparsity 0.95 --out pruned").code == 0
+    assert run("recalibrate pruned --method thresholds --out even").code == 0
+    subject = open_path(Path("even"))
+    seen = predict(subject.module(), subject.samples("validation"))
+    assert seen.labels.sum(dim=0).tolist() == seen.targets.sum(dim=0).tolist()
+    assert run("recalibrate pruned --out cool").code == 0
+    assert numbers("cool", "ece")["all"] < numbers("pruned", "ece")["all"]
 
 
 @pytest.mark.parametrize(
