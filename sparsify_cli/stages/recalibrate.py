@@ -78,6 +78,7 @@ def recalibrate(recipe: RecalibrateRecipe, listener: Listener) -> Outcome:
     seen = predict(before.module(), before.samples("validation"))
     move = _move(recipe, seen)
     after = moved(before, move)
+    _require_moved(move, seen, predict(after.module(), before.samples("validation")))
     folder, held = output_folder(recipe, before.name)
     with claimed(folder, held=held):
         report = Report((*compared(before, after), *compared_sizes(before, after), *move.findings(len(seen))), {"samples": len(seen)})
@@ -123,6 +124,19 @@ def _head(module: nn.Module, inputs: Tensor) -> str:
         return head_of(module, inputs, whole=True)
     except BadRequest as error:
         raise BadRequest(error.what, error.why, "Only a linear last layer of its own can be recalibrated.") from error
+
+
+def _require_moved(move: Move, before: Predictions, after: Predictions) -> None:
+    """Make sure that the network now answers as was meant: its last layer may do more than multiply and add.
+
+    Raises:
+        BadRequest: it does not.
+    """
+    offsets = torch.tensor(move.offsets or (0.0,) * before.logits.shape[1])
+    wanted = before.logits / move.temperature - offsets
+    if not torch.allclose(after.logits, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max())):
+        what = "What the network puts out does not follow its last layer's weight and bias."
+        raise BadRequest(what, "Something is computed after them.", "Only a linear last layer can be recalibrated.")
 
 
 def _scaled(tensor: Tensor, by: float) -> Tensor:

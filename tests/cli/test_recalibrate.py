@@ -66,7 +66,7 @@ def test_the_report_follows_it_back(here, run: Run):
     [
         (f"recalibrate {DENSE} --method thresholds", 2, "chooses among 10 classes"),
         ("recalibrate nowhere.pt", 2, "nowhere.pt"),
-        ("recalibrate bare.pt --arch bare.py:net --data bare.py:data", 2, "no linear layer"),
+        ("recalibrate bare.pt --arch bare.py:net --data bare.py:data", 2, "Something is computed after them"),
         ("recalibrate bare.pt --arch bare.py:plain --data bare.py:data --method thresholds", 2, "has no bias"),
         ("recalibrate bare.pt --arch bare.py:plain --data bare.py:few", 2, "At least 50 are needed"),
     ],
