@@ -38,7 +38,7 @@ class Forked:
     """Runs `sparsify` in processes forked from this one; they compute in one thread, since others do not survive a fork."""
 
     def __init__(self) -> None:
-        import sparsify_cli.stages.compare as compare
+        import sparsify_cli.stages.evidence as compare
         import sparsify_cli.stages.prune  # noqa: F401
         import sparsify_cli.stages.shares as shares
         import sparsify_cli.stages.subject as subject

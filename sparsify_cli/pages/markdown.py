@@ -88,6 +88,16 @@ def terminal_rows(view: View) -> list[tuple[str, ...]]:
     return [tuple(" ".join(clean(text).split()) for text in row) for row in rows]
 
 
+def terminal_columns(view: View) -> list[tuple[str, ...]]:
+    """Several networks as text: a header, then a column for each, the baseline first."""
+    rows: list[tuple[str, ...]] = [("", *(stage.name for stage in view.stages))]
+    for name in TERMINAL:
+        cells = [view.number(name, i) if i else view.dense(name) for i in range(len(view.stages))]
+        if any(cells):
+            rows.append((SHORT.get(name) or label(name), *(_or_dash(cell).removesuffix(" parameters") for cell in cells)))
+    return [tuple(" ".join(clean(text).split()) for text in row) for row in rows]
+
+
 def _terminal_row(view: View, name: str) -> tuple[str, ...]:
     """A change is written only where the report measured one: a difference of sizes or times speaks for itself."""
     measured = view.about.report.get(name, of="change")

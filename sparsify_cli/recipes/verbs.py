@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sparsify_cli.recipes.analyze import AnalyzeRecipe
+from sparsify_cli.recipes.compare import CompareRecipe
 from sparsify_cli.recipes.masks import MasksRecipe
 from sparsify_cli.recipes.option import Allocation, BudgetText, Choice, Levels, MillisecondsText, Option, SizeText, Strategy, Texts
 from sparsify_cli.recipes.recalibrate import RecalibrateRecipe
@@ -189,7 +190,7 @@ class TransferRecipe(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRecipe(ModelFields, DataFields, OutputFields):
-    """Compare a compressed network with its dense ancestor: one HTML page, JSON and Markdown."""
+    """Compare a compressed network with its dense ancestor: one HTML page, JSON, Markdown and CSV."""
 
     verb: ClassVar[str] = "report"
     dense: Annotated[str, Option("Compare with this file or artifact instead of the dense ancestor.", metavar="MODEL")] = ""
@@ -233,6 +234,7 @@ RECIPES: tuple[type[Recipe], ...] = (
     ValidateRecipe,
     ExportRecipe,
     ReportRecipe,
+    CompareRecipe,
     TicketRecipe,
     TransferRecipe,
     MasksRecipe,

@@ -16,8 +16,8 @@ from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.shared import SELF, TrainFields
 from sparsify_cli.recipes.verbs import FinetuneRecipe, TrainRecipe
 from sparsify_cli.stages.classifier import Probe, featured, probe, require_transferable, with_classifier
-from sparsify_cli.stages.compare import alone, compared
 from sparsify_cli.stages.distillation import settled, with_weight
+from sparsify_cli.stages.evidence import alone, compared
 from sparsify_cli.stages.lineage import dense_ancestor
 from sparsify_cli.stages.minimised import needs_teacher
 from sparsify_cli.stages.mirror import require_mirror

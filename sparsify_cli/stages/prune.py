@@ -21,7 +21,7 @@ from sparsify_cli.recipes.allocation import NEEDS_COSTS
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import names_in, require_context, statistics
-from sparsify_cli.stages.compare import compared
+from sparsify_cli.stages.evidence import compared
 from sparsify_cli.stages.fit_keys import fitted
 from sparsify_cli.stages.imitation import Imitated, imitated
 from sparsify_cli.stages.kept_budget import kept_to_budget

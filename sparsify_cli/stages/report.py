@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +15,15 @@ from sparsify_cli.contracts.metric import Evidence
 from sparsify_cli.maths.calibration_error import reliability_bins
 from sparsify_cli.maths.exemplars import exemplar_ids
 from sparsify_cli.pages.html import render_html
-from sparsify_cli.pages.markdown import render_markdown, terminal_rows
+from sparsify_cli.pages.markdown import render_markdown, terminal_columns, terminal_rows
+from sparsify_cli.pages.spreadsheet import render_csv
 from sparsify_cli.pages.verdict import verdict
 from sparsify_cli.pages.view import Certified, Curve, Epoch, Exemplar, Layer, LineageStep, Reliability, Stage, View, to_json
 from sparsify_cli.pages.wording import round_percent
 from sparsify_cli.recipes.verbs import ReportRecipe
 from sparsify_cli.stages.audit import audit_tables
 from sparsify_cli.stages.certificate import read_certificate
-from sparsify_cli.stages.compare import evidence
+from sparsify_cli.stages.evidence import evidence
 from sparsify_cli.stages.gates import check_gates, parse_gate
 from sparsify_cli.stages.levels import level_note
 from sparsify_cli.stages.lineage import dense_ancestor, kin
@@ -41,6 +43,8 @@ from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding, Report
 from sparsify_cli.values.samples import Samples
 
+PAIR = 2
+"""Columns up to which the terminal shows changes, and not networks side by side."""
 COMPRESSED = ("recalibrate", "finetune", "prune", "shrink", "extract", "unlearn")
 SHOWN_EXEMPLARS = 24
 SHOWN_PIXELS = 256 * 256
@@ -62,12 +66,17 @@ class Compared:
 
 
 def report(recipe: ReportRecipe, listener: Listener) -> Outcome:
-    """Compare, write the page, Markdown and JSON, and check the gates."""
+    """Compare, write the page, Markdown, JSON and CSV, and check the gates."""
     split = parse_split(recipe.split)
     for text in recipe.gate:
         parse_gate(text)
     subject = open_subject(recipe, verbs=COMPRESSED, listener=listener)
     ancestor = open_path(Path(recipe.dense)) if recipe.dense else dense_ancestor(subject)
+    return reported(recipe, subject, ancestor, split, listener)
+
+
+def reported(recipe: ReportRecipe, subject: Subject, ancestor: Subject, split: Split, listener: Listener) -> Outcome:
+    """The page about a subject beside a baseline and what else the recipe names."""
     dense = with_context_of(ancestor, subject).checked()
     networks = _networks(dense, subject, recipe.also)
     shown = [_compared(dense, network, split, listener) for network in networks]
@@ -83,11 +92,12 @@ def report(recipe: ReportRecipe, listener: Listener) -> Outcome:
 
 
 def write_pages(folder: Path, view: View) -> tuple[Path, ...]:
-    """Write report.html, report.md and report.json into a folder."""
+    """Write report.html, report.md, report.json and report.csv into a folder."""
     texts = {
         "report.html": render_html(view),
         "report.md": render_markdown(view),
         "report.json": json.dumps(to_json(view), indent=1, allow_nan=False) + "\n",
+        "report.csv": render_csv(view),
     }
     for name, text in texts.items():
         replace_file(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
@@ -113,6 +123,9 @@ def _trained_on(subject: Subject) -> str:
 
 
 def _terminal(view: View) -> Table:
+    if len(view.stages) > PAIR:
+        head, *rows = terminal_columns(view)
+        return Table("side by side", head, tuple(rows))
     head, *rows = terminal_rows(view)
     return Table("against the dense model", head, tuple(rows))
 
@@ -157,7 +170,8 @@ def _remembered(network: Subject, verb: str) -> list[Finding]:
 
 
 def _view(dense: Subject, shown: Sequence[Compared], about: Compared, split: Split, gates: tuple[str, ...]) -> View:
-    stages = (Stage(_root(dense), "dense", str(dense.path), _recipe(dense), _dense_report(about.report)), *(_stage(one) for one in shown))
+    root = Stage(_root(dense), "dense", str(dense.path), _recipe(dense), _dense_report(about.report))
+    stages = told_apart((root, *(_stage(one) for one in shown)))
     return View(
         title=f"{about.subject.path.name} against {dense.path.name}",
         stages=stages,
@@ -193,6 +207,12 @@ def _curve(subject: Subject) -> Curve | None:
     changes = tuple((int(e["step"]), float(e["mask_change"])) for e in log if "mask_change" in e)
     share = next((one["value"] for one in subject.artifact.manifest["numbers"] if one["name"] == "training_macs_share"), None)
     return Curve(_name(subject), epochs, changes, share) if epochs else None
+
+
+def told_apart(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The stages, those of the same name called by their folder or file."""
+    often = Counter(stage.name for stage in stages)
+    return tuple(stage if often[stage.name] == 1 else replace(stage, name=Path(stage.path).name) for stage in stages)
 
 
 def _certified(one: Compared) -> Certified | None:

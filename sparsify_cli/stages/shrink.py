@@ -17,7 +17,7 @@ from sparsify_cli.maths.compact_conv import Compaction, compactions
 from sparsify_cli.maths.identities import identities, without
 from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.recipes.verbs import ShrinkRecipe
-from sparsify_cli.stages.compare import compared
+from sparsify_cli.stages.evidence import compared
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.shrunk import Shrinking, require_same, shrinking, with_random
 from sparsify_cli.stages.sizes import compared_sizes

@@ -19,8 +19,8 @@ from sparsify_cli.errors import Anomalous, BadRequest, MissingContext, SparsifyE
 from sparsify_cli.recipes.verbs import UnlearnRecipe
 from sparsify_cli.stages.audit import Audit, audit_notes, audit_tables
 from sparsify_cli.stages.certificate import Certificate
-from sparsify_cli.stages.compare import compared
 from sparsify_cli.stages.erase import Erased, erase_all, levels_of, prepared, rejoined
+from sparsify_cli.stages.evidence import compared
 from sparsify_cli.stages.forget import forget_positions, split_off
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
 from sparsify_cli.stages.gates import check_gates, parse_gate

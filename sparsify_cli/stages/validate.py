@@ -11,7 +11,7 @@ from sparsify_cli.contracts.dataset import Split
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import UnknownName
 from sparsify_cli.recipes.verbs import ValidateRecipe
-from sparsify_cli.stages.compare import alone
+from sparsify_cli.stages.evidence import alone
 from sparsify_cli.stages.gates import check_gates, parse_gate
 from sparsify_cli.stages.levels import level_note
 from sparsify_cli.stages.outcome import Outcome, Table

@@ -40,7 +40,7 @@ MANIFEST, WEIGHTS, MASKS, NEST, RUN, MEMO = (
 PACKED, CERTIFICATE = "model.packed.safetensors", "unlearning.json"
 LOG, OTHERS = "training.jsonl", "others"
 RESERVED = frozenset(
-    {MANIFEST, MASKS, NEST, RUN, MEMO, CERTIFICATE, LOG, OTHERS, "masks.partial", "report.json", "report.html", "report.md"}
+    {MANIFEST, MASKS, NEST, RUN, MEMO, CERTIFICATE, LOG, OTHERS, "masks.partial", "report.json", "report.html", "report.md", "report.csv"}
 )
 """Names in an artifact's folder that files of somebody else's must not take."""
 

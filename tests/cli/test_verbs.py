@@ -174,7 +174,7 @@ def test_report(here: Path, run: Run) -> None:
     said = run("report --format json")
     told = json.loads(said.out)
     assert said.code == 0
-    assert [Path(file).name for file in told["files"]] == ["report.html", "report.md", "report.json"]
+    assert [Path(file).name for file in told["files"]] == ["report.html", "report.md", "report.json", "report.csv"]
     assert {f["of"] for f in told["findings"] if f["name"] == "accuracy"} >= {"dense", "compressed"}
 
 
