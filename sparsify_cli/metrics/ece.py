@@ -64,9 +64,16 @@ class ECE(Metric):
         """Say what perfect calibration would show, and open the interval to 0 where the number does not exceed it."""
         if finding.value is None or not population:
             return finding
-        confidences = [p.probabilities.amax(dim=1) for p in population]
-        levels = [calibrated_level(c, BINNINGS[self.binning](c, self.bins)) for c in confidences]
+        levels = [self._level(p) for p in population]
         usual, most = (sum(level[i] for level in levels) / len(levels) for i in (0, 1))
         note = f"a perfectly calibrated model would show about {usual:.4f} on this many samples"
         low = 0.0 if finding.value <= most else finding.low
         return replace(finding, low=low, note="; ".join(part for part in (note, finding.note) if part))
+
+    def _level(self, predictions: Predictions) -> tuple[float, float]:
+        """What a perfectly calibrated model would usually and at most show; of attributes the mean over them."""
+        views = [predictions.of_attribute(i) for i in range(len(predictions.attributes))] or [predictions]
+        confidences = [view.probabilities.amax(dim=1) for view in views]
+        levels = [calibrated_level(c, BINNINGS[self.binning](c, self.bins)) for c in confidences]
+        usual, most = (sum(level[i] for level in levels) / len(levels) for i in (0, 1))
+        return usual, most

@@ -30,12 +30,41 @@ GLOSSARY: dict[str, Entry] = {
     "nll": Entry("Surprise (NLL)", "how unlikely the model found the right answers; lower is better"),
     "brier": Entry("Brier score", "squared distance between stated probabilities and the truth; lower is better"),
     "ece": Entry("Calibration error (ECE)", "typical gap between stated confidence and actual accuracy; lower is better"),
+    "classwise_ece": Entry("Calibration error of all classes", "typical gap between each class's stated probability and its frequency"),
+    "smooth_ece": Entry("Smooth calibration error", "as the calibration error, without bins; lower is better"),
+    "risk_coverage": Entry("Risk over coverages (AURC)", "share of wrong answers among the surest ones, averaged over how many are given"),
+    "selective_accuracy": Entry("Accuracy where it is sure", "accuracy on the 80 % of samples the model is most confident about"),
+    "f1": Entry("F1", "balance of finding a class and not naming it wrongly, mean over classes; of an attribute, of yes"),
+    "confidence_shift": Entry(
+        "Confidence in its answers", "mean probability of the predicted class; its change is how much surer the model sounds"
+    ),
+    "confidence_shift_true": Entry(
+        "Belief in the truth", "mean probability of the true class; its change is how much more the truth is believed"
+    ),
+    "group_rates_tpr": Entry("True positive rate", "of those who are a yes, the share the model finds"),
+    "group_rates_fpr": Entry("False positive rate", "of those who are not a yes, the share the model calls one"),
+    "group_rates_fnr": Entry("False negative rate", "of those who are a yes, the share the model misses"),
+    "group_rates_selection": Entry("Selection rate", "share of a group that the model answers with yes"),
+    "fairness_gaps_demographic_parity": Entry("Gap in selection", "most minus least often answered with yes among the groups; 0 is equal"),
+    "fairness_gaps_equal_opportunity": Entry("Gap in finding", "best minus worst true positive rate among the groups; 0 is equal"),
+    "fairness_gaps_equalised_odds": Entry(
+        "Gap in errors", "wider of the gaps in true and false positive rate among the groups; 0 is equal"
+    ),
     "auc": Entry("AUC", "chance that a sample of a class is ranked above one of another class; 50 % is guessing"),
     "uncertainty": Entry("Uncertainty", "share of answers that the model gave with low confidence"),
     "churn": Entry("Changed answers", "share of test samples whose predicted class differs from the dense model's"),
     "exemplars": Entry("Exemplars", "samples on which compression changed the answer"),
     "exemplars_uncertain": Entry("Exemplars the dense model was unsure about", "share of them, beside the share among all samples"),
     "exemplars_lift": Entry("Concentration among unsure samples", "above 1, the dense model's doubt foretells which answers change"),
+    "threshold_bias": Entry(
+        "Rare answers given, against true ones", "1 means the rarer value is predicted as often as it is true; below 1, too rarely"
+    ),
+    "interdependence": Entry(
+        "Answers that follow from others", "how far each predicted attribute can be told from the other predicted attributes"
+    ),
+    "bias_amplification": Entry(
+        "Amplified bias", "how much more than is true a predicted attribute falls to the group that training linked it with; 0 is faithful"
+    ),
     "worst_group": Entry("Worst group", "accuracy of the group that is served worst"),
     "group_gap": Entry("Gap to the best group", "how far a group's accuracy is below that of the best group"),
     "accuracy_forget_before": Entry("Forget set, before", "accuracy on what should be forgotten, before unlearning"),
@@ -50,6 +79,10 @@ GLOSSARY: dict[str, Entry] = {
     ),
     "accuracy_test_before": Entry("Test set, before", "accuracy on the test data before unlearning"),
     "accuracy_test_after": Entry("Test set, after", "accuracy on the test data afterwards"),
+    "forecast_precision": Entry("Foretold that changed", "share of the answers foretold to be at risk that changed"),
+    "forecast_recall": Entry("Changed that were foretold", "share of the answers that changed that were foretold to be at risk"),
+    "forecast_lift": Entry("Lift", "how many times more of the changed answers were foretold than of all; 1 = the forecast says nothing"),
+    "forecast_bias": Entry("Order of bias", "rank correlation of foretold risk and change of bias; 1 = the order was foretold, 0 = not"),
 }
 
 

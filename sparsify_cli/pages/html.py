@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sparsify_cli.pages import figures, tables, training_curves
+from sparsify_cli.pages import against_sparsity, figures, tables, training_curves
 from sparsify_cli.pages.images import data_uri
 from sparsify_cli.pages.verdict import cards, speed, verdict, who_pays
 from sparsify_cli.pages.view import Reliability, View, missing, to_json
@@ -54,6 +54,8 @@ def _context(view: View) -> dict[str, Any]:
         "layers": figures.layer_bars(view.layers) if view.layers else None,
         "slices": [_answers(view), _slices(view, "group", "groups", "Group")],
         "confidence": tables.confidence(view),
+        "forecast": tables.forecast(view),
+        "against": _against(view),
         "reliability": _reliability(view),
         "exemplars": _exemplars(view),
         "changed": _changed(view),
@@ -67,6 +69,14 @@ def _context(view: View) -> dict[str, Any]:
 
 def _pretty(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _against(view: View) -> dict[str, Any] | None:
+    """Curves and a table against sparsity; nothing with fewer than three sparsities."""
+    found = against_sparsity.points(view)
+    if not found:
+        return None
+    return {"points": found, "said": against_sparsity.verdict(found), "figures": against_sparsity.figures(view, found)}
 
 
 def _answers(view: View) -> dict[str, Any]:

@@ -21,6 +21,7 @@ FORGETTING = (
     ("test", "Test data"),
     ("test_others", "Test data, classes that stay"),
 )
+FORECAST = ("forecast_precision", "forecast_recall", "forecast_lift", "forecast_bias")
 SAME_SIZE = 0.02
 WITHOUT_UNIT = (" points", " nats", " ms", " weights", " numbers", " parameters")
 DASH = "\u2013"
@@ -153,6 +154,12 @@ def confidence(view: View) -> list[Row]:
             judged = Cell(said(change), judgement=judge(change))
             rows.append(Row(label(name), meaning(name), (cell(view.dense(name)), cell(now), cell(change), judged)))
     return rows
+
+
+def forecast(view: View) -> list[tuple[Row, int, str]]:
+    """How right the forecast was: each score, how many answers or pairs it is made of, and why there is none."""
+    found = [(name, view.number(name)) for name in FORECAST]
+    return [(Row(label(name), meaning(name), (cell(f),)), f.n, f.note) for name, f in found if f is not None]
 
 
 def sliced(view: View, kind: str) -> list[Slice]:

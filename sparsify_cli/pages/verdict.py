@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sparsify_cli.maths.intervals import Estimate
+from sparsify_cli.maths.multiple import holm, p_value
 from sparsify_cli.pages.view import View, missing
 from sparsify_cli.pages.wording import (
     NOTHING,
@@ -23,6 +26,7 @@ from sparsify_cli.values.report import Finding
 
 STEADY = 0.1
 TAIL = 0.025
+LEVEL = 0.05
 
 
 FORGETTING = (
@@ -111,11 +115,19 @@ def who_pays(view: View) -> str:
     chance = f"{TAIL * len(compared):.1f}"
     meant = " What should be forgotten is meant to be among them." if view.about.verb == "unlearn" else ""
     verb = "is" if len(harmed) == 1 else "are"
+    sure = _sure([change for _, change in compared])
     return (
         f"{subject_of(scope)} pays most: {points(worst.value or 0)} (95 % interval {interval(worst)}, {count(worst.n)} samples). "
-        f"{len(harmed)} of {len(compared)} {_kind(view, many=True)} and groups {verb} worse beyond noise; "
-        f"by chance alone about {chance} would be.{meant}"
+        f"{len(harmed)} of {len(compared)} {_kind(view, many=True)} and groups {verb} worse beyond noise, where by chance alone about "
+        f"{chance} would be; {sure} of them beyond doubt, all {len(compared)} comparisons taken together.{meant}"
     )
+
+
+def _sure(changes: Sequence[Finding]) -> int:
+    """How many are worse when the chance of any false alarm is to stay below 5 % (Holm)."""
+    known = [(c, p_value(Estimate(c.value or 0.0, c.low or 0.0, c.high or 0.0))) for c in changes]
+    adjusted = holm([1.0 if p is None else p for _, p in known])
+    return sum(judge(change) == "worse" and p < LEVEL for (change, _), p in zip(known, adjusted, strict=True))
 
 
 def _kind(view: View, *, many: bool = False) -> str:

@@ -11,7 +11,19 @@ from pydantic import Field
 from sparsify_cli.recipes.analyze import AnalyzeRecipe
 from sparsify_cli.recipes.compare import CompareRecipe
 from sparsify_cli.recipes.masks import MasksRecipe
-from sparsify_cli.recipes.option import Allocation, BudgetText, Choice, Levels, MillisecondsText, Option, SizeText, Strategy, Texts
+from sparsify_cli.recipes.option import (
+    Allocation,
+    BudgetText,
+    Choice,
+    Levels,
+    MillisecondsText,
+    Option,
+    PatternText,
+    SizeText,
+    Strategy,
+    Texts,
+)
+from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.recalibrate import RecalibrateRecipe
 from sparsify_cli.recipes.recipe import Recipe
 from sparsify_cli.recipes.shared import DataFields, MachineFields, ModelFields, OutputFields, SparsityFields, TrainFields, WeightsFields
@@ -196,6 +208,14 @@ class ReportRecipe(ModelFields, DataFields, OutputFields):
     dense: Annotated[str, Option("Compare with this file or artifact instead of the dense ancestor.", metavar="MODEL")] = ""
     split: Annotated[str, Option("train, validation or test.")] = "test"
     also: Annotated[Texts, Option("Another artifact to show beside it.", metavar="ARTIFACT")] = ()
+    sparsities: Annotated[
+        Levels, Option("Prune a dense network to each of these first, and show numbers against sparsity, e.g. 0.5,0.8,0.9,0.95.")
+    ] = ()
+    pattern: Annotated[PatternText, Option("With --sparsities: unstructured, N:M, N:MT, block:RxC.")] = Pattern()
+    solver: Annotated[Strategy | None, Option("With --sparsities: repair the weights that stay; as for prune.", shelf="solvers")] = None
+    epochs: Annotated[int, Field(ge=0), Option("With --sparsities: fine-tune each for so many passes.")] = 0
+    forecast: Annotated[bool, Option("Instead, from a dense network alone: which answers and whose bias compression puts at risk.")] = False
+    score: Annotated[str, Option("Say how right this forecast of the dense ancestor was.", metavar="FORECAST")] = ""
     gate: Annotated[Texts, Option("Condition that must hold, e.g. 'change.accuracy>=-0.015'; exit 3 otherwise.", metavar="GATE")] = ()
 
 

@@ -57,8 +57,10 @@ def measure_all(evidence: Evidence) -> list[Finding]:
     shelf = Shelf("metrics")
     metrics: list[Metric] = [shelf.load(name)() for name in shelf.names()]
     met = [metric for metric in metrics if metric.needs <= there(evidence)]
-    whole = [finding for metric in met for finding in metric.measure(evidence)]
-    return whole + [finding for metric in met for finding in by_attribute(metric, evidence)]
+    whole = [(metric, metric.measure(evidence)) for metric in met]
+    asked = [metric for metric, found in whole if any(finding.scope == "all" for finding in found)]  # others have nothing to say of one
+    each = [finding for metric in asked for finding in by_attribute(metric, evidence)]
+    return [*(finding for _, found in whole for finding in found), *each]
 
 
 def there(evidence: Evidence) -> frozenset[str]:

@@ -24,6 +24,7 @@ from sparsify_cli.recipes.verbs import ReportRecipe
 from sparsify_cli.stages.audit import audit_tables
 from sparsify_cli.stages.certificate import read_certificate
 from sparsify_cli.stages.evidence import evidence
+from sparsify_cli.stages.forecast import foretell, score, score_note
 from sparsify_cli.stages.gates import check_gates, parse_gate
 from sparsify_cli.stages.levels import level_note
 from sparsify_cli.stages.lineage import dense_ancestor, kin
@@ -34,9 +35,10 @@ from sparsify_cli.stages.plan import prunable_names
 from sparsify_cli.stages.sizes import size_findings, speed_findings
 from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
 from sparsify_cli.stages.support import pruned_support
+from sparsify_cli.stages.sweep import swept
 from sparsify_cli.stages.training_log import read_log
 from sparsify_cli.stages.validate import parse_split
-from sparsify_cli.stages.write import Product, output_folder, versions, write_product
+from sparsify_cli.stages.write import Product, data_identity, output_folder, versions, write_product
 from sparsify_cli.values.artifact import claimed
 from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.predictions import Predictions
@@ -70,6 +72,12 @@ def report(recipe: ReportRecipe, listener: Listener) -> Outcome:
     split = parse_split(recipe.split)
     for text in recipe.gate:
         parse_gate(text)
+    if recipe.forecast:
+        return foretell(recipe, open_subject(recipe, verbs=("train",), listener=listener).single().checked(), listener)
+    if recipe.sparsities:
+        dense = open_subject(recipe, verbs=("train",), listener=listener).single().checked()
+        first, *others = swept(recipe, dense, listener)
+        recipe = replace(recipe, model=first, also=(*others, *recipe.also), dense=recipe.dense or str(dense.path))
     subject = open_subject(recipe, verbs=COMPRESSED, listener=listener)
     ancestor = open_path(Path(recipe.dense)) if recipe.dense else dense_ancestor(subject)
     return reported(recipe, subject, ancestor, split, listener)
@@ -79,16 +87,29 @@ def reported(recipe: ReportRecipe, subject: Subject, ancestor: Subject, split: S
     """The page about a subject beside a baseline and what else the recipe names."""
     dense = with_context_of(ancestor, subject).checked()
     networks = _networks(dense, subject, recipe.also)
+    if recipe.sparsities:
+        networks.sort(key=lambda one: one.masks.sparsity)
     shown = [_compared(dense, network, split, listener) for network in networks]
-    about = next(one for one in shown if one.subject.path == subject.path)
+    about = _scored(recipe, next(one for one in shown if one.subject.path == subject.path), dense, split)
+    shown = [about if one.subject.path == subject.path else one for one in shown]
     sentences, failure = check_gates(recipe.gate, about.report)
     view = _view(dense, shown, about, split, sentences)
     notes = (*(text for one in networks for text in level_note(one)), *_stranger_notes(subject, dense, networks), *sentences)
+    notes += score_note(about.report)
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
         files = write_pages(folder, view)
         write_product(folder, Product(recipe, subject, about.report, subject, facts={"files": [path.name for path in files]}))
     return Outcome("report", verdict(view), about.report, folder, tables=(_terminal(view),), files=files, notes=notes, failure=failure)
+
+
+def _scored(recipe: ReportRecipe, about: Compared, dense: Subject, split: Split) -> Compared:
+    """The subject with the score of a forecast among its numbers, where there is one."""
+    if not recipe.score:
+        return about
+    identity = data_identity(about.subject.samples(split))
+    found = score(Path(recipe.score), about.seen, dense, identity, list(about.report))
+    return replace(about, report=Report((*about.report, *found), about.report.facts))
 
 
 def write_pages(folder: Path, view: View) -> tuple[Path, ...]:

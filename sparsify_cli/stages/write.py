@@ -18,7 +18,7 @@ from sparsify_cli.recipes.shared import ModelFields, OutputFields, SparsityField
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
 from sparsify_cli.stages.like_original import Written, write_like
 from sparsify_cli.stages.subject import Subject
-from sparsify_cli.values.artifact import CERTIFICATE, MASKS, MEMO, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
+from sparsify_cli.values.artifact import CERTIFICATE, FORECAST, MASKS, MEMO, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
 from sparsify_cli.values.checkpoint import Checkpoint
 from sparsify_cli.values.file_hash import fingerprint, joint_fingerprint
 from sparsify_cli.values.mask_file import write_masks
@@ -187,7 +187,7 @@ def _found(folder: Path) -> Written | None:
 
 def _stored(weights: Written | None) -> tuple[str, ...]:
     """Files whose content the manifest vouches for."""
-    return (*(weights.parts if weights else ()), MASKS, MEMO, CERTIFICATE)
+    return (*(weights.parts if weights else ()), MASKS, MEMO, CERTIFICATE, FORECAST)
 
 
 def versions() -> dict[str, str]:

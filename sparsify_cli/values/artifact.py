@@ -5,6 +5,7 @@
     masks.safetensors    packed masks (one bit a weight)
     nest.safetensors     all embedded networks in one file, instead of model and masks
     unlearning.json      what was forgotten, and what was measured of it
+    forecast.json        what a dense network foretells of its compression
     run.pt               a training run that can be resumed; gone when it is done
 
 A folder is claimed by creating it and locked while it is written; a reader believes a folder whose manifest says
@@ -29,19 +30,12 @@ from sparsify_cli.values.atomic import disk_failures, replace_file
 from sparsify_cli.values.file_hash import fingerprint
 
 SCHEMA = "sparsify/artifact/1"
-MANIFEST, WEIGHTS, MASKS, NEST, RUN, MEMO = (
-    "manifest.json",
-    "model.safetensors",
-    "masks.safetensors",
-    "nest.safetensors",
-    "run.pt",
-    "memo.safetensors",
-)
-PACKED, CERTIFICATE = "model.packed.safetensors", "unlearning.json"
+MANIFEST, WEIGHTS, MASKS = "manifest.json", "model.safetensors", "masks.safetensors"
+NEST, RUN, MEMO = "nest.safetensors", "run.pt", "memo.safetensors"
+PACKED, CERTIFICATE, FORECAST = "model.packed.safetensors", "unlearning.json", "forecast.json"
 LOG, OTHERS = "training.jsonl", "others"
-RESERVED = frozenset(
-    {MANIFEST, MASKS, NEST, RUN, MEMO, CERTIFICATE, LOG, OTHERS, "masks.partial", "report.json", "report.html", "report.md", "report.csv"}
-)
+PAGES = ("report.json", "report.html", "report.md", "report.csv")
+RESERVED = frozenset({MANIFEST, MASKS, NEST, RUN, MEMO, CERTIFICATE, FORECAST, LOG, OTHERS, "masks.partial", *PAGES})
 """Names in an artifact's folder that files of somebody else's must not take."""
 
 AGAIN = "Run the verb that made it again."

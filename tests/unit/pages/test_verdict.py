@@ -52,6 +52,19 @@ def test_who_pays_counts_what_chance_would_give():
     assert verdict.who_pays(about(Report())) == ""
 
 
+def test_many_comparisons_are_taken_together():
+    """Of 20 classes one that is worse at p = 0.016 is so by itself and not among 20; at p < 0.001 it is."""
+
+    def sure(low: float, high: float) -> int:
+        changes = [Finding(name="accuracy", value=-0.1, low=low, high=high, of="change", better="higher", n=100)]
+        changes += [replace(changes[0], value=0.01, low=-0.05, high=0.07)] * 19
+        return verdict._sure(changes)
+
+    assert sure(-0.181, -0.019) == 0
+    assert sure(-0.15, -0.05) == 1
+    assert "beyond doubt, all 2 comparisons taken together" in verdict.who_pays(view())
+
+
 def test_speed_is_honest():
     """About equal: not faster, and why. Clearly below or above: faster or slower. Either direction of the ratio is read."""
     assert verdict.speed(view()).sentence == "Not faster (1.0× the dense time): dense kernels do not skip zeros."

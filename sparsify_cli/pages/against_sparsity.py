@@ -1,0 +1,147 @@
+"""Numbers against sparsity, where a page shows a network at three sparsities or more: where harm starts, and what is worth its bytes.
+
+    as dense        neither accuracy nor the share of unsure answers is changed beyond noise
+    less sure       accuracy is not worse beyond noise, but more answers are unsure
+    worse           accuracy is worse beyond noise
+
+A network is on the frontier when no other is at least as small (packed bytes) and at least as accurate, and better in one of them.
+Parameter efficiency is the number of parameters removed for each point of accuracy lost, where some was lost beyond noise.
+
+Source: the three regimes follow the findings of Iofinova, Peste, Alistarh 2023 (arXiv 2304.12622); the rules are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from sparsify_cli.pages.svg import COMPRESSED, DENSE, GRID, draw
+from sparsify_cli.pages.tables import Cell, cell
+from sparsify_cli.pages.view import View, missing
+from sparsify_cli.pages.wording import clean, judge, percent
+from sparsify_cli.values.report import Finding
+
+LEAST = 3
+"""Sparsities that a curve needs."""
+AS_DENSE, LESS_SURE, WORSE = "as dense", "less sure", "worse"
+CURVES = (("accuracy", "accuracy, %"), ("uncertainty", "unsure answers, %"), ("ece", "calibration error, %"))
+HEIGHT, WIDTH = 220, 300
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network.
+
+    Args:
+        name: of its column.
+        index: of its stage.
+        sparsity: of its prunable weights.
+        regime: what became of it.
+        frontier: no other network is smaller and more accurate.
+        cells: accuracy, its change, worst class or group, unsure answers, calibration error, packed bytes, efficiency.
+    """
+
+    name: str
+    index: int
+    sparsity: float
+    regime: str
+    frontier: bool
+    cells: tuple[Cell, ...]
+
+
+def points(view: View) -> list[Point]:
+    """The networks by sparsity, the dense one first; none where there are fewer than three sparse ones."""
+    known = {i: view.number("sparsity", i) for i in range(1, len(view.stages))}
+    sparse = {i: f.value for i, f in known.items() if f is not None and f.value and view.number("accuracy", i)}
+    if len(set(sparse.values())) < LEAST:
+        return []
+    order = [0, *sorted(sparse, key=lambda i: sparse[i])]
+    best = frontier([(_value(_bytes(view, i)), _value(view.number("accuracy", i))) for i in order])
+    return [_point(view, i, sparse.get(i, 0.0), i in {order[at] for at in best}) for i in order]
+
+
+def verdict(found: Sequence[Point]) -> str:
+    """Where harm starts, in one or two sentences."""
+    same = [p for p in found[1:] if p.regime == AS_DENSE]
+    unsure, worse = (next((p for p in found[1:] if p.regime == regime), None) for regime in (LESS_SURE, WORSE))
+    parts = [
+        f"Up to {percent(same[-1].sparsity)} zeros nothing is changed beyond noise" if same else "No sparsity here leaves all as it was"
+    ]
+    parts += [f"from {percent(unsure.sparsity)} more answers are unsure while accuracy holds"] if unsure else []
+    parts += [f"from {percent(worse.sparsity)} accuracy is worse"] if worse else ["accuracy is nowhere worse beyond noise"]
+    return f"{'; '.join(parts)}."
+
+
+def frontier(sizes: Sequence[tuple[float | None, float | None]]) -> list[int]:
+    """Positions of (bytes, accuracy) that no other beats: at most its bytes, at least its accuracy, and one of them better."""
+    known = [(at, size, accuracy) for at, (size, accuracy) in enumerate(sizes) if size is not None and accuracy is not None]
+    return [at for at, size, accuracy in known if not any(s <= size and a >= accuracy and (s, a) != (size, accuracy) for _, s, a in known)]
+
+
+def figures(view: View, found: Sequence[Point]) -> list[tuple[str, Markup]]:
+    """A curve for each number there is."""
+    return [(label, _curve(view, found, name, label)) for name, label in CURVES if all(view.number(name, p.index) for p in found)]
+
+
+def regime(view: View, index: int) -> str:
+    """What became of a network."""
+    if judge(view.change("accuracy", index)) == "worse":
+        return WORSE
+    return LESS_SURE if judge(view.change("uncertainty", index)) in ("higher", "worse") else AS_DENSE
+
+
+def _point(view: View, index: int, sparsity: float, best: bool) -> Point:
+    change = view.change("accuracy", index) if index else None
+    kind = regime(view, index) if index else AS_DENSE
+    cells = (
+        cell(view.number("accuracy", index)), cell(change, judge(change)), cell(_lowest(view, index)),
+        cell(view.number("uncertainty", index)), cell(view.number("ece", index)), cell(_bytes(view, index)),
+        Cell(_efficiency(view, index, change) if kind == WORSE else "\u2013"),
+    )  # fmt: skip
+    return Point(clean(view.stages[index].name), index, sparsity, kind, best, cells)
+
+
+def _lowest(view: View, index: int) -> Finding | None:
+    """Accuracy of the class, attribute or group that fares worst."""
+    scopes = [scope for kind in ("class", "attribute", "group") for scope in view.scopes(kind) if scope.count("=") < 2]
+    found = [f for scope in scopes if (f := view.number("accuracy", index, scope)) is not None and not missing(f)]
+    return min(found, key=lambda f: f.value or 0.0, default=None)
+
+
+def _bytes(view: View, index: int) -> Finding | None:
+    return view.number("bytes_packed", index) or view.number("bytes_dense", index)
+
+
+def _efficiency(view: View, index: int, change: Finding | None) -> str:
+    """Parameters removed for a lost point of accuracy."""
+    left, all_of = view.number("nonzeros", index), view.dense("nonzeros")
+    if missing(left) or missing(all_of) or left is None or all_of is None or change is None or not change.value:
+        return "\u2013"
+    return f"{((all_of.value or 0) - (left.value or 0)) / (-100 * change.value):,.0f}"
+
+
+def _value(finding: Finding | None) -> float | None:
+    return None if missing(finding) or finding is None else finding.value
+
+
+def _curve(view: View, found: Sequence[Point], name: str, label: str) -> Markup:
+    """One number against sparsity, with intervals; the dense network is a broken line."""
+    numbers = [view.number(name, p.index) for p in found]
+    across = [100 * p.sparsity for p in found]
+    up = [100 * (f.value or 0.0) if f else 0.0 for f in numbers]
+    ends = [
+        (100 * f.low, 100 * f.high) if f and f.low is not None and f.high is not None else (y, y) for f, y in zip(numbers, up, strict=True)
+    ]
+
+    def paint(axes: Axes) -> None:
+        axes.grid(color=GRID)
+        axes.axhline(up[0], color=DENSE, linestyle=(0, (4, 3)), linewidth=1.2)
+        axes.vlines(across, [low for low, _ in ends], [high for _, high in ends], color=COMPRESSED, linewidth=1.2)
+        axes.plot(across, up, color=COMPRESSED, marker="o", markersize=3.5, linewidth=1.6)
+        axes.set(xlabel="zeros, % of the prunable weights", ylabel=label)
+
+    told = "; ".join(f"{x:.0f} % zeros: {y:.1f}" for x, y in zip(across, up, strict=True))
+    return draw(f"fig-against-{name}", f"{label.capitalize()} against sparsity", f"{told}.", paint, height=HEIGHT, width=WIDTH)

@@ -1,0 +1,203 @@
+"""The forecast of what compression will do, from the dense network alone, and its score once a compressed network is there.
+
+`report DENSE --forecast` writes `forecast.json`: hashes of network and data, answers at risk, and how much each attribute's bias is.
+`report COMPRESSED --score FORECAST` checks the hashes, so that the forecast is of this network's dense ancestor and of these samples, and
+says how right it was. The numbers are those of `maths/forecast.py`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.contracts.metric import Evidence
+from sparsify_cli.errors import BadRequest, UnreadableFile
+from sparsify_cli.maths.exemplars import modal_labels
+from sparsify_cli.maths.forecast import BELOW, LEAST, Risk, lift, precision, rank_correlation, recall, susceptible
+from sparsify_cli.maths.identity_pairs import IdentityPairs, Rules
+from sparsify_cli.maths.intervals import Estimate
+from sparsify_cli.maths.one_against_rest import asked
+from sparsify_cli.recipes.verbs import ReportRecipe
+from sparsify_cli.stages.evidence import evidence
+from sparsify_cli.stages.outcome import Outcome, Table
+from sparsify_cli.stages.subject import Subject
+from sparsify_cli.stages.tables import said
+from sparsify_cli.stages.write import Product, data_identity, output_folder, write_product
+from sparsify_cli.values.artifact import FORECAST, Artifact, claimed, is_artifact
+from sparsify_cli.values.atomic import replace_file
+from sparsify_cli.values.predictions import Predictions
+from sparsify_cli.values.report import Finding, Report
+
+SCHEMA = "sparsify/forecast/1"
+SHOWN = 10
+SOURCE = "Iofinova et al. 2023, criteria from the dense model; the scores are ours"
+SCORES = {
+    "forecast_precision": "Share of the answers foretold to be at risk that changed.",
+    "forecast_recall": "Share of the answers that changed that were foretold to be at risk.",
+    "forecast_lift": "How many times more of the changed answers were foretold than of all answers; 1 = the forecast says nothing.",
+}
+
+
+def foretell(recipe: ReportRecipe, subject: Subject, listener: Listener) -> Outcome:
+    """Write the forecast of a dense network.
+
+    Raises:
+        BadRequest: the network is not dense.
+    """
+    if subject.masks:
+        what = f"{subject.path} is sparse already."
+        raise BadRequest(what, "A forecast is made from the dense network.", "Name that, or score a forecast with --score.")
+    listener.note(f"looking at the answers of {subject.path}")
+    seen = evidence(subject, None, split=recipe.split)  # type: ignore[arg-type]
+    samples = subject.samples(recipe.split)  # type: ignore[arg-type]
+    [answers] = (one.every_answer() for one in seen.compressed)
+    at_risk, found = susceptible(answers.probabilities), sorted(risks(seen), key=lambda one: -one.risk)
+    document = {
+        "schema": SCHEMA,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "model_sha256": subject.checkpoint.source.sha256,
+        "split": recipe.split,
+        "data_sha256": data_identity(samples),
+        "below": BELOW,
+        "answers": len(answers),
+        "susceptible": [answers.ids[i] for i in at_risk.nonzero()[:, 0].tolist()],
+        "risks": [{**asdict(one), "risk": one.risk} for one in found],
+    }
+    report = Report(tuple(_foretold(at_risk, found)), {"data_sha256": document["data_sha256"]})
+    folder, held = output_folder(recipe, subject.name)
+    with claimed(folder, held=held):
+        write_product(folder, Product(recipe, subject, report, subject, certify=partial(_write, document)))
+    headline = f"Foretold: {int(at_risk.sum()):,} of {len(answers):,} answers are at risk, and the bias of {len(found)} pairs."
+    table = Table("bias at risk, most first", ("what, and the group training favours", "unsure", "gap", "risk"), tuple(_rows(found)))
+    hints = (f"sparsify prune {subject.path} --sparsity 0.9 --out pruned", f"sparsify report pruned --score {folder}")
+    notes = () if found else ("the data names no groups that share an attribute unequally, so no bias can be foretold.",)
+    return Outcome("report", headline, report, folder, (table,) if found else (), notes, hints, files=(folder / FORECAST,))
+
+
+def risks(seen: Evidence) -> list[Risk]:
+    """The risk of every pair that bias amplification would count, from the first model of the evidence."""
+    said = seen.compressed[0]
+    if seen.train is None or not said.groups:
+        return []
+    known = IdentityPairs(said, seen.train.targets, seen.train.groups, Rules())
+    unsure = ((said.probabilities - 0.5).abs() < BELOW - 0.5).double().mean(dim=0)
+    unsure = unsure[-len(asked(said)) :]
+    gaps, kind = (known.trained.inside - known.trained.outside).abs(), "attribute" if said.has_attributes else "class"
+    found = []
+    for a, i, inside in zip(*(column.tolist() for column in known.pairs), strict=True):
+        group = known.identities[i]
+        scope = f"{kind}:{asked(said)[a]}@{group.column}={group.inside if inside else group.outside}"
+        found.append(Risk(scope, float(unsure[a]), float(gaps[a, i])))
+    return found
+
+
+def score(path: Path, seen: Evidence, dense: Subject, data_sha256: str, findings: list[Finding]) -> list[Finding]:
+    """How right a forecast was.
+
+    Args:
+        path: its file, or the folder it lies in.
+        seen: predictions of the dense and the compressed network.
+        dense: the ancestor.
+        data_sha256: of the samples.
+        findings: of the compressed network; bias amplification is looked up in them.
+
+    Raises:
+        BadRequest: it is of another network or of other samples.
+        UnreadableFile: it is none.
+    """
+    told = read_forecast(path)
+    if told["model_sha256"] != dense.checkpoint.source.sha256:
+        raise BadRequest(f"{path} foretells another network than {dense.path}.", "The sha256 of its weights differs.", "Name its own.")
+    if told["data_sha256"] != data_sha256:
+        raise BadRequest(f"{path} was made on other samples.", "Their sha256 differs.", "Use the same --data and --split.")
+    before, after = ([one.every_answer() for one in side] for side in (seen.dense, seen.compressed))
+    changed = modal_labels(before) != modal_labels(after)
+    return [*_scored(_at_risk(told, before[0]), changed), _ranked(told, findings)]
+
+
+def score_note(report: Report) -> tuple[str, ...]:
+    """The score in a sentence; nothing without one."""
+    right, times = report.get("forecast_recall"), report.get("forecast_lift")
+    if right is None or times is None:
+        return ()
+    if right.value is None or times.value is None:
+        return (f"the forecast cannot be scored: {right.note or times.note}.",)
+    words = f"of {right.n:,} answers that changed {said(right)} were foretold to be at risk, {times.value:.1f} times as many as by chance"
+    return (f"{words} (95 % interval {times.low:.1f} to {times.high:.1f}).",)
+
+
+def read_forecast(path: Path) -> Mapping[str, Any]:
+    """What a forecast says.
+
+    Raises:
+        MissingFile, UnreadableFile: it is gone, changed since, or none.
+    """
+    file = path / FORECAST if path.is_dir() else path
+    if path.is_dir() and is_artifact(path):
+        Artifact.open(path).verified(FORECAST)
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnreadableFile(f"{path} holds no forecast.", f"{error}.", "Make one: sparsify report DENSE --forecast") from error
+    kinds = {"model_sha256": str, "data_sha256": str, "answers": int, "susceptible": list, "risks": list}
+    whole = isinstance(told, dict) and told.get("schema") == SCHEMA and all(isinstance(told.get(k), kind) for k, kind in kinds.items())
+    if not whole or not all(isinstance(one, dict) and {"scope", "risk"} <= one.keys() for one in told["risks"]):
+        raise UnreadableFile(f"{path} holds no forecast.", f"Expected the schema {SCHEMA}.", "Make one: sparsify report DENSE --forecast")
+    return dict(told)
+
+
+def _at_risk(told: Mapping[str, Any], answers: Predictions) -> Tensor:
+    listed = set(told["susceptible"])
+    return torch.tensor([name in listed for name in answers.ids], dtype=torch.bool)
+
+
+def _scored(at_risk: Tensor, changed: Tensor) -> Iterator[Finding]:
+    counts = {"forecast_precision": at_risk, "forecast_recall": changed, "forecast_lift": changed}
+    for name, rule in zip(SCORES, (precision, recall, lift), strict=True):
+        n = int(counts[name].sum())
+        unit = "" if name == "forecast_lift" else "fraction"
+        about = Finding(name=name, value=None, unit=unit, n=n, better="higher", definition=SCORES[name], source=SOURCE)
+        yield _with(about, rule(at_risk, changed), f"not enough data: {n} answers, at least {LEAST} are needed")
+
+
+def _ranked(told: Mapping[str, Any], findings: list[Finding]) -> Finding:
+    change = {f.scope: f.value for f in findings if (f.name, f.of) == ("bias_amplification", "change") and f.value is not None}
+    pairs = [(float(one["risk"]), change[one["scope"]]) for one in told["risks"] if one["scope"] in change]
+    text = "Rank correlation of the foretold risk of bias with the change of bias amplification, over pairs; 1 = the order was foretold."
+    about = Finding(name="forecast_bias", value=None, n=len(pairs), better="higher", definition=text, source=SOURCE)
+    found = rank_correlation(*(list(side) for side in zip(*pairs, strict=True))) if pairs else None
+    return _with(about, found, f"not enough data: {len(pairs)} pairs, at least {LEAST} that vary are needed")
+
+
+def _with(about: Finding, found: Estimate | None, otherwise: str) -> Finding:
+    if found is None:
+        return replace(about, note=otherwise)
+    return replace(about, value=found.value, low=found.low, high=found.high)
+
+
+def _foretold(at_risk: Tensor, found: list[Risk]) -> Iterator[Finding]:
+    text = f"Share of answers whose probability is below {BELOW:g}: those that compression changes most often."
+    share = float(at_risk.double().mean())
+    yield Finding(name="forecast_susceptible", value=share, unit="fraction", n=len(at_risk), definition=text, source=SOURCE)
+    for one in found:
+        words = "Share of unsure answers times the gap between groups in training: how much this bias is at risk of growing."
+        yield Finding(name="forecast_risk", value=one.risk, scope=one.scope, n=len(at_risk), definition=words, source=SOURCE)
+
+
+def _rows(found: list[Risk]) -> Iterator[tuple[str, ...]]:
+    for one in found[:SHOWN]:
+        yield one.scope.partition(":")[2], f"{one.uncertainty:.1%}", f"{one.gap:.1%}", f"{one.risk:.3f}"
+
+
+def _write(document: Mapping[str, Any], folder: Path, _: str) -> None:
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    replace_file(folder / FORECAST, lambda path: path.write_text(text, encoding="utf-8"))
