@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -65,7 +66,7 @@ def points(view: View) -> list[Point]:
 
 def verdict(found: Sequence[Point]) -> str:
     """Where harm starts, in one or two sentences."""
-    same = [p for p in found[1:] if p.regime == AS_DENSE]
+    same = list(takewhile(lambda p: p.regime == AS_DENSE, found[1:]))
     unsure, worse = (next((p for p in found[1:] if p.regime == regime), None) for regime in (LESS_SURE, WORSE))
     parts = [
         f"Up to {percent(same[-1].sparsity)} zeros nothing is changed beyond noise" if same else "No sparsity here leaves all as it was"

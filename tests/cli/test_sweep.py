@@ -1,0 +1,46 @@
+"""`report --sparsities`: pruned to each, fine-tuned where asked, on one page; every network is an artifact of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sparsify_cli.stages.subject import open_path
+from tests.cli.conftest import NAMES, Run
+
+DENSE, PRUNED = (f"runs/{NAMES[name]}" for name in ("dense", "pruned"))
+
+
+def test_a_page_against_sparsity(here, run: Run):
+    """Columns by rising sparsity; each network has as many zeros as was asked; the section with its curves is there."""
+    assert run(f"report {DENSE} --sparsities 0.95,0.5,0.8 --solver sparsegpt --out page").code == 0
+    page = json.loads(Path("page/report.json").read_text())
+    assert [stage["verb"] for stage in page["stages"]] == ["dense", "prune", "prune", "prune"]
+    found = [float(open_path(Path(stage["path"])).masks.sparsity) for stage in page["stages"][1:]]
+    assert found == pytest.approx([0.5, 0.8, 0.95], abs=1e-3)
+    html = Path("page/report.html").read_text(encoding="utf-8")
+    assert 'id="against"' in html and "fig-against-accuracy" in html
+
+
+def test_each_may_be_fine_tuned(here, run: Run):
+    """The networks shown are those after training, masks as pruned."""
+    assert run(f"report {DENSE} --sparsities 0.9 --pattern 2:4 --epochs 1 --out page").code == 0
+    page = json.loads(Path("page/report.json").read_text())
+    assert page["stages"][-1]["verb"] in ("finetune", "prune") and "finetune" in {stage["verb"] for stage in page["stages"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (f"report {PRUNED} --sparsities 0.95", "is sparse already"),
+        (f"report {DENSE} --sparsities 0,0.5", "A sparsity of 0 prunes nothing"),
+    ],
+)
+def test_what_cannot_be_swept_is_told(here, run: Run, line: str, words: str):
+    """One sentence, exit 2; nothing is pruned."""
+    before = sorted(Path("runs").iterdir())
+    said = run(line)
+    assert (said.code, words in said.sentence) == (2, True), said.sentence
+    assert sorted(Path("runs").iterdir()) == before

@@ -1,0 +1,71 @@
+"""Where harm starts, and what is worth its bytes: by hand-made stages."""
+
+from __future__ import annotations
+
+from sparsify_cli.pages import against_sparsity
+from sparsify_cli.pages.html import render_html
+from sparsify_cli.pages.view import Stage, View
+from sparsify_cli.values.report import Finding, Report
+
+
+def finding(name: str, value: float, of: str = "compressed", **more) -> Finding:
+    """A number, narrow interval."""
+    return Finding(name=name, value=value, of=of, n=1000, low=value - 0.004, high=value + 0.004, **more)
+
+
+def stage(sparsity: float, accuracy: float, unsure: float, size: float) -> Stage:
+    """A network beside a dense one of accuracy 0.9 and 10 % unsure answers."""
+    change = finding("accuracy", round(accuracy - 0.9, 6), "change", better="higher")
+    found = (
+        Finding(name="sparsity", value=sparsity),
+        finding("accuracy", accuracy, better="higher"),
+        finding("accuracy", 0.9, "dense", better="higher"),
+        change,
+        finding("uncertainty", unsure),
+        finding("uncertainty", 0.1, "dense"),
+        finding("uncertainty", round(unsure - 0.1, 6), "change"),
+        Finding(name="bytes_packed", value=size, unit="bytes"),
+        Finding(name="nonzeros", value=1000 * (1 - sparsity), unit="parameters"),
+        Finding(name="nonzeros", value=1000.0, unit="parameters", of="dense"),
+    )
+    return Stage(f"pruned {sparsity:.0%}", "prune", f"at-{sparsity}", {}, Report(found))
+
+
+DENSE = Stage("dense", "train", "dense", {}, Report((Finding(name="bytes_packed", value=4000.0, unit="bytes"),)))
+STAGES = (DENSE, stage(0.98, 0.6, 0.9, 100), stage(0.5, 0.901, 0.101, 2000), stage(0.8, 0.899, 0.3, 800), stage(0.7, 0.85, 0.3, 1200))
+
+
+def test_networks_are_ordered_and_read():
+    """By sparsity, the dense one first: nothing changed, worse, less sure, worse."""
+    found = against_sparsity.points(View("t", STAGES))
+    assert [p.sparsity for p in found] == [0.0, 0.5, 0.7, 0.8, 0.98]
+    assert [p.regime for p in found] == ["as dense", "as dense", "worse", "less sure", "worse"]
+
+
+def test_the_frontier():
+    """Neither the dense network (larger and less accurate) nor that of 70 % (larger and worse than 80 %) is worth its bytes."""
+    found = against_sparsity.points(View("t", STAGES))
+    assert [p.sparsity for p in found if p.frontier] == [0.5, 0.8, 0.98]
+    assert against_sparsity.frontier([(1.0, 0.5), (1.0, 0.5), (None, 0.9), (2.0, 0.4)]) == [0, 1]
+
+
+def test_parameters_a_lost_point():
+    """980 removed for 30 points: 33 each; told only where accuracy is worse."""
+    found = against_sparsity.points(View("t", STAGES))
+    assert [p.cells[-1].text for p in found] == ["\u2013", "\u2013", "140", "\u2013", "33"]
+
+
+def test_where_harm_starts_in_words():
+    """The largest sparsity that leaves all as it was, the smallest of each harm."""
+    said = against_sparsity.verdict(against_sparsity.points(View("t", STAGES)))
+    assert said == (
+        "Up to 50.0 % zeros nothing is changed beyond noise; from 80.0 % more answers are unsure while accuracy holds; "
+        "from 70.0 % accuracy is worse."
+    )
+
+
+def test_two_sparsities_are_no_curve():
+    """Then there is no such section, with three there is."""
+    assert against_sparsity.points(View("t", STAGES[:3])) == []
+    assert 'id="against"' not in render_html(View("t", STAGES[:3]))
+    assert 'id="against"' in render_html(View("t", STAGES))
