@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -22,6 +22,8 @@ from sparsify_cli.values.small_floats import zeros_in
 
 __all__ = ["count_findings", "latency", "latency_ratio", "measure_all", "predict", "train_marginals"]
 
+SUMMARY = ("accuracy", "auc", "brier", "churn", "ece", "exemplars", "group-gap", "nll", "uncertainty", "worst-group")
+"""Metrics that every verb measures that makes a network; `report`, `compare`, `validate` and `recalibrate` measure all there are."""
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Batch-norm statistics: stored with a model, but no parameters."""
 
@@ -46,8 +48,12 @@ def predict(module: nn.Module, samples: Samples, *, batch: int | None = None) ->
     return Predictions(logits, samples.targets.cpu(), samples.ids, samples.groups, samples.classes)
 
 
-def measure_all(evidence: Evidence) -> list[Finding]:
+def measure_all(evidence: Evidence, names: Sequence[str] = ()) -> list[Finding]:
     """Findings of every metric on the shelf, with its default options, whose needs the evidence meets, in shelf order.
+
+    Args:
+        evidence: at least one compressed model.
+        names: only these metrics.
 
     Raises:
         BadRequest: no compressed model.
@@ -55,7 +61,7 @@ def measure_all(evidence: Evidence) -> list[Finding]:
     """
     _require_comparable(evidence)
     shelf = Shelf("metrics")
-    metrics: list[Metric] = [shelf.load(name)() for name in shelf.names()]
+    metrics: list[Metric] = [shelf.load(name)() for name in shelf.names() if not names or name in names]
     met = [metric for metric in metrics if metric.needs <= there(evidence)]
     whole = [(metric, metric.measure(evidence)) for metric in met]
     asked = [metric for metric, found in whole if any(finding.scope == "all" for finding in found)]  # others have nothing to say of one

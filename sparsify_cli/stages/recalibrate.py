@@ -81,7 +81,9 @@ def recalibrate(recipe: RecalibrateRecipe, listener: Listener) -> Outcome:
     _require_moved(move, seen, predict(after.module(), before.samples("validation")))
     folder, held = output_folder(recipe, before.name)
     with claimed(folder, held=held):
-        report = Report((*compared(before, after), *compared_sizes(before, after), *move.findings(len(seen))), {"samples": len(seen)})
+        report = Report(
+            (*compared(before, after, names=()), *compared_sizes(before, after), *move.findings(len(seen))), {"samples": len(seen)}
+        )
         report = write_product(folder, Product(recipe, after, report, before, after.checkpoint, after.masks))
     name = shlex.quote(str(folder))
     return Outcome(

@@ -46,7 +46,7 @@ def _measured(recipe: ValidateRecipe, subject: Subject) -> Outcome:
     split = parse_split(recipe.split)
     samples = subject.samples(split)
     report = Report(
-        (*alone(subject, split=split), *size_findings(subject), _file_size(subject)),
+        (*alone(subject, split=split, names=()), *size_findings(subject), _file_size(subject)),
         {"model": str(subject.path), "split": split, "data_sha256": data_identity(samples), "samples": len(samples)},
     )
     sentences, failure = check_gates(recipe.gate, report)
