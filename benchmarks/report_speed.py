@@ -3,7 +3,7 @@
     python benchmarks/report_speed.py [--samples 20000] [--attributes 40]
 
 Two models tell attributes of samples with three group columns (2, 5 and 2 values); everything is drawn at random, with the compressed
-model's logits those of the dense one plus noise. Seconds are those of the processor, one thread. The last output is kept in `report_speed.txt`.
+model's logits those of the dense one plus noise. Seconds are those of the processor, one thread. The last output is in `report_speed.txt`.
 """
 
 from __future__ import annotations
