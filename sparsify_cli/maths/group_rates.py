@@ -107,6 +107,8 @@ def by_group(values: Said, among: Truth, codes: Codes, groups: int) -> Rate:
 
 def widest(rate: Rate, usable: Bool[Tensor, "groups questions"]) -> Table:
     """+1 for the group with the highest rate, -1 for the one with the lowest; nothing where fewer than two can be used."""
+    if not len(usable):
+        return usable.double()
     high = torch.where(usable, rate.value, -torch.inf).argmax(dim=0)
     low = len(usable) - 1 - torch.where(usable, rate.value, torch.inf).flip(0).argmin(dim=0)  # of equals not the same one
     return (_one(high, len(usable)) - _one(low, len(usable))) * (usable.sum(dim=0) > 1)
@@ -114,6 +116,8 @@ def widest(rate: Rate, usable: Bool[Tensor, "groups questions"]) -> Table:
 
 def highest(rate: Rate, usable: Bool[Tensor, "groups questions"]) -> Table:
     """1 for the group with the highest rate; nothing where fewer than two can be used."""
+    if not len(usable):
+        return usable.double()
     chosen = torch.where(usable, rate.value, -torch.inf).argmax(dim=0)
     return _one(chosen, len(usable)) * (usable.sum(dim=0) > 1)
 

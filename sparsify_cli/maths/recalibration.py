@@ -23,8 +23,10 @@ LOW, HIGH = 1e-3, 1e3
 ROUNDS = 100
 
 
-def temperature(logits: Float[Tensor, "n outputs"], targets: Int[Tensor, "n *a"]) -> float:
+def temperature(logits: Float[Tensor, "n outputs"], targets: Int[Tensor, "n *a"]) -> float | None:
     """T of least mean negative log-likelihood, by safeguarded Newton steps on 1 / T, in which the likelihood is convex.
+
+    None where there is no such T: every answer is right (or has one logit for all options), or answers are worse than a guess.
 
     Args:
         logits: of validation samples.
@@ -40,7 +42,7 @@ def temperature(logits: Float[Tensor, "n outputs"], targets: Int[Tensor, "n *a"]
         if abs(new - scale) <= 1e-12 * scale:
             break
         scale = new
-    return 1 / scale
+    return 1 / scale if 2 / HIGH < scale < 0.5 / LOW else None
 
 
 def _slope(rows: Float[Tensor, "m options"], right: Int[Tensor, " m"], scale: float) -> tuple[float, float]:
@@ -53,14 +55,19 @@ def _slope(rows: Float[Tensor, "m options"], right: Int[Tensor, " m"], scale: fl
 
 
 def threshold(logits: Float[Tensor, " n"], targets: Int[Tensor, " n"]) -> float | None:
-    """The threshold above which as many validation answers lie as are `yes`; None where all or none are, or the logits there are equal.
+    """The threshold above which as many validation answers lie as are `yes`, or, where equal logits stand in the way, nearly as many.
+
+    None where all or none are `yes`, or all logits are equal.
 
     Args:
         logits: of `yes`, against 0.
         targets: 0 and 1.
     """
-    positives, ordered = int(targets.sum()), logits.double().sort(descending=True).values
-    if not 0 < positives < len(targets):
+    positives = int(targets.sum())
+    values, counts = logits.double().unique(return_counts=True)
+    if not 0 < positives < len(targets) or len(values) < 2:
         return None
-    above, below = ordered[positives - 1], ordered[positives]
-    return float((above + below) / 2) if above > below else None
+    above = counts.flip(0).cumsum(0)[:-1]  # answers above the cut after the first, second, ... largest value
+    cut = int((above - positives).abs().argmin())
+    falling = values.flip(0)
+    return float((falling[cut] + falling[cut + 1]) / 2)

@@ -51,6 +51,8 @@ class AUC(Metric):
         """AUC of the compressed and the dense model and the paired change; undefined when a class has no sample."""
         if evidence.compressed[0].has_attributes:
             return self._of_attributes(evidence)
+        if evidence.compressed[0].logits.shape[1] < 2:
+            return [replace(ABOUT, n=len(evidence.compressed[0]), note="undefined: there is one class only")]
         missing = absent_classes(evidence.compressed[0])
         if missing:
             return [replace(ABOUT, n=len(evidence.compressed[0]), note=f"undefined: no sample of class {', '.join(missing)}")]

@@ -84,7 +84,9 @@ def frontier(sizes: Sequence[tuple[float | None, float | None]]) -> list[int]:
 
 def figures(view: View, found: Sequence[Point]) -> list[tuple[str, Markup]]:
     """A curve for each number there is."""
-    return [(label, _curve(view, found, name, label)) for name, label in CURVES if all(view.number(name, p.index) for p in found)]
+    return [
+        (label, _curve(view, found, name, label)) for name, label in CURVES if not any(missing(view.number(name, p.index)) for p in found)
+    ]
 
 
 def regime(view: View, index: int) -> str:

@@ -23,4 +23,7 @@ class CompareRecipe(DataFields, OutputFields):
         str, Option("What all are measured against; left out = the first one's dense ancestor, else the first itself.", metavar="MODEL")
     ] = ""
     split: Annotated[str, Option("train, validation or test.")] = "test"
-    gate: Annotated[Texts, Option("Condition on the first network, e.g. 'change.accuracy>=-0.015'; exit 3 otherwise.", metavar="GATE")] = ()
+    gate: Annotated[
+        Texts,
+        Option("Condition on the first that is not the baseline, e.g. 'change.accuracy>=-0.015'; exit 3 otherwise.", metavar="GATE"),
+    ] = ()

@@ -32,7 +32,8 @@ def compare(recipe: CompareRecipe, listener: Listener) -> Outcome:
     if baseline.path.resolve() == first.path.resolve():
         names = names[1:]
         first = open_subject(_asked(recipe, names), listener=listener)
-    outcome = reported(_asked(recipe, names), first, baseline, split, listener)
+    asked = replace(recipe, dense=str(baseline.path))  # so that the same can be done again
+    outcome = reported(_asked(recipe, names), first, baseline, split, listener, asked=asked)
     return replace(outcome, verb="compare")
 
 

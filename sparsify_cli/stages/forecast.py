@@ -130,7 +130,7 @@ def score_note(report: Report) -> tuple[str, ...]:
     if right is None or times is None:
         return ()
     if right.value is None or times.value is None:
-        return (f"the forecast cannot be scored: {right.note or times.note}.",)
+        return (f"the forecast cannot be scored: {times.note or right.note}.",)
     words = f"of {right.n:,} answers that changed {said(right)} were foretold to be at risk, {times.value:.1f} times as many as by chance"
     return (f"{words} (95 % interval {times.low:.1f} to {times.high:.1f}).",)
 
@@ -166,7 +166,8 @@ def _scored(at_risk: Tensor, changed: Tensor) -> Iterator[Finding]:
         n = int(counts[name].sum())
         unit = "" if name == "forecast_lift" else "fraction"
         about = Finding(name=name, value=None, unit=unit, n=n, better="higher", definition=SCORES[name], source=SOURCE)
-        yield _with(about, rule(at_risk, changed), f"not enough data: {n} answers, at least {LEAST} are needed")
+        few = "undefined: nothing was foretold to be at risk" if not bool(at_risk.any()) else ""
+        yield _with(about, rule(at_risk, changed), few or f"not enough data: {n} answers, at least {LEAST} are needed")
 
 
 def _ranked(told: Mapping[str, Any], findings: list[Finding]) -> Finding:

@@ -60,7 +60,7 @@ class Move:
             yield f"temperature {self.temperature:.4g}: the network was {'too sure' if self.temperature > 1 else 'not sure enough'}."
         if self.kept:
             some = ", ".join(self.kept[:5])
-            yield f"{len(self.kept)} answers keep their threshold, because validation data has one value of them: {some}."
+            yield f"{len(self.kept)} answers keep their threshold: validation data has one value of them, or the network one logit: {some}."
 
     def findings(self, n: int) -> Iterator[Finding]:
         """T, or how far thresholds moved on average."""
@@ -156,9 +156,13 @@ def _move(recipe: RecalibrateRecipe, seen: Predictions) -> Move:
     if len(seen) < LEAST:
         what = f"There are {len(seen)} validation samples."
         raise MissingContext(what, f"At least {LEAST} are needed.", "Give data with a larger validation split.")
-    if recipe.method == "temperature":
-        return Move(temperature(seen.logits, seen.targets))
-    return _thresholds(seen)
+    if recipe.method == "thresholds":
+        return _thresholds(seen)
+    found = temperature(seen.logits, seen.targets)
+    if found is None:
+        why = "Every validation answer is right, or they are worse than a guess: then no temperature is the likeliest."
+        raise Infeasible("Validation data sets no temperature.", why, "Give more validation data, on which the network makes mistakes.")
+    return Move(found)
 
 
 def _thresholds(seen: Predictions) -> Move:
@@ -167,11 +171,12 @@ def _thresholds(seen: Predictions) -> Move:
         raise BadRequest(what, "Thresholds are of yes-or-no answers.", "Take --method temperature.")
     asked = [(name, seen.logits[:, i], seen.targets[:, i]) for i, name in enumerate(seen.attributes)]
     asked = asked or [("yes", seen.logits[:, 1] - seen.logits[:, 0], seen.targets)]
-    found = {name: threshold(logits, targets) for name, logits, targets in asked}
-    if all(value is None for value in found.values()):
-        raise Infeasible("No threshold can be moved.", "Validation data has one value of every answer.", "Give other data.")
-    offsets = tuple(value or 0.0 for value in found.values())
-    kept = tuple(name for name, value in found.items() if value is None)
+    found = [threshold(logits, targets) for _, logits, targets in asked]
+    if all(value is None for value in found):
+        why = "Validation data has one value of every answer, or the network one logit for it."
+        raise Infeasible("No threshold can be moved.", why, "Give other data.")
+    offsets = tuple(value or 0.0 for value in found)
+    kept = tuple(name for (name, *_), value in zip(asked, found, strict=True) if value is None)
     return Move(offsets=offsets if seen.has_attributes else (0.0, *offsets), kept=kept)
 
 

@@ -14,12 +14,14 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.metric import Evidence
 from sparsify_cli.maths.calibration_error import reliability_bins
 from sparsify_cli.maths.exemplars import exemplar_ids
+from sparsify_cli.maths.scopes import class_names
 from sparsify_cli.pages.html import render_html
 from sparsify_cli.pages.markdown import render_markdown, terminal_columns, terminal_rows
 from sparsify_cli.pages.spreadsheet import render_csv
 from sparsify_cli.pages.verdict import verdict
 from sparsify_cli.pages.view import Certified, Curve, Epoch, Exemplar, Layer, LineageStep, Reliability, Stage, View, to_json
 from sparsify_cli.pages.wording import round_percent
+from sparsify_cli.recipes.shared import OutputFields
 from sparsify_cli.recipes.verbs import ReportRecipe
 from sparsify_cli.stages.audit import audit_tables
 from sparsify_cli.stages.certificate import read_certificate
@@ -83,11 +85,15 @@ def report(recipe: ReportRecipe, listener: Listener) -> Outcome:
     return reported(recipe, subject, ancestor, split, listener)
 
 
-def reported(recipe: ReportRecipe, subject: Subject, ancestor: Subject, split: Split, listener: Listener) -> Outcome:
-    """The page about a subject beside a baseline and what else the recipe names."""
+def reported(
+    recipe: ReportRecipe, subject: Subject, ancestor: Subject, split: Split, listener: Listener, *, asked: OutputFields | None = None
+) -> Outcome:
+    """The page about a subject beside a baseline and what else the recipe names; `asked` is what is remembered, where another verb was."""
     dense = with_context_of(ancestor, subject).checked()
     networks = _networks(dense, subject, recipe.also)
-    if recipe.sparsities:
+    if recipe.sparsities:  # those that were made, without what they were made from
+        made = {Path(path).resolve() for path in (recipe.model, *recipe.also)}
+        networks = [one for one in networks if one.path.resolve() in made]
         networks.sort(key=lambda one: one.masks.sparsity)
     shown = [_compared(dense, network, split, listener) for network in networks]
     about = _scored(recipe, next(one for one in shown if one.subject.path == subject.path), dense, split)
@@ -96,10 +102,10 @@ def reported(recipe: ReportRecipe, subject: Subject, ancestor: Subject, split: S
     view = _view(dense, shown, about, split, sentences)
     notes = (*(text for one in networks for text in level_note(one)), *_stranger_notes(subject, dense, networks), *sentences)
     notes += score_note(about.report)
-    folder, held = output_folder(recipe, subject.name)
+    folder, held = output_folder(asked or recipe, subject.name)
     with claimed(folder, held=held):
         files = write_pages(folder, view)
-        write_product(folder, Product(recipe, subject, about.report, subject, facts={"files": [path.name for path in files]}))
+        write_product(folder, Product(asked or recipe, subject, about.report, subject, facts={"files": [path.name for path in files]}))
     return Outcome("report", verdict(view), about.report, folder, tables=(_terminal(view),), files=files, notes=notes, failure=failure)
 
 
@@ -310,8 +316,8 @@ def _layers(subject: Subject) -> tuple[Layer, ...]:
 def _exemplars(seen: Evidence, samples: Samples) -> tuple[Exemplar, ...]:
     found = exemplar_ids(seen.dense, seen.compressed)[:SHOWN_EXEMPLARS]
     where = {name: row // max(1, len(seen.dense[0].attributes)) for row, name in enumerate(seen.dense[0].every_answer().ids)}
-    known = ("no", "yes") if samples.has_attributes else samples.classes
-    names = known or tuple(str(label) for label in range(seen.dense[0].logits.shape[1]))
+    known = ("no", "yes")
+    names = known if samples.has_attributes else class_names(seen.dense[0])
     return tuple(
         Exemplar(
             id=one.id, image=_image(samples, where[one.id]), true=names[one.true], dense=names[one.dense], compressed=names[one.compressed],

@@ -150,7 +150,10 @@ class Judge:
         return cls(quiet, parameters, coordinates, forget, retain, validation, gone, forgotten)._started(tolerance)
 
     def _started(self, tolerance: float) -> Judge:
-        forgotten, retained, unknown = alike(self.forget.targets, self.retain.targets, self.validation.targets)
+        sides = (self.forget.targets, self.retain.targets, self.validation.targets)
+        forgotten, retained, unknown = alike(*sides)
+        if self.forget.has_attributes and not bool(torch.isin(forgotten, retained).any()):  # whole attributes go
+            forgotten, retained, unknown = map(kinds, sides)
         known = forgotten[~self.gone]
         here = Reading(self, self.parameters)
         seen, _ = self.outcome(self.parameters, self.retain)

@@ -164,8 +164,11 @@ def _check_labels(logits: object, samples: Samples, when: str = "") -> None:
         raise BadData(f"The model gives a {type(logits).__name__}{when}, not a tensor.", "A classifier gives one row of logits a sample.")
     if logits.ndim != 2:
         raise BadData(f"The model's outputs have shape {tuple(logits.shape)}{when}.", "A classifier gives one row of logits a sample.")
-    if samples.has_attributes and logits.shape[1] != samples.outputs:
-        raise BadData(f"There are {samples.outputs} attributes but the model has {logits.shape[1]} outputs.", "Every attribute needs one.")
+    if samples.has_attributes:
+        if logits.shape[1] != samples.outputs:
+            what = f"There are {samples.outputs} attributes but the model has {logits.shape[1]} outputs."
+            raise BadData(what, "Every attribute needs one.")
+        return
     low, high, width = int(samples.targets.min()), int(samples.targets.max()), logits.shape[1]
     if low < 0 or high >= width:
         raise BadData(f"Labels run from {low} to {high} but the model has {width} outputs.", "Every label needs an output.")

@@ -6,6 +6,7 @@ uint8 inputs are images and become float32 in [0, 1]; other floating inputs beco
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -106,7 +107,7 @@ def _require_attributes(tensor: Tensor, where: str) -> None:
     if bool(((tensor != 0) & (tensor != 1)).any()):
         what, why = f"{where}: labels have shape {list(tensor.shape)}.", "Several numbers a sample are attributes, each 0 or 1."
         raise BadData(what, why, "Give one class number a sample, or 0 and 1.")
-    if bool((tensor.sum(dim=1) == 1).all()):
+    if len(tensor) and bool((tensor.sum(dim=1) == 1).all()):
         why = "Every row has exactly one 1, so these are classes and not attributes."
         raise BadData(f"{where}: labels have shape {list(tensor.shape)}.", why, "Give argmax of one-hot rows.")
 
@@ -132,6 +133,9 @@ def _require_finite(tensor: Tensor, where: str) -> None:
 
 
 def _require_named_labels(samples: Samples, where: str) -> None:
+    twice = sorted(name for name, times in Counter(samples.classes).items() if times > 1)
+    if twice:
+        raise BadData(f"{where}: {len(twice)} names are given twice, first {twice[0]!r}.", "A name tells one class or attribute.")
     if samples.has_attributes:
         if samples.classes and len(samples.classes) != samples.outputs:
             raise BadData(f"{where}: there are {samples.outputs} attributes and {len(samples.classes)} names.", "Each needs one.")

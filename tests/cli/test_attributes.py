@@ -89,6 +89,13 @@ def test_forgetting_by_attribute(run: Run, method: str):
     assert json.loads(Path("gone/unlearning.json").read_text())["forgotten"]["samples"] == 38
 
 
+def test_one_attribute_can_be_trained(run: Run):
+    """A network with one output, from a function that returns one column of 0 and 1."""
+    Path("one.py").write_text(ONE, encoding="utf-8")
+    assert run("train --arch one.py:net --data one.py:data --epochs 2 --out one").code == 0
+    assert run("report one --forecast --out told").code == 0
+
+
 def test_forgetting_those_that_have_an_attribute(run: Run):
     """With the audit; unseen samples are mixed alike, so that an attack cannot tell by the attribute alone."""
     said = run("unlearn dense --forget attribute:loop --audit --out gone")
@@ -119,3 +126,17 @@ def test_what_does_not_fit_is_told(run: Run, line: str, words: str):
     """One sentence each, exit 2."""
     said = run(line)
     assert (said.code, words in said.sentence) == (2, True), said.sentence
+
+
+ONE = """
+import torch
+from torch import nn
+from sparsify_cli.values.samples import Samples
+
+def net():
+    return nn.Linear(2, 1)
+
+def data(split):
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(len(split)))
+    return Samples(x, (x[:, :1] > 0).long(), tuple(f"{split}-{i}" for i in range(200)), classes=("right",))
+"""

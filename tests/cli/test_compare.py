@@ -32,6 +32,8 @@ def test_a_dense_network_is_the_baseline(here, run: Run):
     assert run(f"compare {TUNED} {PRUNED} --dense {PRUNED} --out two").code == 0
     assert stages("one")[0] == NAMES["dense"] and NAMES["tuned"] in stages("one")
     assert stages("two")[0] == NAMES["pruned"]
+    kept = json.loads(Path("one/manifest.json").read_text())
+    assert (kept["verb"], kept["recipe"]["dense"], kept["recipe"]["networks"]) == ("compare", DENSE, [DENSE, TUNED])
 
 
 def test_networks_of_one_name_are_called_by_their_folders(here, run: Run):

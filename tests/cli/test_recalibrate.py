@@ -66,8 +66,9 @@ def test_the_report_follows_it_back(here, run: Run):
     [
         (f"recalibrate {DENSE} --method thresholds", 2, "chooses among 10 classes"),
         ("recalibrate nowhere.pt", 2, "nowhere.pt"),
-        ("recalibrate bare.pt --arch bare.py:net --data bare.py:data", 2, "Something is computed after them"),
+        ("recalibrate bare.pt --arch bare.py:net --data bare.py:noisy", 2, "Something is computed after them"),
         ("recalibrate bare.pt --arch bare.py:plain --data bare.py:data --method thresholds", 2, "has no bias"),
+        ("recalibrate bare.pt --arch bare.py:plain --data bare.py:data", 5, "sets no temperature"),
         ("recalibrate bare.pt --arch bare.py:plain --data bare.py:few", 2, "At least 50 are needed"),
     ],
 )
@@ -95,6 +96,11 @@ net, plain = Bare, lambda: nn.Linear(2, 2, bias=False)
 def data(split, n=80):
     y = torch.arange(n) % 2
     return {"x": torch.stack([y, 1 - y], 1).float(), "y": y}
+
+def noisy(split):
+    found = data(split)
+    found["y"][::5] = 1 - found["y"][::5]
+    return found
 
 def few(split):
     return data(split, 20)

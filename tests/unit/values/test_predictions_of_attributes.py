@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from sparsify_cli.contracts.metric import Evidence
+from sparsify_cli.contracts.metric import Evidence, Truth
 from sparsify_cli.errors import BadData
 from sparsify_cli.maths.exemplars import exemplar_ids
 from sparsify_cli.stages.measure import measure_all, train_marginals
@@ -95,6 +95,7 @@ def test_shares_of_the_training_set():
     [
         ([[0, 2], [1, 0]], (), "each 0 or 1"),
         ([[0, 1], [1, 0]], (), "exactly one 1"),
+        ([[1, 1], [1, 0]], ("a", "a"), "given twice"),
         ([[[0, 1]], [[1, 0]]], (), "a row of attributes"),
         ([[1, 1], [1, 0]], ("a", "b", "c"), "2 attributes and 3 names"),
         ([[0.5, 1.0], [1.0, 0.0]], (), "class number"),
@@ -103,4 +104,21 @@ def test_shares_of_the_training_set():
 def test_what_are_no_attributes(targets, classes, words):
     """Refused with the reason."""
     with pytest.raises(BadData, match=words):
-        samples_from(torch.zeros(2, 3), targets, split="train", where="data", classes=classes)
+        samples_from(torch.zeros(len(targets), 3), targets, split="train", where="data", classes=classes)
+
+
+def test_groups_that_are_all_too_small_are_told():
+    """A column with three samples a value: notes instead of numbers, from every metric."""
+    seen = told()
+    groups = {"person": tuple(str(i // 3) for i in range(N))}
+    small, dense = (Predictions(one.logits, one.targets, one.ids, groups, NAMES) for one in (seen, told(worse=1.0)))
+    found = measure_all(Evidence((small,), (dense,), (), Truth(seen.targets, groups)))
+    rates = [f for f in found if f.name.startswith(("group_rates", "fairness_gaps"))]
+    assert rates and all(f.value is None and "not enough data" in f.note for f in rates)
+
+
+def test_one_output_has_no_auc():
+    """One class only: undefined, not NaN."""
+    seen = Predictions(torch.zeros(20, 1), torch.zeros(20, dtype=torch.int64), tuple(map(str, range(20))))
+    [auc] = [f for f in measure_all(Evidence((seen,))) if f.name == "auc"]
+    assert (auc.value, "one class only" in auc.note) == (None, True)
