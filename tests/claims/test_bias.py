@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 
 from sparsify_cli.cli.app import main
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SEEDS, LEVELS = range(5), ("0.8", "0.9")
 
 

@@ -16,7 +16,7 @@ from tests.cli.conftest import Run
 
 CONTEXT = "--arch mlp --arch-arg classes=3 --data npz:digits.npz"
 NAMES = ["even", "large", "loop"]
-HOW = ("--solver auto", "--solver woodfisher", "--criterion grasp", "--criterion taylor", "--allocation dp --solver exactobs")
+HOW = ("--solver auto", "--solver woodfisher", "--criterion grasp")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_the_report_asks_by_attribute(run: Run):
     assert run("report pruned --gate accuracy@attribute:even>=0.999").code == 3
 
 
-@pytest.mark.parametrize("method", ["ssse", "gradient-ascent", "salun", "scrub", "ssd", "fisher-forgetting", "finetune"])
+@pytest.mark.parametrize("method", ["ssse", "salun", "scrub", "fisher-forgetting"])
 def test_forgetting_by_attribute(run: Run, method: str):
     """Samples that have an attribute go; the certificate counts them."""
     assert run(f"unlearn dense --forget random:3% --unlearner {method} --out gone --most-harm 1").code == 0

@@ -277,6 +277,7 @@ def test_the_order_of_samples_and_the_names_of_groups_do_not_matter():
     assert [f.value for f in theirs] == pytest.approx([f.value for f in report(one, truth(60, 20))])
 
 
+@pytest.mark.slow
 def test_interval_holds_the_truth():
     """150 test sets of 400: true positives .42 of f and .18 of m, predicted .5 and .1: 5/6 - .7 is in about 95 of 100 intervals."""
     generator = torch.Generator().manual_seed(3)

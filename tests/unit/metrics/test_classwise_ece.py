@@ -121,6 +121,7 @@ def test_the_interval_reaches_zero_where_a_perfect_model_would_show_as_much():
     assert near.low == 0 and "perfectly calibrated" in near.note and far.low > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", [0.0, 0.2, 0.5])
 def test_the_interval_holds_the_truth(off):
     """The error of a model off by a share of its distance from 1/2 is a quarter of that; 100 test sets, 87 % at least."""

@@ -72,6 +72,7 @@ def test_it_needs_a_dense_model():
     assert ConfidenceShift().needs == {"dense"}
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_change_holds_the_truth():
     """A shift of .05 among noise: in 90 to 99 of 100 intervals."""
     hits = 0

@@ -130,6 +130,7 @@ def test_nine_samples_are_not_enough():
     assert found.value is None and "9 samples, at least 10" in found.note
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth():
     """Of 200 test sets of 200 samples 90 to 98 % of the intervals hold the F1 of 200,000 samples, and of the paired change alike."""
     truth, worse = (contributions(drawn(999, 200_000, noise)).mean() for noise in (1.0, 2.0))

@@ -201,6 +201,7 @@ def test_the_level_of_groups_without_difference_is_what_they_show():
     assert sum(f.value for f in found) / 150 == pytest.approx(level, rel=0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rates", [(0.7, 0.9), (0.6, 0.65, 0.7, 0.75, 0.8)])
 def test_the_interval_holds_the_truth(rates):
     """The gap of .2 is in 88 to 99.5 of 100 intervals."""
@@ -208,6 +209,7 @@ def test_the_interval_holds_the_truth(rates):
     assert 0.88 <= sum(f.low <= 0.2 <= f.high for f in found) / 100 <= 0.995
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_change_holds_the_truth():
     """From a gap of .1 to one of .3, on the same samples: .2 is in 90 to 99.5 of 100 intervals."""
     found = [

@@ -160,6 +160,7 @@ def test_the_order_of_samples_does_not_matter(outputs):
         assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_mean_over_classes_holds_the_truth():
     """Three classes, one group: of 200 test sets 90 to 98 % of the intervals hold the rate of 200,000 samples."""
     truth = report(drawn(200_000, 3, 999, 1)).get("group_rates_tpr", scope="group:g=v0").value

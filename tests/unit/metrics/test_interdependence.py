@@ -146,6 +146,7 @@ def test_the_order_of_samples_does_not_matter():
         assert (mine.value, mine.low, mine.high) == pytest.approx((theirs.value, theirs.low, theirs.high), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_interval_holds_the_truth():
     """Signs of normals with correlation .5 agree in 2/3 of cases: correlation 1/3; with two attributes R^2 = 1/9."""
     held = sum(f.low <= 1 / 9 <= f.high for seed in range(150) for f in [report(telling(linked(400, 2, seed))).get("interdependence")])

@@ -118,6 +118,7 @@ def test_the_order_and_the_labels_do_not_matter():
         assert (other.value, other.low, other.high) == pytest.approx((numbers[0].value, numbers[0].low, numbers[0].high), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth():
     """Of 200 test sets of 200 samples 89 to 98 % of the intervals hold the area of 400,000 samples."""
     big = drawn(400_000, 10**6, 2.0)

@@ -112,6 +112,7 @@ def test_the_order_of_samples_does_not_matter():
     assert (first.value, first.low, first.high) == pytest.approx((second.value, second.low, second.high), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth():
     """Of 200 test sets of 200 samples 90 to 98.5 % of the intervals hold the accuracy of 400,000 samples."""
     big = drawn(400_000, 10**6)

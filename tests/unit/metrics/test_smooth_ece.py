@@ -130,6 +130,7 @@ def test_the_level_of_a_perfect_model_is_what_it_shows():
     assert 88 <= sum(s <= most for s in shown) <= 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", [0.0, 0.5])
 def test_the_interval_holds_the_truth(off):
     """The error of 400,000 samples is in 50 of 60 intervals at least (0 where there is none)."""

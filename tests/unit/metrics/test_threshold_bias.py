@@ -158,6 +158,7 @@ def test_the_order_of_samples_does_not_matter():
     assert list(report(one, train)) == list(report(other, train))
 
 
+@pytest.mark.slow
 def test_interval_holds_the_truth():
     """150 test sets of 300 samples, a fifth true, 70 % of them found and 5 % of the rest: .9 is in about 95 of 100 intervals."""
     generator = torch.Generator().manual_seed(4)
