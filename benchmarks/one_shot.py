@@ -8,7 +8,7 @@ processor (start and evaluation included; what runs share is done once and count
 Accuracy is that of the test split, the mean over draws of calibration samples (seeds 0, 1, ...), with the largest distance from it;
 methods that look at no samples are drawn once, but for those that draw numbers themselves. Methods for channels (greedy,
 good-subnetworks, geometric-median, apoz, ...) have no such levels; `selection.py` measures them. Batch-norm statistics are those
-that cost least on held-out training data, for all methods alike.
+that cost least on held-out training data, for all methods alike. The networks of the tables are those of `published.py`.
 
 Every cell is kept in `one_shot.jsonl`, which a second call goes on with; the tables of all networks in it are written to `one_shot.txt`.
 Cells of another version of the tool are measured again with --again. Without a model a small network is trained on digits and only printed.
