@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from jaxtyping import Int
 from torch import Tensor
 
+from sparsify_cli.values.positions import Positions
 from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding
+from sparsify_cli.values.samples import Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +33,32 @@ class Evidence:
     """What a metric may look at.
 
     Args:
-        compressed: populations (one or more seeds) of the model under test; at least one.
+        compressed: populations (one or more seeds) of the model under test; at least one, here or among the positions.
         dense: populations of its dense ancestor, over the same samples in the same order; may be empty.
         train_marginals: label -> share of the training set, or attribute -> share that has it; empty when unknown.
         train: what is true of the training set; None when unknown.
+        positions: instead of `compressed`, where models answer with texts or numbers.
+        dense_positions: instead of `dense`.
     """
 
-    compressed: tuple[Predictions, ...]
+    compressed: tuple[Predictions, ...] = ()
     dense: tuple[Predictions, ...] = ()
     train_marginals: tuple[float, ...] = ()
     train: Truth | None = None
+    positions: tuple[Positions, ...] = ()
+    dense_positions: tuple[Positions, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """What the models answer."""
+        if self.positions:
+            return self.positions[0].kind
+        return "attributes" if self.compressed and self.compressed[0].has_attributes else "classes"
+
+    @property
+    def sides(self) -> tuple[tuple[Positions, ...], tuple[Positions, ...]]:
+        """What models under test, and dense ones, said in texts or numbers."""
+        return self.positions, self.dense_positions
 
     def of_attribute(self, position: int) -> Evidence:
         """The same about one attribute, as a choice between no and yes."""
@@ -58,6 +76,9 @@ class Metric(ABC):
 
     needs: frozenset[str] = frozenset()
     """Evidence beyond `compressed` it cannot do without: "dense", "train", "attributes" (predictions of attributes, seen whole)."""
+
+    kinds: frozenset[Kind] = frozenset(("classes", "attributes"))
+    """Kinds of answers it is defined for."""
 
     @abstractmethod
     def measure(self, evidence: Evidence) -> list[Finding]:

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.nn.functional import cross_entropy
 
 from sparsify_cli.errors import BadRequest, KeyMismatch
 from sparsify_cli.values.arrays import as_taken_by
-from sparsify_cli.values.choices import choices
+from sparsify_cli.values.losses import loss as loss_of
 from sparsify_cli.values.mask_set import MaskSet
 
 CHUNK_NUMBERS = 4_000_000
@@ -112,7 +111,7 @@ class Coordinates:
 
 
 def per_sample_gradients(
-    model: nn.Module, inputs: Float[Tensor, "n ..."], targets: Int[Tensor, "n *a"], coordinates: Coordinates, *, chunk: int = 0
+    model: nn.Module, inputs: Num[Tensor, "n ..."], targets: Num[Tensor, "n *a"], coordinates: Coordinates, *, chunk: int = 0
 ) -> Iterator[Float[Tensor, "rows d"]]:
     """Gradients of each sample's cross-entropy (nats), chunk by chunk, in sample order; the model is left as it was.
 
@@ -133,7 +132,7 @@ def per_sample_gradients(
 
 
 def gradient_sum(
-    model: nn.Module, inputs: Float[Tensor, "n ..."], targets: Int[Tensor, "n *a"], coordinates: Coordinates, *, batch: int = 100
+    model: nn.Module, inputs: Num[Tensor, "n ..."], targets: Num[Tensor, "n *a"], coordinates: Coordinates, *, batch: int = 100
 ) -> Float[Tensor, " d"]:
     """The sum of what `per_sample_gradients` gives, by ordinary backward passes: float64, on the CPU.
 
@@ -146,7 +145,7 @@ def gradient_sum(
     total = torch.zeros(coordinates.count, dtype=torch.float64)
     for where in torch.arange(len(inputs)).split(batch):
         logits = quiet(as_taken_by(quiet, inputs[where]))
-        loss = cross_entropy(*choices(logits, targets[where].to(logits.device)), reduction="sum")
+        loss = loss_of(logits, targets[where].to(logits.device), reduction="sum")
         found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         pairs = zip(parameters.items(), found, strict=True)
         total += coordinates.flatten({name: torch.zeros_like(p) if g is None else g for (name, p), g in pairs}).double().cpu()
@@ -156,7 +155,7 @@ def gradient_sum(
 def _rows(model: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor, coordinates: Coordinates) -> Tensor:
     def loss(values: dict[str, Tensor], sample: Tensor, target: Tensor) -> Tensor:
         logits: Tensor = functional_call(model, values, (sample.unsqueeze(0),))
-        return cross_entropy(*choices(logits, target.unsqueeze(0)), reduction="sum")
+        return loss_of(logits, target.unsqueeze(0), reduction="sum")
 
     try:
         gradients = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, y)

@@ -1,4 +1,4 @@
-"""Fit the labels: mean cross-entropy, optionally with smoothed labels; of attributes the mean binary cross-entropy.
+"""Fit the truth: mean cross-entropy of labels, attributes or tokens, optionally smoothed; of numbers the mean squared error.
 
 Source: label smoothing: Szegedy et al. 2016 (arXiv 1512.00567), section 7.
 """
@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sparsify_cli.contracts.objective import Loss, Objective
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.values.choices import choices
+from sparsify_cli.values.losses import loss as loss_of
 from sparsify_cli.values.samples import Samples
 
 
@@ -37,6 +36,6 @@ class CrossEntropy(Objective):
         del teacher
 
         def loss(model: nn.Module, batch: Samples) -> Tensor:
-            return functional.cross_entropy(*choices(model(batch.inputs), batch.targets), label_smoothing=self.label_smoothing)
+            return loss_of(model(batch.inputs), batch.targets, label_smoothing=self.label_smoothing)
 
         return loss

@@ -1,7 +1,7 @@
 """Fit the labels and the outputs of a teacher, the dense ancestor by default.
 
 loss = (1 - w) CE(labels, student) + w T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch. The
-factor T^2 keeps the size of the second gradient when T changes.
+factor T^2 keeps the size of the second gradient when T changes. Of numbers both are mean squared errors, and T means nothing.
 
 Source: Hinton, Vinyals, Dean 2015 (arXiv 1503.02531), section 2. Default weight as in Safaryan, Peste, Alistarh 2023
 (arXiv 2305.17581), official code; there the teacher runs in train mode, here in eval mode.
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sparsify_cli.contracts.objective import Loss, Objective
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.values.choices import choices, options
+from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.losses import divergence
+from sparsify_cli.values.losses import loss as loss_of
 from sparsify_cli.values.samples import Samples
 
 
@@ -62,24 +62,17 @@ class Distill(Objective):
                     "Distillation compares them class by class.",
                     "Choose a teacher trained on the same classes, or the objective cross-entropy.",
                 )
-            hard = functional.cross_entropy(*choices(logits, batch.targets))
-            taught, logits = (options(one, attributes=batch.has_attributes) for one in (taught, logits))
-            return (1 - self.weight) * hard + self.weight * _divergence(taught, logits, self.temperature)
+            hard = loss_of(logits, batch.targets)
+            if batch.kind == "numbers":
+                return (1 - self.weight) * hard + self.weight * loss_of(logits, taught)
+            return (1 - self.weight) * hard + self.weight * divergence(logits, taught, batch.kind, temperature=self.temperature)
 
         return loss
 
 
 @torch.no_grad()
 def _outputs(guide: nn.Module, inputs: Tensor) -> Tensor:
-    like = next(guide.parameters(), inputs)
-    if like.device != inputs.device:
+    if next(guide.parameters(), inputs).device != inputs.device:
         guide.to(inputs.device)
-    outputs: Tensor = guide(inputs.to(like.dtype))
+    outputs: Tensor = guide(as_taken_by(guide, inputs))
     return outputs
-
-
-def _divergence(taught: Float[Tensor, "n outputs"], logits: Float[Tensor, "n outputs"], temperature: float) -> Tensor:
-    """T^2 KL(teacher || student) at temperature T, mean over the batch."""
-    log_student = functional.log_softmax(logits / temperature, dim=1)
-    log_teacher = functional.log_softmax(taught / temperature, dim=1)
-    return temperature**2 * functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)

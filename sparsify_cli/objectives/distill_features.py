@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sparsify_cli.contracts.objective import Loss, Objective
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.values.choices import choices
+from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.losses import loss as loss_of
 from sparsify_cli.values.samples import Samples
 
 
@@ -58,10 +58,9 @@ class DistillFeatures(Objective):
             with _outputs(_parts(plain, names)) as ours:
                 logits = model(batch.inputs)
             with torch.no_grad(), _outputs(_parts(guide, names)) as theirs:
-                like = next(guide.parameters())
-                guide.to(logits.device)(batch.inputs.to(like.dtype))
+                guide.to(logits.device)(as_taken_by(guide, batch.inputs))
             apart = [_distance(name, ours[name], theirs[name]) for name in names]
-            return functional.cross_entropy(*choices(logits, batch.targets)) + self.weight * torch.stack(apart).mean()
+            return loss_of(logits, batch.targets) + self.weight * torch.stack(apart).mean()
 
         return loss
 

@@ -12,34 +12,37 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from sparsify_cli.pages.glossary import label
 from sparsify_cli.pages.svg import BETTER, COMPRESSED, DENSE, GRID, INK, MUTED, PAPER, WORSE, draw, plain_axis
 from sparsify_cli.pages.view import Layer, Reliability, View, missing
-from sparsify_cli.pages.wording import clean, judge, percent, points, shorten, signed, size
+from sparsify_cli.pages.wording import clean, judge, percent, shorten, signed, size, spoken
 from sparsify_cli.values.report import Finding
 
 ROW = 25
 FRAME = 62
+PERCENT = 100.0
 NAMED_LAYERS = 40
 SHOWN_SLICES = 30
 Rows = Sequence[tuple[str, Finding | None]]
 
 
 def stage_accuracy(view: View) -> Markup:
-    """Accuracy of every stage with its 95 % interval; the dense value is a line through all rows."""
-    rows = [(stage.name, view.number("accuracy", i)) for i, stage in enumerate(view.stages)]
-    reference = view.dense("accuracy")
+    """Accuracy (or what stands for it) of every stage with its 95 % interval; the dense value is a line through all rows."""
+    name = view.quality
+    rows = [(stage.name, view.number(name, i)) for i, stage in enumerate(view.stages)]
+    reference = view.dense(name)
 
     def paint(axes: Axes) -> None:
         _name_rows(axes, [name for name, _ in rows], view.index)
         if reference and not missing(reference):
-            axes.axvline(100 * (reference.value or 0), color=DENSE, linewidth=1, linestyle=(0, (4, 3)))
+            axes.axvline(_scale(reference) * (reference.value or 0), color=DENSE, linewidth=1, linestyle=(0, (4, 3)))
         for row, (_, finding) in enumerate(rows):
             _interval(axes, row, finding, dense=row == 0)
             _margin(axes, row, _short(finding))
-        axes.set_xlabel("accuracy on test data, %")
+        axes.set_xlabel(f"{label(name).lower()} on test data{_percent(reference)}")
 
     told = "; ".join(f"{name} {_short(finding)}" for name, finding in rows)
-    return draw("fig-stages", "Accuracy of every stage", f"With 95 % intervals. {told}.", paint, height=FRAME + ROW * len(rows))
+    return draw("fig-stages", f"{label(name)} of every stage", f"With 95 % intervals. {told}.", paint, height=FRAME + ROW * len(rows))
 
 
 def stage_bytes(view: View) -> Markup:
@@ -61,7 +64,7 @@ def stage_bytes(view: View) -> Markup:
     return draw("fig-bytes", "Bytes on disk of every stage", f"{told}.", paint, height=FRAME + ROW * len(rows))
 
 
-def slice_accuracy(name: str, title: str, rows: Sequence[tuple[str, Finding | None, Finding | None]]) -> Markup:
+def slice_accuracy(name: str, title: str, rows: Sequence[tuple[str, Finding | None, Finding | None]], measured: str = "accuracy") -> Markup:
     """Accuracy of each class or group: dense as an open circle, compressed as a filled one, both with intervals."""
 
     def paint(axes: Axes) -> None:
@@ -69,7 +72,7 @@ def slice_accuracy(name: str, title: str, rows: Sequence[tuple[str, Finding | No
         for row, (_, dense, compressed) in enumerate(rows):
             _interval(axes, row - 0.17, dense, dense=True)
             _interval(axes, row + 0.17, compressed, dense=False)
-        axes.set_xlabel("accuracy, %:  \u25cb dense   \u25cf compressed")
+        axes.set_xlabel(f"{measured}{_percent(rows[0][1] or rows[0][2])}:  \u25cb dense   \u25cf compressed")
 
     told = "; ".join(f"{row[0]}: dense {_short(row[1])}, compressed {_short(row[2])}" for row in rows)
     return draw(name, title, f"With 95 % intervals. {told}.", paint, height=FRAME + ROW * len(rows))
@@ -83,10 +86,11 @@ def slice_change(name: str, title: str, rows: Rows) -> Markup:
         axes.axvline(0, color=INK, linewidth=1)
         for row, (_, change) in enumerate(rows):
             _change(axes, row, change)
-        axes.set_xlabel("change in points:  \u25bc worse   \u25b2 better   \u25cf noise")
+        unit = "change in points" if _scale(rows[0][1]) == PERCENT else "change"
+        axes.set_xlabel(f"{unit}:  \u25bc worse   \u25b2 better   \u25cf noise")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value, 0) if value == round(value) else signed(value)))
 
-    told = "; ".join(f"{row[0]}: {'no number' if missing(row[1]) else points((row[1] and row[1].value) or 0)}" for row in rows)
+    told = "; ".join(f"{row[0]}: {'no number' if missing(row[1]) else spoken(row[1])}" for row in rows)
     return draw(name, title, f"With 95 % intervals. {told}.", paint, height=FRAME + ROW * len(rows))
 
 
@@ -158,24 +162,34 @@ def _margin(axes: Axes, row: int, text: str) -> None:
 
 
 def _short(finding: Finding | None) -> str:
-    return "\u2013" if finding is None or missing(finding) else percent(finding.value or 0)
+    return "\u2013" if finding is None or missing(finding) else spoken(finding)
+
+
+def _scale(finding: Finding | None) -> float:
+    """Fractions are drawn as percent, other numbers as they are."""
+    return PERCENT if finding is None or finding.unit == "fraction" else 1.0
+
+
+def _percent(finding: Finding | None) -> str:
+    return ", %" if _scale(finding) == PERCENT else ""
 
 
 def _interval(axes: Axes, row: float, finding: Finding | None, *, dense: bool) -> None:
     if finding is None or finding.value is None or missing(finding):
         return
-    colour = DENSE if dense else COMPRESSED
+    colour, by = DENSE if dense else COMPRESSED, _scale(finding)
     if finding.low is not None and finding.high is not None:
-        axes.plot([100 * finding.low, 100 * finding.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
+        axes.plot([by * finding.low, by * finding.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
     face = PAPER if dense else colour
-    axes.plot(100 * finding.value, row, marker="o", markersize=6.5, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=1.6)
+    axes.plot(by * finding.value, row, marker="o", markersize=6.5, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=1.6)
 
 
 def _change(axes: Axes, row: int, change: Finding | None) -> None:
     if change is None or change.value is None or missing(change):
         axes.annotate("not enough data", (0, row), (6, 0), textcoords="offset points", va="center", color=MUTED, fontsize=10)
         return
+    by = _scale(change)
     marker, colour = {"worse": ("v", WORSE), "better": ("^", BETTER)}.get(judge(change), ("o", DENSE))
     if change.low is not None and change.high is not None:
-        axes.plot([100 * change.low, 100 * change.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
-    axes.plot(100 * change.value, row, marker=marker, markersize=7.5, color=colour)
+        axes.plot([by * change.low, by * change.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
+    axes.plot(by * change.value, row, marker=marker, markersize=7.5, color=colour)

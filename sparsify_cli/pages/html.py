@@ -6,6 +6,7 @@ The same view gives the same bytes: nothing here reads the clock, the machine or
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sparsify_cli.pages import against_sparsity, figures, tables, training_curves
+from sparsify_cli.pages.glossary import label
 from sparsify_cli.pages.images import data_uri
-from sparsify_cli.pages.verdict import cards, speed, verdict, who_pays
+from sparsify_cli.pages.verdict import called, cards, gain, speed, verdict, who_pays
 from sparsify_cli.pages.view import Reliability, View, missing, to_json
 from sparsify_cli.pages.wording import SAID, clean, count, percent, ratio, spoken, tie
 
@@ -52,7 +54,7 @@ def _context(view: View) -> dict[str, Any]:
         "trainings": training_curves.drawn(view.curves),
         "shares": {curve.name: curve.share for curve in view.curves},
         "layers": figures.layer_bars(view.layers) if view.layers else None,
-        "slices": [_answers(view), _slices(view, "group", "groups", "Group")],
+        "slices": [*([_answers(view)] if view.quality == "accuracy" else []), _slices(view, "group", "groups", "Group")],
         "confidence": tables.confidence(view),
         "forecast": tables.forecast(view),
         "against": _against(view),
@@ -62,6 +64,8 @@ def _context(view: View) -> dict[str, Any]:
         "everything": [(stage, tables.everything(stage)) for stage in view.stages],
         "recipes": [(stage.name, _pretty(to_json(view)["stages"][i]["recipe"])) for i, stage in enumerate(view.stages) if stage.recipe],
         "samples": _samples(view),
+        "quality": label(view.quality),
+        "chooses": view.quality == "accuracy",
         "signs": SIGNS,
         "said": SAID,
     }
@@ -88,23 +92,24 @@ def _answers(view: View) -> dict[str, Any]:
 
 def _slices(view: View, kind: str, plural: str, heading: str) -> dict[str, Any]:
     """Figures and table of one kind of slice; when there are many, the figures show those that lost most."""
-    scopes = view.scopes(kind)
+    scopes = view.scopes(kind, view.quality)
     drawn = scopes if len(scopes) <= figures.SHOWN_SLICES else sorted(scopes, key=lambda s: _loss(view, s))[: figures.SHOWN_SLICES]
     names = [scope.partition(":")[2].replace("=", " = ", 1) if kind == "group" else scope.partition(":")[2] for scope in drawn]
     pictures: Sequence[Markup] = ()
     if drawn:
-        both = [(n, view.dense("accuracy", s), view.number("accuracy", scope=s)) for n, s in zip(names, drawn, strict=True)]
-        changes = [(n, view.change("accuracy", scope=s)) for n, s in zip(names, drawn, strict=True)]
+        name = view.quality
+        both = [(n, view.dense(name, s), view.number(name, scope=s)) for n, s in zip(names, drawn, strict=True)]
+        changes = [(n, view.change(name, scope=s)) for n, s in zip(names, drawn, strict=True)]
         pictures = (
-            figures.slice_accuracy(f"fig-{kind}-accuracy", f"Accuracy per {kind}", both),
-            figures.slice_change(f"fig-{kind}-change", f"Change of accuracy per {kind}", changes),
+            figures.slice_accuracy(f"fig-{kind}-accuracy", f"{label(name)} per {kind}", both, label(name).lower()),
+            figures.slice_change(f"fig-{kind}-change", f"Change of {called(view)} per {kind}", changes),
         )
     return {"kind": kind, "plural": plural, "heading": heading, "figures": pictures, "rows": tables.sliced(view, kind), "drawn": len(drawn)}
 
 
 def _loss(view: View, scope: str) -> float:
-    change = view.change("accuracy", scope=scope)
-    return 1.0 if change is None or missing(change) else change.value or 0.0
+    change = view.change(view.quality, scope=scope)
+    return math.inf if change is None or missing(change) else gain(change)
 
 
 def _reliability(view: View) -> list[dict[str, Any]]:
@@ -130,5 +135,5 @@ def _changed(view: View) -> dict[str, str]:
 
 
 def _samples(view: View) -> str:
-    now = view.number("accuracy")
+    now = view.number(view.quality)
     return count(now.n) if now and now.n else ""

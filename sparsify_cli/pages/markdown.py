@@ -10,15 +10,16 @@ from collections.abc import Sequence
 
 from sparsify_cli.pages.glossary import label
 from sparsify_cli.pages.tables import DASH
-from sparsify_cli.pages.verdict import cards, slices, subject_of, verdict, who_pays
+from sparsify_cli.pages.verdict import cards, gain, slices, subject_of, verdict, who_pays
 from sparsify_cli.pages.view import View, missing
-from sparsify_cli.pages.wording import SAID, clean, count, interval, judge, points, said, spoken
+from sparsify_cli.pages.wording import SAID, clean, count, interval, judge, said, spoken
 from sparsify_cli.values.report import Finding
 
 WORST = 5
 UNJUDGED = ("sparsity", "sparsity_total", "nonzeros")
 TERMINAL = (
-    "sparsity", "sparsity_total", "nonzeros", "accuracy", "nll", "brier", "ece", "auc", "uncertainty", "churn", "exemplars",
+    "sparsity", "sparsity_total", "nonzeros", "perplexity", "accuracy", "rmse", "mae", "r2", "token_agreement", "output_shift",
+    "nll", "brier", "ece", "auc", "uncertainty", "churn", "exemplars",
     "bytes_dense", "bytes_packed", "bytes_onnx", "latency_ms",
     "accuracy_forget_before", "accuracy_forget_after", "accuracy_retain_before", "accuracy_retain_after",
     "accuracy_test_before", "accuracy_test_after", "accuracy_test_others_before", "accuracy_test_others_after",
@@ -63,12 +64,12 @@ def _five(view: View) -> str:
 def _stages(view: View) -> str:
     rows = []
     for i, stage in enumerate(view.stages):
-        change = view.change("accuracy", i) if i else None
+        change = view.change(view.quality, i) if i else None
         moved = f"{spoken(change)} ({interval(change)})" if interval(change) else spoken(change)
         size = view.number("bytes_packed", i) or view.number("bytes_dense", i)
-        known = (view.number("sparsity", i), view.number("accuracy", i))
+        known = (view.number("sparsity", i), view.number(view.quality, i))
         rows.append((stage.name, *map(_or_dash, known), moved if change else DASH, said(change) if change else DASH, _or_dash(size)))
-    return _table(("stage", "sparsity", "accuracy", "change (95 % interval)", "reading", "bytes on disk"), rows)
+    return _table(("stage", "sparsity", label(view.quality).lower(), "change (95 % interval)", "reading", "bytes on disk"), rows)
 
 
 def _or_dash(finding: Finding | None) -> str:
@@ -76,8 +77,8 @@ def _or_dash(finding: Finding | None) -> str:
 
 
 def _worst(view: View) -> str:
-    lost = sorted(((s, c) for s, c in slices(view) if not missing(c) and (c.value or 0) < 0), key=lambda pair: pair[1].value or 0)
-    rows = [(subject_of(s), count(c.n) if c.n else DASH, points(c.value or 0), interval(c) or DASH, said(c)) for s, c in lost[:WORST]]
+    lost = sorted(((s, c) for s, c in slices(view) if not missing(c) and gain(c) < 0), key=lambda pair: gain(pair[1]))
+    rows = [(subject_of(s), count(c.n) if c.n else DASH, spoken(c), interval(c) or DASH, said(c)) for s, c in lost[:WORST]]
     return _table(("", "samples", "change", "95 % interval", "reading"), rows) if rows else ""
 
 
@@ -101,7 +102,7 @@ def terminal_columns(view: View) -> list[tuple[str, ...]]:
 def _terminal_row(view: View, name: str) -> tuple[str, ...]:
     """A change is written only where the report measured one: a difference of sizes or times speaks for itself."""
     measured = view.about.report.get(name, of="change")
-    change = measured or (view.change(name) if name == "accuracy" else None)
+    change = measured or (view.change(name) if name == view.quality else None)
     text = f"{spoken(change)} ({interval(change)})" if interval(change) else _or_dash(change)
     reading = DASH if change is None or name in UNJUDGED or judge(change) == "unknown" else said(change)
     now, before = (words.removesuffix(" parameters") for words in (spoken(view.number(name)), _or_dash(view.dense(name))))

@@ -11,7 +11,9 @@ from sparsify_cli.pages.wording import CONTINUOUS, NOTHING, Judgement, count, in
 from sparsify_cli.values.report import Finding
 
 COMPARED = (
-    "sparsity", "nonzeros", "accuracy", "churn", "nll", "ece", "uncertainty", "bytes_dense", "bytes_packed", "latency_ms",
+    "sparsity", "nonzeros", "perplexity", "accuracy", "rmse", "mae", "r2", "token_agreement", "output_shift",
+    "churn", "nll", "ece", "uncertainty",
+    "bytes_dense", "bytes_packed", "latency_ms",
 )  # fmt: skip
 CONFIDENCE = ("ece", "nll", "brier", "uncertainty")
 SIZES = ("bytes_dense", "bytes_packed", "bytes_onnx")
@@ -86,15 +88,16 @@ def comparison(view: View) -> list[Row]:
             unit = next((f.unit for f in found if f), "")
             heading = f"{label(name)}, {unit}" if unit in CONTINUOUS else label(name)
             rows.append(Row(heading, meaning(name), tuple(_bare(cell(f)) for f in found)))
-        if name == "accuracy" and any(found[1:]):
+        if name == view.quality and any(found[1:]):
             rows.append(_changes(view))
     return rows
 
 
 def _changes(view: View) -> Row:
-    changes = [view.change("accuracy", i) for i in range(1, len(view.stages))]
+    changes = [view.change(view.quality, i) for i in range(1, len(view.stages))]
     cells = (Cell(DASH), *(_bare(cell(change, judge(change))) for change in changes))
-    return Row("Change in accuracy, points", "against the dense model", cells)
+    points_of = ", points" if any(change and change.unit == "fraction" for change in changes) else ""
+    return Row(f"Change in {label(view.quality).lower()}{points_of}", "against the dense model", cells)
 
 
 def _bare(it: Cell) -> Cell:
@@ -164,11 +167,12 @@ def forecast(view: View) -> list[tuple[Row, int, str]]:
 
 def sliced(view: View, kind: str) -> list[Slice]:
     """Classes or groups in the report's order."""
-    return [_slice(view, scope) for scope in view.scopes(kind)]
+    return [_slice(view, scope) for scope in view.scopes(kind, view.quality)]
 
 
 def _slice(view: View, scope: str) -> Slice:
-    now, before, change = view.number("accuracy", scope=scope), view.dense("accuracy", scope), view.change("accuracy", scope=scope)
+    name = view.quality
+    now, before, change = view.number(name, scope=scope), view.dense(name, scope), view.change(name, scope=scope)
     known = now or before or change
     name = scope.partition(":")[2].replace("=", " = ", 1) if scope.startswith("group:") else scope.partition(":")[2]
     reading = (change.note or NOTHING) if change is not None and missing(change) else said(change)

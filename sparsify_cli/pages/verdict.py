@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sparsify_cli.maths.intervals import Estimate
 from sparsify_cli.maths.multiple import holm, p_value
+from sparsify_cli.pages.glossary import label
 from sparsify_cli.pages.view import View, missing
 from sparsify_cli.pages.wording import (
     NOTHING,
@@ -16,7 +17,6 @@ from sparsify_cli.pages.wording import (
     interval,
     judge,
     moved,
-    points,
     ratio,
     round_percent,
     said,
@@ -24,6 +24,7 @@ from sparsify_cli.pages.wording import (
 )
 from sparsify_cli.values.report import Finding
 
+SPOKEN = {"rmse": "root mean square error"}
 STEADY = 0.1
 TAIL = 0.025
 LEVEL = 0.05
@@ -61,10 +62,15 @@ class Speed:
 def verdict(view: View) -> str:
     """The page in one sentence: how much is gone and what it cost."""
     if view.index == 0:
-        return f"This is the dense model itself: accuracy {spoken(view.number('accuracy'))}."
+        return f"This is the dense model itself: {called(view)} {spoken(view.number(view.quality))}."
     if view.about.verb == "unlearn" and view.number("accuracy_forget_after"):
         return _forgotten(view)
-    return f"{_gone(view)}; {_cost(view.change('accuracy'))}."
+    return f"{_gone(view)}; {_cost(called(view), view.change(view.quality))}."
+
+
+def called(view: View) -> str:
+    """What says how good networks are, inside a sentence."""
+    return SPOKEN.get(view.quality, view.quality)
 
 
 def _gone(view: View) -> str:
@@ -78,12 +84,12 @@ def _gone(view: View) -> str:
     return f"{zero} of the prunable weights are gone" if zero else f"Stage {view.about.name!r}"
 
 
-def _cost(change: Finding | None) -> str:
+def _cost(name: str, change: Finding | None) -> str:
     if change is None or missing(change):
-        return f"there is {NOTHING} to say what it did to accuracy"
+        return f"there is {NOTHING} to say what it did to {name}"
     bounds = interval(change)
     inside = f" (95 % interval {bounds})" if bounds else ""
-    return f"accuracy {moved(change)}{inside}: {said(change)}"
+    return f"{name} {moved(change)}{inside}: {said(change)}"
 
 
 def _forgotten(view: View) -> str:
@@ -97,9 +103,9 @@ def _forgotten(view: View) -> str:
 
 
 def slices(view: View) -> list[tuple[str, Finding]]:
-    """Every class, attribute and group of the subject with its change of accuracy."""
-    scopes = [scope for kind in ("class", "attribute", "group") for scope in view.scopes(kind)]
-    changes = ((scope, view.change("accuracy", scope=scope)) for scope in scopes)
+    """Every class, attribute and group of the subject with its change of accuracy, or of what stands for it."""
+    scopes = [scope for kind in ("class", "attribute", "group") for scope in view.scopes(kind, view.quality)]
+    changes = ((scope, view.change(view.quality, scope=scope)) for scope in scopes)
     return [(scope, change) for scope, change in changes if change is not None]
 
 
@@ -108,7 +114,7 @@ def who_pays(view: View) -> str:
     compared = [(s, c) for s, c in slices(view) if judge(c) not in {"unknown", "unsure"}]
     if not compared:
         return ""
-    harmed = sorted(((s, c) for s, c in compared if judge(c) == "worse"), key=lambda pair: pair[1].value or 0)
+    harmed = sorted(((s, c) for s, c in compared if judge(c) == "worse"), key=lambda pair: gain(pair[1]))
     if not harmed:
         return f"No {_kind(view)} or group is worse beyond noise ({len(compared)} compared)."
     scope, worst = harmed[0]
@@ -117,10 +123,15 @@ def who_pays(view: View) -> str:
     verb = "is" if len(harmed) == 1 else "are"
     sure = _sure([change for _, change in compared])
     return (
-        f"{subject_of(scope)} pays most: {points(worst.value or 0)} (95 % interval {interval(worst)}, {count(worst.n)} samples). "
+        f"{subject_of(scope)} pays most: {spoken(worst)} (95 % interval {interval(worst)}, {count(worst.n)} samples). "
         f"{len(harmed)} of {len(compared)} {_kind(view, many=True)} and groups {verb} worse beyond noise, where by chance alone about "
         f"{chance} would be; {sure} of them beyond doubt, all {len(compared)} comparisons taken together.{meant}"
     )
+
+
+def gain(change: Finding) -> float:
+    """A change whose sign says whether it is good: below 0 is worse."""
+    return -(change.value or 0.0) if change.better == "lower" else change.value or 0.0
 
 
 def _sure(changes: Sequence[Finding]) -> int:
@@ -177,18 +188,19 @@ def _sparsity(view: View) -> Card:
 
 
 def _accuracy(view: View) -> Card:
-    now, before = view.number("accuracy"), view.dense("accuracy")
+    now, before = view.number(view.quality), view.dense(view.quality)
     samples = f" {count(now.n)}" if now and now.n else ""
-    return Card("Accuracy", spoken(now), f"of{samples} test samples answered correctly. Dense model: {spoken(before)}.", "unknown")
+    measured = f"of{samples} test samples answered correctly" if view.quality == "accuracy" else f"on{samples} samples; lower is better"
+    return Card(label(view.quality), spoken(now), f"{measured}. Dense model: {spoken(before)}.", "unknown")
 
 
 def _change(view: View) -> Card:
-    change = view.change("accuracy")
+    change = view.change(view.quality)
     if change is None or missing(change):
-        return Card("Change", spoken(change), "No dense accuracy to compare with.", "unknown")
+        return Card("Change", spoken(change), f"No dense {called(view)} to compare with.", "unknown")
     bounds = interval(change)
     inside = f"95 % interval {bounds}: {said(change)}" if bounds else said(change)
-    return Card("Change in accuracy", spoken(change), f"against the dense model; {inside}.", judge(change))
+    return Card(f"Change in {called(view)}", spoken(change), f"against the dense model; {inside}.", judge(change))
 
 
 def _bytes(view: View) -> Card:

@@ -17,6 +17,7 @@ from sparsify_cli.values.report import Finding, Report
 SCHEMA = "sparsify/report/1"
 SAME = {"bytes_dense": ("bytes_disk", "bytes_dense")}
 """Names under which the same number may be found, the measured file before the computed sum."""
+QUALITIES = ("perplexity", "accuracy", "rmse")
 NOT_COMPRESSION = frozenset({"dense", "train", "unlearn"})
 
 
@@ -189,6 +190,11 @@ class View:
     def about(self) -> Stage:
         """The subject itself."""
         return self.stages[self.index]
+
+    @property
+    def quality(self) -> str:
+        """Name of the number that says how good networks are here: accuracy; of texts perplexity; of numbers the error."""
+        return next((name for name in QUALITIES if self.number(name)), "accuracy")
 
     def number(self, name: str, index: int | None = None, scope: str = "all") -> Finding | None:
         """A stage's own number (the subject's by default), or None."""

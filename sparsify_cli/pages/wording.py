@@ -178,8 +178,10 @@ def said(change: Finding | None) -> str:
 
 
 def moved(change: Finding) -> str:
-    """A change of accuracy as a verb: `fell by 0.6 points`, `rose by 0.3 points`, `is unchanged`."""
+    """A change as a verb: `fell by 0.6 points`, `rose by 0.3 points`, `rose by 0.12`, `is unchanged`."""
     value = change.value or 0.0
+    if change.unit != "fraction":
+        return f"{'fell' if value < 0 else 'rose'} by {significant(abs(value), 2)} {change.unit}".rstrip() if value else "is unchanged"
     size_of = f"{abs(100 * value):.1f}"
     if size_of == "0.0":
         return "is unchanged"

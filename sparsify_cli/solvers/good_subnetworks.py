@@ -40,7 +40,7 @@ from sparsify_cli.maths.gram import is_turned
 from sparsify_cli.maths.usable import best
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.values.arrays import as_taken_by
-from sparsify_cli.values.choices import choices
+from sparsify_cli.values.losses import loss as loss_of
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.network import Network
 
@@ -180,9 +180,7 @@ class _Aim:
         inputs = as_taken_by(module, self.network.inputs[rows])
         outputs = functional_call(module, {self.network.names[name]: weight for name, weight in weights.items()}, (inputs,))
         targets = self.targets[rows].to(outputs.device)
-        if self.imitates:
-            return torch.nn.functional.mse_loss(outputs, targets)
-        return torch.nn.functional.cross_entropy(*choices(outputs, targets))
+        return loss_of(outputs, targets)  # squared error of outputs that are imitated
 
     @torch.no_grad()
     def of_weights(self, weights: Mapping[str, Tensor], rows: Tensor) -> float:

@@ -36,7 +36,7 @@ from sparsify_cli.stages.classifier import head_of
 from sparsify_cli.stages.distillation import settled
 from sparsify_cli.stages.finetune import teacher_of
 from sparsify_cli.stages.levels import with_own_statistics
-from sparsify_cli.stages.measure import BUFFERS, predict
+from sparsify_cli.stages.measure import BUFFERS, answers, predict, share_right
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import plan, tied_names, untied
 from sparsify_cli.stages.sizes import size_findings, speed_findings
@@ -285,8 +285,10 @@ def _facts(work: Embedding, levels: list[Level], machine: Engine) -> dict[str, A
 
 
 def logits_digest(network: Subject) -> str:
-    """sha256 of the bits of a network's logits on the test split."""
-    return hashlib.sha256(predict(network.module(), network.samples("test")).logits.numpy().tobytes()).hexdigest()
+    """sha256 of the bits of a network's logits on the test split; of texts and numbers, of its losses."""
+    module, samples = network.module(), network.samples("test")
+    said = predict(module, samples).logits if samples.chooses else answers(module, samples).losses
+    return hashlib.sha256(said.numpy().tobytes()).hexdigest()
 
 
 def _findings(work: Embedding, levels: list[Level], last: Subject) -> Iterator[Finding]:
@@ -294,7 +296,7 @@ def _findings(work: Embedding, levels: list[Level], last: Subject) -> Iterator[F
     for number, level in enumerate(levels, 1):
         one = work.subject.changed(work.subject.checkpoint.with_tensors(level.tensors), level.masks)
         scope = f"level:{number}"
-        accuracy = float(predict(one.module(), test).correct.double().mean())
+        accuracy = share_right(one.module(), test)
         yield Finding(name="accuracy", value=accuracy, unit="fraction", n=len(test), scope=scope, better="higher", definition=WHAT)
         yield replace(_sparsity(level.masks), scope=scope)
         yield from (replace(f, scope=scope) for f in speed_findings(one.module(), test))

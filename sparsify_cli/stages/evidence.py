@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sparsify_cli.contracts.dataset import Split
 from sparsify_cli.contracts.metric import Evidence, Truth
-from sparsify_cli.stages.measure import SUMMARY, measure_all, predict, train_marginals
+from sparsify_cli.stages.measure import SUMMARY, answers, measure_all, predict, train_marginals
 from sparsify_cli.stages.sizes import speed_findings
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.report import Finding
@@ -15,6 +15,9 @@ from sparsify_cli.values.report import Finding
 def evidence(after: Subject, before: Subject | None, *, split: Split = "test") -> Evidence:
     """Predictions of a network, and of the one it is compared with, over one split."""
     samples = after.samples(split)
+    if not samples.chooses:
+        others = (answers(before.module(), samples),) if before is not None else ()
+        return Evidence(positions=(answers(after.module(), samples),), dense_positions=others)
     dense = (predict(before.module(), samples),) if before is not None else ()
     train = after.samples("train")
     return Evidence((predict(after.module(), samples),), dense, train_marginals(train), Truth(train.targets, train.groups))

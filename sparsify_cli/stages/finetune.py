@@ -27,7 +27,7 @@ from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_notes, sparsifier
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
-from sparsify_cli.stages.tables import before_after, said
+from sparsify_cli.stages.tables import ELSEWHERE, before_after, called, quality, said
 from sparsify_cli.stages.training_log import warnings_in
 from sparsify_cli.stages.training_run import Trained, Training, trained
 from sparsify_cli.stages.undertraining import fit
@@ -43,7 +43,9 @@ from sparsify_cli.values.tensor_file import save_dense
 COLLAPSE = 0.1
 """Fall of accuracy, fraction, from which a note says what to try."""
 
-SHOWN = ("accuracy", "nll", "ece", "sparsity", "sparsity_total", "bytes_disk", "bytes_packed", "latency_ms", "training_macs_share")
+SHOWN = (
+    "accuracy", "nll", "ece", *ELSEWHERE, "sparsity", "sparsity_total", "bytes_disk", "bytes_packed", "latency_ms", "training_macs_share",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +263,7 @@ def _facts(start: Start, result: Trained, machine: Engine) -> dict[str, object]:
 
 
 def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject, report: Report, folder: Path) -> Outcome:
-    dense = report.get("accuracy", of="dense")
+    now, dense = quality(report), quality(report, of="dense")
     against = f" (dense ancestor {said(dense)})" if dense else ""
     sparse = f"sparsity {float(after.masks.sparsity):.2%}" if after.masks else "dense"
     ran = len(report.facts.get("history", ())) or recipe.epochs
@@ -269,7 +271,7 @@ def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject,
     steps = f"{count} {'epoch' if recipe.epochs == 1 else 'epochs'} of {len(start.subject.samples('train')):,} samples"
     return Outcome(
         recipe.verb,
-        f"Trained {steps}: test accuracy {said(report.get('accuracy'))}{against}, {sparse}.",
+        f"Trained {steps}: test {called(now)} {said(now)}{against}, {sparse}.",
         report,
         folder,
         tables=(_table(report, dense is not None),),

@@ -28,6 +28,7 @@ from sparsify_cli.maths.intervals import Estimate
 from sparsify_cli.maths.one_against_rest import asked
 from sparsify_cli.recipes.verbs import ReportRecipe
 from sparsify_cli.stages.evidence import evidence
+from sparsify_cli.stages.measure import require_choices
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.stages.tables import said
@@ -56,6 +57,7 @@ def foretell(recipe: ReportRecipe, subject: Subject, listener: Listener) -> Outc
     if subject.masks:
         what = f"{subject.path} is sparse already."
         raise BadRequest(what, "A forecast is made from the dense network.", "Name that, or score a forecast with --score.")
+    require_choices(subject.samples("train"), "report --forecast")
     listener.note(f"looking at the answers of {subject.path}")
     seen = evidence(subject, None, split=recipe.split)  # type: ignore[arg-type]
     samples = subject.samples(recipe.split)  # type: ignore[arg-type]

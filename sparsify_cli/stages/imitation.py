@@ -8,6 +8,7 @@ normal   never
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,13 +22,14 @@ from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.auto import NAME as AUTO
 from sparsify_cli.stages.calibrate import calibration_samples, names_in, require_known
-from sparsify_cli.stages.norms import HELD_OUT, move
+from sparsify_cli.stages.norms import held_out, move
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.training.augmented import augmented, require_images
-from sparsify_cli.training.batchnorm import cross_entropy
+from sparsify_cli.training.batchnorm import mean_loss
 from sparsify_cli.training.imitate import Imitation
+from sparsify_cli.values.losses import TINY
 from sparsify_cli.values.report import Finding
-from sparsify_cli.values.samples import Samples
+from sparsify_cli.values.samples import Kind, Samples
 
 SLACK = 0.1
 """Nats by which flips and shifts may raise a loss that was next to nothing."""
@@ -44,13 +46,15 @@ class Imitated:
     """What imitating did.
 
     Args:
-        before, after: mean cross-entropy on held-out training samples, nats.
+        before, after: mean loss on held-out training samples.
         seconds: it took.
+        kind: of what is predicted.
     """
 
     before: float
     after: float
     seconds: float
+    kind: Kind = "classes"
 
     @property
     def kept(self) -> bool:
@@ -60,13 +64,16 @@ class Imitated:
     def note(self) -> str:
         """One sentence."""
         verdict = "kept" if self.kept else "put back, since it did not help"
-        return f"imitating the dense network: {HELD_OUT} {self.before:.4g} -> {self.after:.4g} nats in {self.seconds:.0f} s; {verdict}."
+        what, unit = held_out(self.kind)
+        moved = f"{self.before:.4g} -> {self.after:.4g} {unit}".rstrip()
+        return f"imitating the dense network: {what} {moved} in {self.seconds:.0f} s; {verdict}."
 
     def findings(self) -> list[Finding]:
         """Both losses as numbers."""
-        text = f"Imitating the dense network: {HELD_OUT}, {'kept' if self.kept else 'not kept'}."
+        what, unit = held_out(self.kind)
+        text = f"Imitating the dense network: {what}, {'kept' if self.kept else 'not kept'}."
         pairs = (("imitation_loss_before", self.before), ("imitation_loss_after", self.after))
-        return [Finding(name=name, value=value, unit="nats", better="lower", definition=text) for name, value in pairs]
+        return [Finding(name=name, value=value, unit=unit, better="lower", definition=text) for name, value in pairs]
 
 
 def imitated(
@@ -90,15 +97,15 @@ def imitated(
     ours = names_in(module, after)
     _, held = hold_out(len(after.samples("train")))
     judges = after.samples("train").take(held)
-    loss = cross_entropy(module, judges)
-    if cost and not is_worth(loss - cross_entropy(dense, judges), cost):
+    loss = mean_loss(module, judges)
+    if cost and not is_worth(nats_lost(loss, mean_loss(dense, judges), judges.kind), cost):
         return after, None
     masks, started = {ours[name]: mask for name, mask in after.masks.items()}, time.monotonic()
     augment = recipe.augment > 0 or stands_augmentation(dense, judges, seed=recipe.seed)
-    imitation = Imitation(passes=recipe.passes, augment=augment, attributes=judges.has_attributes, seed=recipe.seed)
+    imitation = Imitation(passes=recipe.passes, augment=augment, kind=judges.kind, seed=recipe.seed)
     if not _trained(imitation, module, dense, inputs, masks, recipe, listener):
         return after, None
-    result = Imitated(loss, cross_entropy(module, judges), time.monotonic() - started)
+    result = Imitated(loss, mean_loss(module, judges), time.monotonic() - started, judges.kind)
     return (_with_tensors(after, dict(module.state_dict()), ours), result) if result.kept else (after, result)
 
 
@@ -144,6 +151,17 @@ def is_worth(lost: float, operations: float) -> bool:
     return lost * WORTH >= operations
 
 
+def nats_lost(now: float, dense: float, kind: Kind) -> float:
+    """What pruning cost; of numbers by the likelihood of a normal distribution about each, as wide as errors are.
+
+    Args:
+        now: mean loss of the pruned network.
+        dense: of the dense one.
+        kind: of what is predicted.
+    """
+    return math.log(max(now, TINY) / max(dense, TINY)) / 2 if kind == "numbers" else now - dense
+
+
 def operations(module: nn.Module, inputs: Tensor, passes: int) -> float:
     """Multiply-accumulates of imitating a network."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
@@ -162,7 +180,7 @@ def stands_augmentation(dense: nn.Module, judges: Samples, *, seed: int) -> bool
     if judges.inputs.ndim != 4 or not judges.inputs.is_floating_point():
         return False
     turned = replace(judges, inputs=augmented(judges.inputs, copies=1, seed=seed))
-    return cross_entropy(dense, turned) <= 2 * cross_entropy(dense, judges) + SLACK
+    return mean_loss(dense, turned) <= 2 * mean_loss(dense, judges) + SLACK
 
 
 def _with_tensors(subject: Subject, state: Mapping[str, Tensor], ours: Mapping[str, str]) -> Subject:

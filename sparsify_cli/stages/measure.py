@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.timing import latency, latency_ratio
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.values.arrays import as_taken_by, handy_batch
+from sparsify_cli.values.losses import require_answers
 from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.positions import Positions, number_positions, token_positions
 from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding
 from sparsify_cli.values.samples import Samples
@@ -22,7 +25,8 @@ from sparsify_cli.values.small_floats import zeros_in
 
 __all__ = ["count_findings", "latency", "latency_ratio", "measure_all", "predict", "train_marginals"]
 
-SUMMARY = ("accuracy", "auc", "brier", "churn", "ece", "exemplars", "group-gap", "nll", "uncertainty", "worst-group")
+OF_CHOICES = ("accuracy", "auc", "brier", "churn", "ece", "exemplars", "group-gap", "nll", "uncertainty", "worst-group")
+SUMMARY = (*OF_CHOICES, "mae", "output-shift", "perplexity", "r2", "rmse", "token-agreement")
 """Metrics that every verb measures that makes a network; `report`, `compare`, `validate` and `recalibrate` measure all there are."""
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Batch-norm statistics: stored with a model, but no parameters."""
@@ -48,6 +52,47 @@ def predict(module: nn.Module, samples: Samples, *, batch: int | None = None) ->
     return Predictions(logits, samples.targets.cpu(), samples.ids, samples.groups, samples.classes)
 
 
+def answers(module: nn.Module, samples: Samples) -> Positions:
+    """As `predict`, of a model that answers with tokens or numbers.
+
+    Raises:
+        BadData, Anomalous: as there.
+    """
+    if not len(samples):
+        raise BadData("There are no samples to predict.", "The split is empty.", "Choose another split or other data.")
+    size, at = handy_batch(module), token_positions if samples.texts else number_positions
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    with evaluating(module), torch.no_grad():
+        for inputs, targets in zip(samples.inputs.split(size), samples.targets.split(size), strict=True):
+            out = torch.as_tensor(_answer(module, inputs)).float().cpu()
+            require_answers(out, replace(samples, inputs=inputs, targets=targets, ids=samples.ids[: len(inputs)], groups={}))
+            rows.append(at(out, targets))
+    said, losses, counted = (torch.cat(column) for column in zip(*rows, strict=True))
+    return Positions(samples.kind, said, samples.targets.flatten(1), losses, counted, samples.ids, samples.groups)
+
+
+def share_right(module: nn.Module, samples: Samples) -> float:
+    """One number by which networks are ranked, higher is better: the share of answers that are right; of numbers R^2."""
+    if samples.chooses:
+        return float(predict(module, samples).correct.double().mean())
+    found = answers(module, samples)
+    if samples.texts:
+        return float(found.total(found.answers == found.targets).sum() / found.counts.sum())
+    truth = found.targets.double()
+    return float(1 - found.losses.sum() / (truth - truth.mean(dim=0)).square().sum().clamp_min(1e-12))
+
+
+def require_choices(samples: Samples, verb: str) -> None:
+    """Make sure that a verb that is about classes and attributes gets them.
+
+    Raises:
+        BadRequest: the data asks for tokens or numbers.
+    """
+    if not samples.chooses:
+        what = f"`{verb}` is about classes and attributes, and the data asks for {samples.kind}."
+        raise BadRequest(what, "Nothing was done.", "Use prune, finetune, train, validate, report, compare or export.")
+
+
 def measure_all(evidence: Evidence, names: Sequence[str] = ()) -> list[Finding]:
     """Findings of every metric on the shelf, with its default options, whose needs the evidence meets, in shelf order.
 
@@ -62,7 +107,7 @@ def measure_all(evidence: Evidence, names: Sequence[str] = ()) -> list[Finding]:
     _require_comparable(evidence)
     shelf = Shelf("metrics")
     metrics: list[Metric] = [shelf.load(name)() for name in shelf.names() if not names or name in names]
-    met = [metric for metric in metrics if metric.needs <= there(evidence)]
+    met = [metric for metric in metrics if evidence.kind in metric.kinds and metric.needs <= there(evidence)]
     whole = [(metric, metric.measure(evidence)) for metric in met]
     asked = [metric for metric, found in whole if any(finding.scope == "all" for finding in found)]  # others have nothing to say of one
     each = [finding for metric in asked for finding in by_attribute(metric, evidence)]
@@ -71,14 +116,16 @@ def measure_all(evidence: Evidence, names: Sequence[str] = ()) -> list[Finding]:
 
 def there(evidence: Evidence) -> frozenset[str]:
     """Which needs of metrics the evidence meets."""
-    known = {"dense": evidence.dense, "train": evidence.train is not None, "attributes": evidence.compressed[0].has_attributes}
+    dense = evidence.dense or evidence.dense_positions
+    known = {"dense": dense, "train": evidence.train is not None, "attributes": evidence.kind == "attributes"}
     return frozenset(name for name, is_there in known.items() if is_there)
 
 
 def by_attribute(metric: Metric, evidence: Evidence) -> list[Finding]:
     """Findings of a metric about each attribute alone; none for classes."""
     found = []
-    for position, name in enumerate(evidence.compressed[0].attributes if "attributes" not in metric.needs else ()):
+    alone = evidence.kind == "attributes" and "attributes" not in metric.needs
+    for position, name in enumerate(evidence.compressed[0].attributes if alone else ()):
         one = evidence.of_attribute(position)
         found += [replace(finding, scope=f"attribute:{name}") for finding in metric.measure(one) if finding.scope == "all"]
     return found
@@ -86,6 +133,8 @@ def by_attribute(metric: Metric, evidence: Evidence) -> list[Finding]:
 
 def train_marginals(samples: Samples) -> tuple[float, ...]:
     """Share of each label, in label order, zeros for labels that do not occur; or of the samples that have each attribute."""
+    if not samples.chooses:
+        return ()
     if samples.has_attributes:
         return tuple(samples.targets.double().mean(dim=0).tolist())
     counts = torch.bincount(samples.targets, minlength=samples.outputs).double()
@@ -113,12 +162,16 @@ def count_findings(tensors: Mapping[str, Tensor], masks: MaskSet) -> list[Findin
     return [_layer_sparsity(prunable, "all"), *rest, *(_layer_sparsity({k: t}, f"layer:{k}") for k, t in prunable.items())]
 
 
-def _forward(module: nn.Module, inputs: Tensor) -> Tensor:
+def _answer(module: nn.Module, inputs: Tensor) -> Any:
     try:
-        rows = module(as_taken_by(module, inputs))
+        return module(as_taken_by(module, inputs))
     except RuntimeError as error:
         what, why = f"The model refuses inputs of shape {list(inputs.shape[1:])}.", f"{str(error).splitlines()[0].rstrip('.')}."
         raise BadData(what, why, "Check that --arch and --data belong together.") from error
+
+
+def _forward(module: nn.Module, inputs: Tensor) -> Tensor:
+    rows = _answer(module, inputs)
     shape = list(getattr(rows, "shape", ()))
     if len(shape) != 2 or shape[0] != len(inputs):
         what = f"For {len(inputs)} samples the model gave an output of shape {shape}."
@@ -140,17 +193,18 @@ def _require_labels_fit(targets: Tensor, outputs: int) -> None:
 
 
 def _require_comparable(evidence: Evidence) -> None:
-    if not evidence.compressed:
+    if not evidence.compressed and not evidence.positions:
         raise BadRequest("There are no predictions to measure.", "The evidence holds no compressed model.", "Predict with one first.")
-    first, *others = (*evidence.compressed, *evidence.dense)
-    for other in others:
+    every: list[Predictions | Positions] = [*evidence.positions, *evidence.dense_positions, *evidence.compressed, *evidence.dense]
+    first = every[0]
+    for other in every[1:]:
         _require_same_samples(first, other)
-        if first.logits.shape != other.logits.shape:
+        if isinstance(first, Predictions) and isinstance(other, Predictions) and first.logits.shape != other.logits.shape:
             what = f"Two models have {first.logits.shape[1]} and {other.logits.shape[1]} outputs."
             raise BadData(what, "They do not answer the same question.", "Compare models of the same classes.")
 
 
-def _require_same_samples(first: Predictions, other: Predictions) -> None:
+def _require_same_samples(first: Predictions | Positions, other: Predictions | Positions) -> None:
     if first.ids == other.ids and torch.equal(first.targets, other.targets):
         return
     differing = sum(a != b for a, b in zip(first.ids, other.ids, strict=False))

@@ -19,11 +19,21 @@ from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import BATCH, calibration_inputs, names_in
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.training.augmented import augmented
-from sparsify_cli.training.batchnorm import cross_entropy, follow, has_batchnorm, norms, recalibrate
+from sparsify_cli.training.batchnorm import follow, has_batchnorm, mean_loss, norms, recalibrate
 from sparsify_cli.training.twins import Twins
 from sparsify_cli.values.report import Finding
+from sparsify_cli.values.samples import Kind
 
-HELD_OUT = "mean cross-entropy on held-out training data"
+
+def held_out(kind: Kind) -> tuple[str, str]:
+    """What judges, and its unit."""
+    return (
+        ("mean squared error on held-out training data", "")
+        if kind == "numbers"
+        else ("mean cross-entropy on held-out training data", "nats")
+    )
+
+
 ENOUGH = 8192
 """Training samples from which statistics are measured anew; more change them little."""
 
@@ -35,10 +45,12 @@ class NormChoice:
     """Which statistics stay.
 
     Args:
-        losses: mean cross-entropy on held-out training samples with each of them, nats.
+        losses: mean loss on held-out training samples with each of them.
+        kind: of what is predicted.
     """
 
     losses: Mapping[str, float] = field(default_factory=dict)
+    kind: Kind = "classes"
 
     @property
     def chosen(self) -> str:
@@ -48,14 +60,16 @@ class NormChoice:
     def note(self) -> str:
         """One sentence."""
         listed = ", ".join(f"{name} {loss:.4g}" for name, loss in self.losses.items())
-        return f"batch-norm statistics: {HELD_OUT} {listed} nats; kept {self.chosen}."
+        what, unit = held_out(self.kind)
+        return f"batch-norm statistics: {what} {f'{listed} {unit}'.strip()}; kept {self.chosen}."
 
     def findings(self) -> list[Finding]:
         """Each loss as a number."""
-        text = f"Batch-norm statistics: {HELD_OUT}; those {self.chosen} are kept."
+        what, unit = held_out(self.kind)
+        text = f"Batch-norm statistics: {what}; those {self.chosen} are kept."
         words = {SAVED: "before", MOVED: "moved", ANEW: "after"}
         return [
-            Finding(name=f"batchnorm_loss_{words[name]}", value=loss, unit="nats", better="lower", definition=text)
+            Finding(name=f"batchnorm_loss_{words[name]}", value=loss, unit=unit, better="lower", definition=text)
             for name, loss in self.losses.items()
         ]
 
@@ -80,8 +94,8 @@ def with_best_norms(recipe: PruneRecipe, before: Subject, after: Subject, *, fol
     losses = {}
     for name, buffers in found.items():
         _put(module, buffers)
-        losses[name] = cross_entropy(module, train.take(held))
-    choice = NormChoice(losses)
+        losses[name] = mean_loss(module, train.take(held))
+    choice = NormChoice(losses, train.kind)
     _put(module, found[choice.chosen])
     return _with_buffers(after, module), choice
 

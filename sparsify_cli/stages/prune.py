@@ -40,7 +40,7 @@ from sparsify_cli.stages.solve import Solved, solved, solver_of
 from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, emptied_notes, pattern_notes, require_carried, sparsifier
 from sparsify_cli.stages.streamed import Streamed, can_stream, streamed
 from sparsify_cli.stages.subject import Subject, open_subject
-from sparsify_cli.stages.tables import before_after, said
+from sparsify_cli.stages.tables import ELSEWHERE, before_after, called, quality, said
 from sparsify_cli.stages.write import Product, output_folder, write_product
 from sparsify_cli.values.artifact import Artifact, claimed
 from sparsify_cli.values.checkpoint import Home
@@ -48,7 +48,7 @@ from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding, Report
 from sparsify_cli.values.small_floats import computable
 
-SHOWN = ("sparsity", "sparsity_total", "nonzeros", "bytes_disk", "bytes_packed", "latency_ms", "accuracy", "nll", "ece")
+SHOWN = ("sparsity", "sparsity_total", "nonzeros", "bytes_disk", "bytes_packed", "latency_ms", "accuracy", "nll", "ece", *ELSEWHERE)
 
 
 def prune(recipe: PruneRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
@@ -214,8 +214,8 @@ def _findings(before: Subject, after: Subject, choice: NormChoice | None, imitat
 def _headline(weights: int, zeros: int, layers: int, report: Report) -> str:
     packed, disk = report.get("bytes_packed"), report.get("bytes_disk", of="dense")
     text = f"{zeros:,} of {weights:,} prunable weights are zero ({zeros / max(1, weights):.2%}) in {layers} tensors"
-    accuracy = report.get("accuracy")
-    change = f"; accuracy {said(report.get('accuracy', of='dense'))} -> {said(accuracy)}" if accuracy else ""
+    now = quality(report)
+    change = f"; {called(now)} {said(quality(report, of='dense'))} -> {said(now)}" if now else ""
     return f"{text}; {said(disk)} dense -> {said(packed)} packed{change}."
 
 

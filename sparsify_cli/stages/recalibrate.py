@@ -24,7 +24,7 @@ from sparsify_cli.recipes.recalibrate import RecalibrateRecipe
 from sparsify_cli.stages.calibrate import names_in
 from sparsify_cli.stages.classifier import head_of
 from sparsify_cli.stages.evidence import compared
-from sparsify_cli.stages.measure import predict
+from sparsify_cli.stages.measure import predict, require_choices
 from sparsify_cli.stages.outcome import Outcome
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.subject import Subject, open_subject
@@ -74,6 +74,7 @@ class Move:
 def recalibrate(recipe: RecalibrateRecipe, listener: Listener) -> Outcome:
     """Find the move on validation samples, fold it in, measure before and after on test samples."""
     before = open_subject(recipe, verbs=NEWEST, listener=listener).single().checked()
+    require_choices(before.samples("train"), "recalibrate")
     before.checkpoint.require_finite()
     seen = predict(before.module(), before.samples("validation"))
     move = _move(recipe, seen)

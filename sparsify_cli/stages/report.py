@@ -204,8 +204,8 @@ def _view(dense: Subject, shown: Sequence[Compared], about: Compared, split: Spl
         stages=stages,
         subject=1 + next(i for i, one in enumerate(shown) if one is about),
         layers=_layers(about.subject),
-        exemplars=_exemplars(about.seen, about.subject.samples(split)),
-        reliability=(_reliability(_root(dense), about.seen.dense[0]), _reliability(_name(about.subject), about.seen.compressed[0])),
+        exemplars=_exemplars(about.seen, about.subject.samples(split)) if about.seen.dense else (),
+        reliability=_reliabilities((_root(dense), _name(about.subject)), about.seen),
         lineage=tuple(_step(one) for one in (dense, *(s.subject for s in shown))),
         environment={**versions(), **machine(), "data": f"{dense.data.name if dense.data else ''} ({split} split)"},
         gates=gates,
@@ -334,6 +334,12 @@ def _image(samples: Samples, position: int) -> Any:
     return pixels.numpy() if is_image else None
 
 
+def _reliabilities(names: tuple[str, str], seen: Evidence) -> tuple[Reliability, ...]:
+    """Of the dense network and the other; none where answers are no choices."""
+    pairs = zip(names, (*seen.dense[:1], *seen.compressed[:1]), strict=True) if seen.dense else ()
+    return tuple(_reliability(name, one) for name, one in pairs)
+
+
 def _reliability(name: str, seen: Predictions) -> Reliability:
     each = seen.every_answer()
     return Reliability(name, reliability_bins(each.probabilities.max(dim=1).values, each.correct))
@@ -351,7 +357,8 @@ def _step(subject: Subject) -> LineageStep:
 
 def _asked(recipe: Mapping[str, Any]) -> str:
     """What a recipe asked for, without what does not matter to it."""
-    pruning = ("sparsity", "pattern", "criterion", "allocation") if recipe.get("sparsity") or recipe["verb"] == "prune" else ()
+    chosen_by = "solver" if recipe.get("solver") else "criterion"
+    pruning = ("sparsity", "pattern", chosen_by, "allocation") if recipe.get("sparsity") or recipe["verb"] == "prune" else ()
     names = (*pruning, "epochs", "objective", "regime", "level", "forget", "unlearner")
     return ", ".join(f"{name} {_named(recipe[name])}" for name in names if recipe.get(name))
 

@@ -26,6 +26,7 @@ from sparsify_cli.stages.hugging_face import plainly_called
 from sparsify_cli.stages.user_code import user_module, user_samples
 from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.checkpoint import Spec
+from sparsify_cli.values.losses import require_answers
 from sparsify_cli.values.samples import Samples
 
 WORDS = {"true": True, "false": False, "null": None}
@@ -103,6 +104,9 @@ def check_inputs(module: nn.Module, samples: Samples) -> None:
     """
     shape = list(samples.inputs.shape[1:])
     output = _tried(module, samples)
+    if isinstance(output, Tensor) and not samples.chooses:
+        require_answers(output, samples)
+        return
     if not isinstance(output, Tensor) or output.ndim != 2:
         what = f"shape {list(output.shape)}" if isinstance(output, Tensor) else f"type {type(output).__name__}"
         raise BadData(

@@ -21,7 +21,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sparsify_cli.contracts.listener import Listener, Progress
 from sparsify_cli.contracts.solver import Keep, LayerSolver
@@ -39,7 +38,8 @@ from sparsify_cli.training.lockstep import calls, lockstep, parted
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.training.padding import real_positions
 from sparsify_cli.training.twins import all_inputs
-from sparsify_cli.values.choices import options
+from sparsify_cli.values.losses import divergence
+from sparsify_cli.values.samples import Kind
 
 STEP, LEAST = Fraction(6, 10), Fraction(2, 100)
 """Densities of the ladder: each 0.6 of the one before, to 2 %."""
@@ -49,6 +49,9 @@ PROBES = 3
 
 JUDGES = 192
 """Samples it is run on."""
+
+NUMBERS = 2**25
+"""Outputs kept of them at most; of texts there are many a sample."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def costs_of(
     solver: LayerSolver | None,
     listener: Listener,
     *,
-    attributes: bool = False,
+    kind: Kind = "classes",
     seed: int = 0,
 ) -> list[LayerCosts]:
     """The costs of layers, in the order of `names`; those that no solver can take are left out.
@@ -95,7 +98,7 @@ def costs_of(
         names: weights in the network.
         solver: repairs what stays; None = the smallest weights go, and nothing is repaired.
         listener: hears progress.
-        attributes: the outputs are attributes.
+        kind: what the outputs are.
         seed: of which samples judge.
     """
     layers, judges = watchable(module, names), inputs[:JUDGES]
@@ -105,8 +108,8 @@ def costs_of(
     real = [real_positions(module, batch) for batch in batches]
     found: dict[str, LayerCosts] = {}
     with evaluating(module), torch.no_grad(), closing(lockstep(module, batches, layers)) as visits:
-        aim = _log_probabilities(module, judges, attributes=attributes)
-        harm = partial(_divergence, module, judges, aim, attributes=attributes)
+        judges = judges[: max(1, NUMBERS // max(1, _outputs(module, judges[:1]).numel()))]
+        harm = partial(_divergence, module, judges, _outputs(module, judges), kind)
         for visit in visits:
             listener.progress(Progress(f"measuring {visit.name}", len(found) + 1, len(layers)))
             seen, each = visit.inputs, real
@@ -173,10 +176,9 @@ def _between(ratios: Mapping[int, float], places: Sequence[int], i: int) -> floa
     return ratios[low] + way * (ratios[high] - ratios[low])
 
 
-def _divergence(module: nn.Module, judges: Tensor, aim: Tensor, *, attributes: bool) -> float:
-    """Mean KL(dense || now) of the predictions, nats, >= 0."""
-    now = _log_probabilities(module, judges, attributes=attributes)
-    found = float(functional.kl_div(now, aim, log_target=True, reduction="batchmean"))
+def _divergence(module: nn.Module, judges: Tensor, aim: Tensor, kind: Kind) -> float:
+    """Mean KL(dense || now) of the predictions, nats, >= 0; of numbers the squared distance, relative to the dense one's square."""
+    found = float(divergence(_outputs(module, judges), aim, kind))
     if math.isnan(found):
         raise NonFinite(
             "The network puts out NaN when one layer is pruned.", "Its harm cannot be measured.", "Check the network and the data."
@@ -184,10 +186,9 @@ def _divergence(module: nn.Module, judges: Tensor, aim: Tensor, *, attributes: b
     return max(0.0, found)
 
 
-def _log_probabilities(module: nn.Module, judges: Tensor, *, attributes: bool) -> Tensor:
-    """Logarithms of the predicted probabilities, [rows, options], float64."""
-    outputs = torch.cat([_tensor(module(as_taken_by(module, part))).cpu() for part in judges.split(64)])
-    return functional.log_softmax(options(outputs.double(), attributes=attributes), dim=-1)
+def _outputs(module: nn.Module, judges: Tensor) -> Tensor:
+    """What it puts out, float64."""
+    return torch.cat([_tensor(module(as_taken_by(module, part))).cpu() for part in judges.split(64)]).double()
 
 
 def _tensor(output: object) -> Tensor:

@@ -83,8 +83,8 @@ def measured(recipe: PruneRecipe, before: Subject, names: Sequence[str], listene
     theirs = {new: name for name, new in ours.items()}
     repairs = isinstance(solver_of(recipe), LayerSolver)
     quick: LayerSolver | None = Shelf("solvers").load(QUICK)() if repairs else None
-    inputs, attributes = calibration_inputs(recipe, before), before.samples("train").has_attributes
-    found = costs_of(module, inputs, [ours[name] for name in names], quick, listener, attributes=attributes)
+    inputs, kind = calibration_inputs(recipe, before), before.samples("train").kind
+    found = costs_of(module, inputs, [ours[name] for name in names], quick, listener, kind=kind)
     return {theirs[costs.name]: costs for costs in found}
 
 

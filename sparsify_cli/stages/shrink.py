@@ -22,7 +22,7 @@ from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.shrunk import Shrinking, require_same, shrinking, with_random
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.subject import Subject, open_subject
-from sparsify_cli.stages.tables import before_after, said
+from sparsify_cli.stages.tables import ELSEWHERE, before_after, said
 from sparsify_cli.stages.write import Product, output_folder, write_product
 from sparsify_cli.values.artifact import claimed, require_free
 from sparsify_cli.values.checkpoint import Checkpoint
@@ -32,7 +32,7 @@ from sparsify_cli.values.report import Finding, Report
 NEWEST = ("finetune", "prune", "extract", "unlearn", "train")
 SAMPLES = 64
 """Training samples on which outputs are compared, beside as many random inputs."""
-SHOWN = ("parameters", "macs", "bytes_disk", "bytes_packed", "latency_ms", "accuracy", "nll", "sparsity")
+SHOWN = ("parameters", "macs", "bytes_disk", "bytes_packed", "latency_ms", "accuracy", "nll", *ELSEWHERE, "sparsity")
 
 
 def shrink(recipe: ShrinkRecipe, listener: Listener) -> Outcome:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from sparsify_cli.pages.wording import amount
 from sparsify_cli.stages.outcome import Table
 from sparsify_cli.values.report import Finding, Report
 
 UNMEASURED = "not measured"
+
+QUALITIES = {"perplexity": "perplexity", "accuracy": "accuracy", "rmse": "RMSE"}
+"""What says how good a network is, the first that was measured, and what it is called in a sentence."""
+
+ELSEWHERE = ("perplexity", "token_agreement", "rmse", "mae", "r2", "output_shift")
+"""Numbers about texts and numbers, where tables show accuracy of classes."""
 
 
 def said(finding: Finding | None, *, change: bool = False) -> str:
@@ -24,6 +31,16 @@ def interval(finding: Finding | None) -> str:
         return ""
     change = finding.of == "change"
     return f"{amount(finding.low, finding.unit, change=change)} to {amount(finding.high, finding.unit, change=change)}"
+
+
+def quality(report: Report, *, of: Literal["compressed", "dense"] = "compressed", scope: str = "all") -> Finding | None:
+    """The number that says how good a network is: accuracy; of texts perplexity; of numbers the root mean square error."""
+    return next((found for name in QUALITIES if (found := report.get(name, of=of, scope=scope))), None)
+
+
+def called(finding: Finding | None) -> str:
+    """What it is called in a sentence."""
+    return QUALITIES.get(finding.name, finding.name) if finding else "accuracy"
 
 
 def before_after(title: str, report: Report, names: Sequence[str]) -> Table:

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from sparsify_cli.contracts.listener import Listener, Progress
 from sparsify_cli.contracts.regime import Regime
-from sparsify_cli.errors import Interrupted
+from sparsify_cli.errors import BadRequest, Interrupted
 from sparsify_cli.maths.schedules import SCHEDULES
 from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.shared import TrainFields
 from sparsify_cli.stages.effort import Effort
-from sparsify_cli.stages.measure import predict
+from sparsify_cli.stages.measure import share_right
 from sparsify_cli.stages.minimised import loss_of
 from sparsify_cli.stages.mirror import mirror
 from sparsify_cli.stages.strategy import strategy
@@ -175,6 +175,9 @@ def preparation(work: Training) -> Prepare | None:
     if work.recipe.augment == "none":
         return None
     require_images(work.samples.inputs)
+    if work.samples.kind == "numbers" and work.samples.targets.ndim > 2:
+        what = "Images that are answered with images cannot be flipped alone."
+        raise BadRequest(what, "Their answers would have to be flipped as well.", "Leave --augment out.")
     shifted = work.recipe.augment == "crop-flip"
 
     def prepare(batch: Samples, seed: int) -> Samples:
@@ -324,9 +327,10 @@ class _Watch:
         return self.work.recipe.keep == "best" or self.work.recipe.patience > 0
 
     def _accuracy(self, run: Run) -> float:
+        """Of numbers R^2."""
         with nullcontext() if self.through is None else seen_through(run, self.through):
-            correct = predict(run.model, self.work.watched).correct.double().mean()
-        return float(self.engine.from_rank_zero(correct))
+            found = share_right(run.model, self.work.watched)
+        return float(self.engine.from_rank_zero(torch.tensor(found, dtype=torch.float64)))
 
     def _epoch(self, run: Run) -> None:
         self.through = self.regime.seen(run)

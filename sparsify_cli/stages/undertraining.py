@@ -9,6 +9,7 @@ smoothed labels and without augmentation, for both.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from sparsify_cli.stages.measure import predict
+from sparsify_cli.training.batchnorm import mean_loss
 from sparsify_cli.values.choices import choices
 from sparsify_cli.values.report import Finding
 from sparsify_cli.values.samples import Samples
@@ -34,7 +36,7 @@ class Fit:
 
     Args:
         loss: mean cross-entropy, nats.
-        entropy: mean entropy of the predictions, nats.
+        entropy: mean entropy of the predictions, nats; NaN of texts and numbers.
         count: samples.
     """
 
@@ -46,6 +48,9 @@ class Fit:
         """Both numbers."""
         loss = "Mean cross-entropy on training samples, without augmentation."
         entropy = "Mean entropy of the predictions on training samples: how unsure the network is of what it has seen."
+        if math.isnan(self.entropy):
+            text = "Mean loss on training samples, without augmentation: cross-entropy of a token, or squared error."
+            return [Finding(name="train_loss", value=self.loss, unit="", n=self.count, of=of, better="lower", definition=text)]
         return [
             Finding(name="train_nll", value=self.loss, unit="nats", n=self.count, of=of, better="lower", definition=loss),
             Finding(name="train_entropy", value=self.entropy, unit="nats", n=self.count, of=of, definition=entropy),
@@ -55,6 +60,8 @@ class Fit:
 def fit(module: nn.Module, samples: Samples) -> Fit:
     """How a network fits training samples."""
     some = samples.take(range(min(LOOKED_AT, len(samples))))
+    if not some.chooses:
+        return Fit(mean_loss(module, some), math.nan, len(some))
     logits = predict(module, some).logits.double()
     rows, right = choices(logits, some.targets.cpu())
     entropy = torch.special.entr(rows.softmax(1)).sum(1).mean()
@@ -63,7 +70,7 @@ def fit(module: nn.Module, samples: Samples) -> Fit:
 
 def verdict(sparse: Fit, dense: Fit) -> str:
     """A sentence where both exceed the dense network's, else nothing."""
-    if sparse.loss <= dense.loss + LOSS or sparse.entropy <= dense.entropy + ENTROPY:
+    if math.isnan(sparse.entropy) or sparse.loss <= dense.loss + LOSS or sparse.entropy <= dense.entropy + ENTROPY:
         return ""
     return (
         f"under-trained: on its own training samples the sparse network has a loss of {sparse.loss:.3g} nats (dense {dense.loss:.3g}) and "

@@ -25,7 +25,7 @@ from sparsify_cli.stages.forget import forget_positions, split_off
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
 from sparsify_cli.stages.gates import check_gates, parse_gate
 from sparsify_cli.stages.levels import level_network
-from sparsify_cli.stages.measure import predict
+from sparsify_cli.stages.measure import predict, require_choices
 from sparsify_cli.stages.memos import Prepared, read_memo, stored
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.sizes import size_findings
@@ -60,6 +60,7 @@ def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
         parse_gate(text)
     method: Unlearner = strategy("unlearners", recipe.unlearner, seed=recipe.seed)
     subject = open_subject(recipe, verbs=NEWEST, listener=listener).checked()
+    require_choices(subject.samples("train"), "unlearn")
     subject.checkpoint.require_finite()
     if recipe.prepare:
         return _prepared(recipe, method, subject, listener)

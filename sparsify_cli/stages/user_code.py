@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -209,15 +209,16 @@ def _as_samples(outcome: Any, split: Split, name: str) -> Samples:
 
 
 def _from_mapping(outcome: Mapping[str, Any], split: Split, name: str) -> Samples:
-    missing, unknown = {"x", "y"} - set(outcome), set(outcome) - set(FIELDS)
+    missing, unknown = {"x"} - set(outcome), set(outcome) - set(FIELDS)
     if missing or unknown:
         raise BadData(
-            f"{name} returned the keys {sorted(map(str, outcome))} for {split}.", f"Known: {', '.join(FIELDS)}; x and y are needed."
+            f"{name} returned the keys {sorted(map(str, outcome))} for {split}.",
+            f"Known: {', '.join(FIELDS)}; x is needed, and y but for texts.",
         )
     if not isinstance(outcome.get("groups") or {}, Mapping):
         raise BadData(f"{name} returned groups as {_type(outcome['groups'])}.", "", 'Return {"column": [one value a sample], ...}.')
     rest = {key: outcome[key] for key in FIELDS[2:] if outcome.get(key) is not None}
-    return samples_from(outcome["x"], outcome["y"], split=split, where=name, **rest)
+    return samples_from(outcome["x"], outcome.get("y"), split=split, where=name, **rest)
 
 
 def _from_items(dataset: Any, split: Split, name: str) -> Samples:
@@ -225,18 +226,21 @@ def _from_items(dataset: Any, split: Split, name: str) -> Samples:
     items = [_item(dataset, i, f"{name}, {split}[{i}]") for i in range(len(dataset))]
     if not items:
         raise BadData(f"{name} has no sample in {split}.")
-    odd = next((i for i, (x, _) in enumerate(items) if x.shape != items[0][0].shape), None)
-    if odd is not None:
-        shapes = [list(items[i][0].shape) for i in (0, odd)]
-        raise BadData(
-            f"{name}: {split}[0] has shape {shapes[0]}, {split}[{odd}] has {shapes[1]}.", "One network takes one shape.", "Resize or pad."
-        )
-    classes = getattr(dataset, "classes", None)
-    named = classes if isinstance(classes, list | tuple) else ()
-    return samples_from(torch.stack([x for x, _ in items]), [y for _, y in items], split=split, where=name, classes=named)
+    where, classes = f"{name}: {split}", getattr(dataset, "classes", None)
+    x, y = _stacked([x for x, _ in items], where), _stacked([y for _, y in items], f"{where} labels")
+    return samples_from(x, y, split=split, where=name, classes=classes if isinstance(classes, list | tuple) else ())
 
 
-def _item(dataset: Any, position: int, where: str) -> tuple[torch.Tensor, int | list[int]]:
+def _stacked(items: Sequence[torch.Tensor], where: str) -> torch.Tensor:
+    odd = next((i for i, one in enumerate(items) if one.shape != items[0].shape), None)
+    if odd is None:
+        return torch.stack(list(items))
+    shapes = [list(items[i].shape) for i in (0, odd)]
+    what = f"{where}[0] has shape {shapes[0]}, {where.split()[-1]}[{odd}] has {shapes[1]}."
+    raise BadData(what, "One network takes one shape.", "Resize or pad.")
+
+
+def _item(dataset: Any, position: int, where: str) -> tuple[torch.Tensor, torch.Tensor]:
     try:
         item = dataset[position]
     except Exception as error:
@@ -247,16 +251,14 @@ def _item(dataset: Any, position: int, where: str) -> tuple[torch.Tensor, int | 
     return torch.as_tensor(item[0]), _label(item[1], where)
 
 
-def _label(value: Any, where: str) -> int | list[int]:
+def _label(value: Any, where: str) -> torch.Tensor:
     try:
         label = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
-        label = torch.tensor(torch.nan)
-    if label.numel() == 1 and not label.is_floating_point():
-        return int(label)
-    if label.ndim == 1 and not label.is_floating_point() and label.numel():
-        return [int(one) for one in label]
-    raise BadData(f"{where} has the label {value!r}.", "A label is one class number, or 0 and 1 for each attribute.")
+        label = torch.empty(0)
+    if not label.numel() or (label.is_floating_point() and not bool(torch.isfinite(label).all())):
+        raise BadData(f"{where} has the label {value!r}.", "A label is one class number, 0 and 1 for each attribute, or numbers.")
+    return label
 
 
 def _type(value: object) -> str:

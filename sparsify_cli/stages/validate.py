@@ -26,6 +26,10 @@ from sparsify_cli.values.report import Finding, Report
 NEWEST = ("recalibrate", "finetune", "prune", "shrink", "extract", "unlearn", "train", "export")
 
 
+HEADLINE = {"perplexity": "perplexity", "accuracy": "accuracy", "ece": "ECE", "rmse": "RMSE", "r2": "R^2"}
+"""Numbers of the sentence, where they were measured."""
+
+
 def validate(recipe: ValidateRecipe, listener: Listener) -> Outcome:
     """Measure a checkpoint or artifact; `report.json` is written into a new folder when `--out` names one."""
     parse_split(recipe.split)
@@ -50,9 +54,8 @@ def _measured(recipe: ValidateRecipe, subject: Subject) -> Outcome:
         {"model": str(subject.path), "split": split, "data_sha256": data_identity(samples), "samples": len(samples)},
     )
     sentences, failure = check_gates(recipe.gate, report)
-    headline = (
-        f"{subject.path} on {len(samples):,} {split} samples: accuracy {said(report.get('accuracy'))}, ECE {said(report.get('ece'))}."
-    )
+    measured = ", ".join(f"{label} {said(report.get(name))}" for name, label in HEADLINE.items() if report.get(name))
+    headline = f"{subject.path} on {len(samples):,} {split} samples: {measured}."
     notes = (*level_note(subject), *sentences)
     return Outcome("validate", headline, report, tables=_tables(report), notes=notes, failure=failure)
 

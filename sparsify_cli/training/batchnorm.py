@@ -16,13 +16,12 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparsify_cli.errors import BadData
 from sparsify_cli.training.batches import as_taken_by, handy_batch
 from sparsify_cli.training.modes import evaluating
-from sparsify_cli.values.choices import choices
+from sparsify_cli.values.losses import loss
 from sparsify_cli.values.samples import Samples
 
 
@@ -117,11 +116,13 @@ def _measuring(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def cross_entropy(module: nn.Module, samples: Samples) -> float:
-    """Mean cross-entropy in eval mode, nats; with attributes that of an attribute."""
+def mean_loss(module: nn.Module, samples: Samples) -> float:
+    """Mean loss in eval mode: cross-entropy, nats, with attributes that of an attribute, of texts that of a token; or squared error."""
+    size, total = handy_batch(module), 0.0
     with evaluating(module):
-        logits = torch.cat([module(as_taken_by(module, part)).cpu() for part in samples.inputs.split(handy_batch(module))])
-    return float(functional.cross_entropy(*choices(logits.double(), samples.targets)))
+        for inputs, targets in zip(samples.inputs.split(size), samples.targets.split(size), strict=True):
+            total += float(loss(module(as_taken_by(module, inputs)).cpu().double(), targets, reduction="sum"))
+    return total / max(1, int((samples.targets >= 0).sum()) if samples.texts else samples.targets.numel())
 
 
 def _parts(inputs: Tensor, size: int) -> Iterator[Tensor]:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.training.batches import as_taken_by, epoch_order
 from sparsify_cli.training.modes import evaluating
-from sparsify_cli.values.choices import choices, options
+from sparsify_cli.values.losses import divergence
+from sparsify_cli.values.losses import loss as loss_of
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.samples import Samples
 
@@ -43,16 +43,10 @@ def gradient_pairs(
                 taught = teacher(as_taken_by(teacher, part.inputs))
             logits = student(as_taken_by(student, part.inputs))
             _require_alike(taught, logits)
-            hard = functional.cross_entropy(*choices(logits, part.targets.to(logits.device)))
-            ours, theirs = (options(one / temperature, attributes=part.has_attributes) for one in (logits, taught.to(logits)))
-            soft = functional.kl_div(
-                functional.log_softmax(ours, 1),
-                functional.log_softmax(theirs, 1),
-                reduction="batchmean",
-                log_target=True,
-            )
+            hard = loss_of(logits, part.targets.to(logits.device))
+            soft = divergence(logits, taught.to(logits), part.kind, temperature=temperature)
             g = _flat(hard, free, masks, retain=True)
-            yield g, g - temperature**2 * _flat(soft, free, masks, retain=False)
+            yield g, g - _flat(soft, free, masks, retain=False)
 
 
 def _require_alike(taught: Tensor, logits: Tensor) -> None:

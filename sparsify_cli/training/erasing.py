@@ -15,14 +15,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from sparsify_cli.contracts.unlearner import Erasure, Memo, Request, Unlearner
 from sparsify_cli.errors import Anomalous, BadRequest
 from sparsify_cli.training import guard
 from sparsify_cli.training.batches import as_taken_by, derived_seed, epoch_order
 from sparsify_cli.training.batchnorm import quiet
-from sparsify_cli.values.choices import choices
+from sparsify_cli.values.losses import loss
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding
 from sparsify_cli.values.run import Run
@@ -215,7 +214,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 def cross_entropy_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """The cost of plain training: mean cross-entropy, nats."""
-    return cross_entropy(*choices(model(inputs), targets))
+    return loss(model(inputs), targets)
 
 
 def require(holds: bool, what: str, why: str) -> None:

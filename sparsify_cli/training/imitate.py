@@ -2,7 +2,8 @@
 
     loss = T^2 KL(softmax(dense / T) || softmax(pruned / T)) + mean over blocks of |b - B|^2 / |B|^2
 
-with b and B what a block of the pruned and of the dense network puts out. No labels are looked at. Everything may move but
+with b and B what a block of the pruned and of the dense network puts out. Of numbers |pruned - dense|^2 / |dense|^2
+stands instead of KL. No labels are looked at. Everything may move but
 pruned weights and running statistics, which batch norm uses and does not touch. Images may be flipped and shifted anew in
 every pass. Adam, with a rate that falls to zero along a cosine.
 
@@ -19,13 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sparsify_cli.errors import Anomalous
 from sparsify_cli.training.augmented import flipped_and_shifted
 from sparsify_cli.training.batches import as_taken_by, epoch_order
 from sparsify_cli.training.modes import evaluating
-from sparsify_cli.values.choices import options
+from sparsify_cli.values.losses import divergence
+from sparsify_cli.values.samples import Kind
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Imitation:
         temperature: T.
         blocks: weight of the blocks' part of the loss.
         augment: images are flipped and shifted anew in every pass.
-        attributes: outputs are attributes.
+        kind: what outputs are.
         seed: of order and augmentation.
     """
 
@@ -49,7 +50,7 @@ class Imitation:
     temperature: float = 2.0
     blocks: float = 1.0
     augment: bool = False
-    attributes: bool = False
+    kind: Kind = "classes"
     seed: int = 0
 
     def run(
@@ -99,9 +100,7 @@ class Imitation:
         with torch.no_grad():
             aim = dense(as_taken_by(dense, batch))
         out = module(as_taken_by(module, batch))
-        t = self.temperature
-        logs = [functional.log_softmax(options(_tensor(one).float() / t, attributes=self.attributes), dim=-1) for one in (out, aim)]
-        imitation = t * t * functional.kl_div(logs[0], logs[1], log_target=True, reduction="batchmean")
+        imitation = divergence(_tensor(out).float(), _tensor(aim).float(), self.kind, temperature=self.temperature)
         return imitation + self.blocks * seen.distance()
 
 

@@ -24,6 +24,7 @@ from sparsify_cli.errors import BadData, BadRequest, Diverged, Interrupted
 from sparsify_cli.training import guard, loss_scale
 from sparsify_cli.training.batches import as_taken_by, batches, derived_seed
 from sparsify_cli.training.batchnorm import has_batchnorm
+from sparsify_cli.values.losses import require_answers
 from sparsify_cli.values.run import Run
 from sparsify_cli.values.samples import Samples
 
@@ -162,6 +163,9 @@ def _tried(model: nn.Module, samples: Samples, *, training: bool) -> object:
 def _check_labels(logits: object, samples: Samples, when: str = "") -> None:
     if not isinstance(logits, Tensor):
         raise BadData(f"The model gives a {type(logits).__name__}{when}, not a tensor.", "A classifier gives one row of logits a sample.")
+    if not samples.chooses:
+        require_answers(logits, samples)
+        return
     if logits.ndim != 2:
         raise BadData(f"The model's outputs have shape {tuple(logits.shape)}{when}.", "A classifier gives one row of logits a sample.")
     if samples.has_attributes:

@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Num
 from torch import Tensor, nn
 
 from sparsify_cli.errors import BadData
 from sparsify_cli.values.samples import Samples
+
+UNCOUNTED = -100
+"""Target where no token is right: padding, and after the last token."""
 
 
 def samples_from(
@@ -33,7 +36,8 @@ def samples_from(
 
     Args:
         inputs: array or tensor [n, ...].
-        targets: integer labels [n] or [n, 1], or 0 and 1 for each of several attributes, [n, a].
+        targets: integer labels [n] or [n, 1]; or 0 and 1 for each of several attributes, [n, a]; or, where inputs are ids of tokens
+            [n, t], as many ids, those below 0 not counted (None: each token's next one); or numbers, floating [n, ...].
         split: for default ids, `train-000017`.
         where: what to call the data in an error.
         ids: n unique names; default the split and the row.
@@ -43,10 +47,12 @@ def samples_from(
     Raises:
         BadData: an array has the wrong type, shape or range.
     """
-    x, y = input_tensor(inputs, where=f"{where}, {split} inputs"), label_tensor(targets, where=f"{where}, {split} labels")
+    x, place = input_tensor(inputs, where=f"{where}, {split} inputs"), f"{where}, {split} labels"
+    texts = is_text(x, targets)
+    y = token_tensor(x, targets, where=place) if texts else target_tensor(targets, where=place)
     names = tuple(map(str, ids)) if ids is not None else tuple(f"{split}-{row:06d}" for row in range(len(x)))
     columns = {str(column): tuple(map(str, values)) for column, values in (groups or {}).items()}
-    samples = Samples(x, y, names, columns, tuple(map(str, classes)))
+    samples = Samples(x, y, names, columns, tuple(map(str, classes)), texts)
     _require_named_labels(samples, where)
     return samples
 
@@ -79,6 +85,49 @@ def input_tensor(values: Any, *, where: str) -> Tensor:
     if not tensor.is_floating_point() and tensor.dtype != torch.bool:
         return tensor.to(torch.int64)
     _require_finite(tensor, where)
+    return tensor.to(torch.float32)
+
+
+def is_text(inputs: Tensor, targets: Any) -> bool:
+    """True where inputs are ids of tokens, and an answer is wanted at each: as many targets, or none given."""
+    if inputs.is_floating_point() or inputs.ndim != 2:
+        return False
+    return targets is None or (tuple(np.shape(targets)) == tuple(inputs.shape) and inputs.shape[1] > 1)
+
+
+def token_tensor(inputs: Int[Tensor, "n t"], values: Any, *, where: str) -> Int[Tensor, "n t"]:
+    """Ids of the tokens that are right, int64; None = each token's next one, nothing after the last.
+
+    Raises:
+        BadData: they are not integers, or none counts.
+    """
+    if values is None:
+        return torch.cat([inputs[:, 1:], torch.full_like(inputs[:, :1], UNCOUNTED)], dim=1)
+    tensor = _tensor(values, where)
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise BadData(f"{where}: ids of tokens are {tensor.dtype}.", "An id is an integer.", "Convert them.")
+    if not bool((tensor >= 0).any()):
+        raise BadData(f"{where}: no token counts.", "All ids are below 0.", "Give the ids that are right, -100 where none is.")
+    return tensor.to(torch.int64)
+
+
+def target_tensor(values: Any, *, where: str) -> Num[Tensor, "n *a"]:
+    """Labels, attributes, or numbers as float32 [n, ...]: floating ones, and images.
+
+    Raises:
+        BadData: as `label_tensor`; no targets; numbers that are not finite, or that look like class numbers.
+    """
+    if values is None:
+        raise BadData(f"{where}: there are none.", "Only ids of tokens, [n, t], are their own targets.", "Give y.")
+    tensor = _tensor(values, where)
+    if tensor.dtype == torch.uint8 and tensor.ndim > 2:
+        return tensor.to(torch.float32) / 255
+    if not tensor.is_floating_point():
+        return label_tensor(tensor, where=where)
+    _require_finite(tensor, where)
+    if tensor.ndim == 1 and bool((tensor == tensor.round()).all()):
+        why = "They are whole numbers, so they may be classes."
+        raise BadData(f"{where}: labels are {tensor.dtype}.", why, "Convert them to integers, or give numbers to predict as [n, 1].")
     return tensor.to(torch.float32)
 
 
@@ -136,6 +185,8 @@ def _require_named_labels(samples: Samples, where: str) -> None:
     twice = sorted(name for name, times in Counter(samples.classes).items() if times > 1)
     if twice:
         raise BadData(f"{where}: {len(twice)} names are given twice, first {twice[0]!r}.", "A name tells one class or attribute.")
+    if not samples.chooses:
+        return
     if samples.has_attributes:
         if samples.classes and len(samples.classes) != samples.outputs:
             raise BadData(f"{where}: there are {samples.outputs} attributes and {len(samples.classes)} names.", "Each needs one.")

@@ -6,6 +6,7 @@ cross-entropy is the mean binary cross-entropy of the attributes, and their dive
 
     labels       logits [n, c], targets [n]         n choices
     attributes   logits [n, a], targets [n, a]      n a choices
+    tokens       logits [n, t, c], targets [n, t]   n t choices, less those whose target is below 0
 
 Source: standard (the logistic function is the softmax of two).
 """
@@ -13,20 +14,23 @@ Source: standard (the logistic function is the softmax of two).
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 TOGETHER, DIFFERENT = 4, 0.05
 """Attributes at most that tell kinds of samples apart, and by how much their shares must differ for it."""
 
 
-def choices(logits: Float[Tensor, "n outputs"], targets: Int[Tensor, "n *a"]) -> tuple[Float[Tensor, "m options"], Int[Tensor, " m"]]:
-    """Logits of every choice, and what is right: n of them for labels, n a for attributes.
+def choices(logits: Float[Tensor, "n *t outputs"], targets: Int[Tensor, "n *a"]) -> tuple[Float[Tensor, "m options"], Int[Tensor, " m"]]:
+    """Logits of every choice, and what is right: n of them for labels, n a for attributes, one for each token that counts.
 
     Args:
         logits: what a network put out.
-        targets: labels, or 0 and 1 for each attribute.
+        targets: labels, or 0 and 1 for each attribute, or tokens.
     """
+    if logits.ndim == 3:
+        there = targets.reshape(-1) >= 0
+        return logits.flatten(0, 1)[there], targets.reshape(-1)[there]
     return options(logits, attributes=targets.ndim == 2), targets.reshape(-1)
 
 
@@ -62,6 +66,10 @@ def alike(*sides: Int[Tensor, "_ *a"]) -> tuple[Int[Tensor, " _"], ...]:
     return tuple((side[:, chosen] * powers).sum(dim=1) for side in sides)
 
 
-def kinds(targets: Int[Tensor, "n *a"]) -> Int[Tensor, " n"]:
+def kinds(targets: Num[Tensor, "n *a"]) -> Int[Tensor, " n"]:
     """Which samples are alike, for methods that compare like with like: those of a label; with attributes, all of them."""
-    return targets if targets.ndim == 1 else torch.zeros(len(targets), dtype=torch.int64, device=targets.device)
+    return (
+        targets
+        if targets.ndim == 1 and not targets.is_floating_point()
+        else torch.zeros(len(targets), dtype=torch.int64, device=targets.device)
+    )

@@ -8,10 +8,9 @@ from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sparsify_cli.values.arrays import as_taken_by
-from sparsify_cli.values.choices import choices
+from sparsify_cli.values.losses import loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +58,8 @@ class Network:
             yield taken, targets.to(taken.device)
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of a batch, nats, differentiable."""
+        """Mean loss of a batch, differentiable: cross-entropy, nats, or squared error."""
         out = self.module(inputs)
         if not isinstance(out, Tensor):
             raise TypeError(f"what it puts out must be Tensor, not {type(out).__name__}")
-        return functional.cross_entropy(*choices(out, targets))
+        return loss(out, targets)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from sparsify_cli.errors import BadData
+
+Kind = Literal["classes", "attributes", "tokens", "numbers"]
+"""What a network is asked about a sample: its class; yes or no about several attributes; the token at each place of a text; numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,10 +21,12 @@ class Samples:
 
     Args:
         inputs: [n, ...], float32, already scaled as the network expects them.
-        targets: [n] int64 class labels; or [n, a] of 0 and 1, whether it has each of a attributes.
+        targets: [n] int64 class labels; or [n, a] of 0 and 1, whether it has each of a attributes; or [n, t] ids of tokens, those
+            below 0 not counted; or [n, ...] float32 numbers.
         ids: n unique names, one for each sample; they survive shuffling and go to every report.
         groups: column -> n values, e.g. {"slant": ("left", "right", ...)}.
         classes: names of the classes, by label, or of the attributes.
+        texts: the targets are tokens; what else they are is seen by their type and shape.
     """
 
     inputs: Tensor
@@ -29,6 +34,7 @@ class Samples:
     ids: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    texts: bool = False
 
     def __post_init__(self) -> None:
         """Check once that every column has one value a sample."""
@@ -45,15 +51,27 @@ class Samples:
         return len(self.inputs)
 
     @property
+    def kind(self) -> Kind:
+        """What the targets are."""
+        if self.texts or self.targets.is_floating_point():
+            return "tokens" if self.texts else "numbers"
+        return "attributes" if self.targets.ndim == 2 else "classes"
+
+    @property
     def has_attributes(self) -> bool:
         """True where a sample has several yes-or-no attributes instead of one label."""
-        return self.targets.ndim == 2
+        return self.kind == "attributes"
+
+    @property
+    def chooses(self) -> bool:
+        """True where an answer is one of a few choices: classes or attributes."""
+        return self.kind in ("classes", "attributes")
 
     @property
     def outputs(self) -> int:
-        """How many outputs a network needs: one for every class (named ones, or the largest label plus one), or every attribute."""
-        if self.has_attributes:
-            return self.targets.shape[1]
+        """How many outputs a network needs: one for every class or token (named ones, or the largest plus one), attribute or number."""
+        if self.kind in ("attributes", "numbers"):
+            return self.targets[0].numel() if len(self) else 0
         return len(self.classes) or (int(self.targets.max()) + 1 if len(self) else 0)
 
     def take(self, positions: Tensor | Sequence[int]) -> Samples:
@@ -66,6 +84,7 @@ class Samples:
             ids=tuple(self.ids[i] for i in where),
             groups={name: tuple(values[i] for i in where) for name, values in self.groups.items()},
             classes=self.classes,
+            texts=self.texts,
         )
 
     def describe(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_cli.errors import BadData
-from sparsify_cli.training.batchnorm import cross_entropy, follow, has_batchnorm, norms, quiet, recalibrate
+from sparsify_cli.training.batchnorm import follow, has_batchnorm, mean_loss, norms, quiet, recalibrate
 from sparsify_cli.values.samples import Samples
 
 
@@ -163,10 +163,10 @@ def test_norms_are_those_with_statistics() -> None:
     assert norms(module) == {"0": module[0], "2.1": module[2][1]}
 
 
-def test_cross_entropy_by_hand() -> None:
+def test_mean_loss_by_hand() -> None:
     """Logits (0, 0) and (ln 3, 0), both class 0: (ln 2 + ln 4/3) / 2, in batches of one too; modes are left."""
     module = nn.Sequential(nn.Identity(), nn.Dropout(0.5)).train()
     samples = labelled(torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]), [0, 0])
     expected = (math.log(2) + math.log(4 / 3)) / 2
-    assert cross_entropy(module, samples) == pytest.approx(expected, rel=1e-6)
+    assert mean_loss(module, samples) == pytest.approx(expected, rel=1e-6)
     assert module[1].training

@@ -98,7 +98,7 @@ def test_shares_of_the_training_set():
         ([[1, 1], [1, 0]], ("a", "a"), "given twice"),
         ([[[0, 1]], [[1, 0]]], (), "a row of attributes"),
         ([[1, 1], [1, 0]], ("a", "b", "c"), "2 attributes and 3 names"),
-        ([[0.5, 1.0], [1.0, 0.0]], (), "class number"),
+        ([1.0, 0.0], (), "may be classes"),
     ],
 )
 def test_what_are_no_attributes(targets, classes, words):
