@@ -17,6 +17,7 @@ LOUD = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "CLICOLOR_FORCE", "SPARSIF
 os.environ.update(QUIET)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="sparsify-tests-")  # the key that seals manifests is not the user's
+os.environ["XDG_CACHE_HOME"] = os.environ["XDG_STATE_HOME"]  # nor are answers kept among theirs
 for name in LOUD:
     os.environ.pop(name, None)
 

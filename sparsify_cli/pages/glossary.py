@@ -27,6 +27,8 @@ GLOSSARY: dict[str, Entry] = {
     "latency_ms": Entry("Time per batch", "median wall-clock time of one forward pass on this machine"),
     "latency_ratio": Entry("Time against dense", "1 means as fast as the dense model"),
     "accuracy": Entry("Accuracy", "share of test samples answered correctly"),
+    "routing": Entry("Accuracy with the dense model's help", "the least sure 10 % of samples are answered by the dense model"),
+    "routing_share": Entry("Share that needs the dense model", "least share of samples, the least sure, it has to answer for its accuracy"),
     "perplexity": Entry("Perplexity", "among how many equally likely tokens the model seems to choose at each place; lower is better"),
     "token_agreement": Entry("Same next token", "share of places at which the likeliest token is the dense model's"),
     "rmse": Entry("Root mean square error", "typical size of an error, large ones counting more; lower is better"),

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sparsify_cli.pages import against_sparsity, figures, tables, training_curves
+from sparsify_cli.pages import against_sparsity, figures, routing, tables, training_curves
 from sparsify_cli.pages.glossary import label
 from sparsify_cli.pages.images import data_uri
 from sparsify_cli.pages.verdict import called, cards, gain, speed, verdict, who_pays
@@ -59,6 +59,7 @@ def _context(view: View) -> dict[str, Any]:
         "forecast": tables.forecast(view),
         "against": _against(view),
         "reliability": _reliability(view),
+        "routed": _routed(view),
         "exemplars": _exemplars(view),
         "changed": _changed(view),
         "everything": [(stage, tables.everything(stage)) for stage in view.stages],
@@ -110,6 +111,12 @@ def _slices(view: View, kind: str, plural: str, heading: str) -> dict[str, Any]:
 def _loss(view: View, scope: str) -> float:
     change = view.change(view.quality, scope=scope)
     return math.inf if change is None or missing(change) else gain(change)
+
+
+def _routed(view: View) -> dict[str, Any] | None:
+    """What sending unsure samples to the dense model gains; nothing where it was not measured."""
+    found = routing.points(view)
+    return {"points": found, "said": routing.sentence(view), "figure": routing.figure(view, found)} if found else None
 
 
 def _reliability(view: View) -> list[dict[str, Any]]:

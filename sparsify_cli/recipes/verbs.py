@@ -208,6 +208,9 @@ class ReportRecipe(ModelFields, DataFields, OutputFields):
     dense: Annotated[str, Option("Compare with this file or artifact instead of the dense ancestor.", metavar="MODEL")] = ""
     split: Annotated[str, Option("train, validation or test.")] = "test"
     also: Annotated[Texts, Option("Another artifact to show beside it.", metavar="ARTIFACT")] = ()
+    population: Annotated[
+        Texts, Option("The same network from another seed: its answers, and its dense ancestor's, are averaged in.", metavar="ARTIFACT")
+    ] = ()
     sparsities: Annotated[
         Levels, Option("Prune a dense network to each of these first, and show numbers against sparsity, e.g. 0.5,0.8,0.9,0.95.")
     ] = ()

@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from sparsify_cli.contracts.dataset import Split
 from sparsify_cli.contracts.metric import Evidence, Truth
+from sparsify_cli.stages.known_answers import answered, predicted
 from sparsify_cli.stages.measure import SUMMARY, answers, measure_all, predict, train_marginals
 from sparsify_cli.stages.sizes import speed_findings
 from sparsify_cli.stages.subject import Subject
+from sparsify_cli.values.positions import Positions
+from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding
+from sparsify_cli.values.samples import Samples
+
+Said = TypeVar("Said", Predictions, Positions)
 
 
-def evidence(after: Subject, before: Subject | None, *, split: Split = "test") -> Evidence:
-    """Predictions of a network, and of the one it is compared with, over one split."""
-    samples = after.samples(split)
+def evidence(after: Sequence[Subject], before: Sequence[Subject] = (), *, split: Split = "test", keep: bool = False) -> Evidence:
+    """Predictions of a network, and of the one it is compared with, over one split.
+
+    Args:
+        after: the network; with others of its kind a population.
+        before: its dense ancestor, or the population's; may be empty.
+        split: of which data.
+        keep: read answers that were kept, and keep these.
+    """
+    samples, train = after[0].samples(split), after[0].samples("train")
     if not samples.chooses:
-        others = (answers(before.module(), samples),) if before is not None else ()
-        return Evidence(positions=(answers(after.module(), samples),), dense_positions=others)
-    dense = (predict(before.module(), samples),) if before is not None else ()
-    train = after.samples("train")
-    return Evidence((predict(after.module(), samples),), dense, train_marginals(train), Truth(train.targets, train.groups))
+        say = answered if keep else _answers
+        return Evidence(positions=_each(say, after, samples), dense_positions=_each(say, before, samples))
+    tell = predicted if keep else _predict
+    truth = Truth(train.targets, train.groups)
+    return Evidence(_each(tell, after, samples), _each(tell, before, samples), train_marginals(train), truth)
 
 
 def compared(before: Subject, after: Subject, *, split: Split = "test", names: Sequence[str] = SUMMARY) -> list[Finding]:
     """Findings of metrics over both networks, and their latency; both need architecture and data. No names = every metric."""
     speed = speed_findings(after.module(), after.samples(split), dense=before.module())
-    return [*measure_all(evidence(after, before, split=split), names), *speed]
+    return [*measure_all(evidence([after], [before], split=split), names), *speed]
 
 
 def alone(subject: Subject, *, split: Split = "test", names: Sequence[str] = SUMMARY) -> list[Finding]:
     """Findings of metrics over one network, and its latency. No names = every metric."""
     speed = speed_findings(subject.module(), subject.samples(split))
-    return [*measure_all(evidence(subject, None, split=split), names), *speed]
+    return [*measure_all(evidence([subject], split=split, keep=True), names), *speed]
+
+
+def _each(say: Callable[[Subject, Samples], Said], subjects: Sequence[Subject], samples: Samples) -> tuple[Said, ...]:
+    return tuple(say(subject, samples) for subject in subjects)
+
+
+def _predict(subject: Subject, samples: Samples) -> Predictions:
+    return predict(subject.module(), samples)
+
+
+def _answers(subject: Subject, samples: Samples) -> Positions:
+    return answers(subject.module(), samples)

@@ -59,7 +59,7 @@ def foretell(recipe: ReportRecipe, subject: Subject, listener: Listener) -> Outc
         raise BadRequest(what, "A forecast is made from the dense network.", "Name that, or score a forecast with --score.")
     require_choices(subject.samples("train"), "report --forecast")
     listener.note(f"looking at the answers of {subject.path}")
-    seen = evidence(subject, None, split=recipe.split)  # type: ignore[arg-type]
+    seen = evidence([subject], split=recipe.split, keep=True)  # type: ignore[arg-type]
     samples = subject.samples(recipe.split)  # type: ignore[arg-type]
     [answers] = (one.every_answer() for one in seen.compressed)
     at_risk, found = susceptible(answers.probabilities), sorted(risks(seen), key=lambda one: -one.risk)

@@ -34,6 +34,7 @@ from sparsify_cli.stages.machine import machine
 from sparsify_cli.stages.measure import measure_all
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import prunable_names
+from sparsify_cli.stages.population import Population, population
 from sparsify_cli.stages.sizes import size_findings, speed_findings
 from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
 from sparsify_cli.stages.support import pruned_support
@@ -51,6 +52,7 @@ PAIR = 2
 """Columns up to which the terminal shows changes, and not networks side by side."""
 COMPRESSED = ("recalibrate", "finetune", "prune", "shrink", "extract", "unlearn")
 SHOWN_EXEMPLARS = 24
+ALONE = Population()
 SHOWN_PIXELS = 256 * 256
 
 
@@ -95,13 +97,14 @@ def reported(
         made = {Path(path).resolve() for path in (recipe.model, *recipe.also)}
         networks = [one for one in networks if one.path.resolve() in made]
         networks.sort(key=lambda one: one.masks.sparsity)
-    shown = [_compared(dense, network, split, listener) for network in networks]
+    others = population(recipe.population, subject, dense)
+    shown = [_compared(dense, network, split, listener, others if network.path == subject.path else ALONE) for network in networks]
     about = _scored(recipe, next(one for one in shown if one.subject.path == subject.path), dense, split)
     shown = [about if one.subject.path == subject.path else one for one in shown]
     sentences, failure = check_gates(recipe.gate, about.report)
     view = _view(dense, shown, about, split, sentences)
     notes = (*(text for one in networks for text in level_note(one)), *_stranger_notes(subject, dense, networks), *sentences)
-    notes += score_note(about.report)
+    notes += (*score_note(about.report), *others.notes(subject))
     folder, held = output_folder(asked or recipe, subject.name)
     with claimed(folder, held=held):
         files = write_pages(folder, view)
@@ -179,9 +182,9 @@ def _networks(dense: Subject, subject: Subject, also: Sequence[str]) -> list[Sub
     return found
 
 
-def _compared(dense: Subject, network: Subject, split: Split, listener: Listener) -> Compared:
+def _compared(dense: Subject, network: Subject, split: Split, listener: Listener, others: Population) -> Compared:
     listener.note(f"measuring {network.path}")
-    seen = evidence(network, dense, split=split)
+    seen = evidence([network, *others.compressed], [dense, *others.dense], split=split, keep=True)
     speed = speed_findings(network.module(), network.samples(split), dense=dense.module())
     unlearned = _remembered(network, "unlearn") if network.artifact and network.artifact.verb == "unlearn" else []
     old = [replace(f, of="dense") for f in size_findings(dense) if f.scope == "all"]

@@ -20,7 +20,8 @@ class Finding:
         n: samples (or runs) the number rests on; 0 where that has no meaning.
         low, high: 95 % interval, or None.
         of: whose number: `compressed`, `dense`, or `change` (compressed - dense).
-        scope: `all`, `class:<name>`, `attribute:<name>`, `group:<column>=<value>`, `group:<column>`, `group:<a>&<b>`, `layer:<name>`.
+        scope: `all`, `class:<name>`, `attribute:<name>`, `group:<column>=<value>`, `group:<column>`, `group:<a>&<b>`,
+            `layer:<name>`, `routed:<share>`.
         better: which direction is good.
         definition: one plain sentence.
         source: paper, equation or `ours`.
