@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sparsify_cli.pages import against_sparsity, figures, routing, tables, training_curves
+from sparsify_cli.pages import against_sparsity, bias, figures, routing, tables, training_curves
 from sparsify_cli.pages.glossary import label
 from sparsify_cli.pages.images import data_uri
 from sparsify_cli.pages.verdict import called, cards, gain, speed, verdict, who_pays
@@ -59,6 +59,7 @@ def _context(view: View) -> dict[str, Any]:
         "forecast": tables.forecast(view),
         "against": _against(view),
         "reliability": _reliability(view),
+        "bias": bias.rows(view),
         "routed": _routed(view),
         "exemplars": _exemplars(view),
         "changed": _changed(view),
