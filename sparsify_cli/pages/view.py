@@ -65,6 +65,7 @@ class Exemplar:
         true, dense, compressed: the true class and what each model said.
         dense_confidence, compressed_confidence: probability each gave its answer, or None.
         groups: column -> value.
+        row: what the network was given, in figures, where it is no image.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Exemplar:
     dense_confidence: float | None = None
     compressed_confidence: float | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+    row: str = ""
 
 
 class Reliability(NamedTuple):

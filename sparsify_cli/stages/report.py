@@ -13,19 +13,18 @@ from sparsify_cli.contracts.dataset import Split
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.metric import Evidence
 from sparsify_cli.maths.calibration_error import reliability_bins
-from sparsify_cli.maths.exemplars import exemplar_ids
-from sparsify_cli.maths.scopes import class_names
 from sparsify_cli.pages.html import render_html
 from sparsify_cli.pages.markdown import render_markdown, terminal_columns, terminal_rows
 from sparsify_cli.pages.spreadsheet import render_csv
 from sparsify_cli.pages.verdict import verdict
-from sparsify_cli.pages.view import Certified, Curve, Epoch, Exemplar, Layer, LineageStep, Reliability, Stage, View, to_json
+from sparsify_cli.pages.view import Certified, Curve, Epoch, Layer, LineageStep, Reliability, Stage, View, to_json
 from sparsify_cli.pages.wording import round_percent
 from sparsify_cli.recipes.shared import OutputFields
 from sparsify_cli.recipes.verbs import ReportRecipe
 from sparsify_cli.stages.audit import audit_tables
 from sparsify_cli.stages.certificate import read_certificate
 from sparsify_cli.stages.evidence import evidence
+from sparsify_cli.stages.exemplars import exemplars
 from sparsify_cli.stages.forecast import foretell, score, score_note
 from sparsify_cli.stages.gates import check_gates, parse_gate
 from sparsify_cli.stages.levels import level_note
@@ -46,14 +45,11 @@ from sparsify_cli.values.artifact import claimed
 from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding, Report
-from sparsify_cli.values.samples import Samples
 
 PAIR = 2
 """Columns up to which the terminal shows changes, and not networks side by side."""
 COMPRESSED = ("recalibrate", "finetune", "prune", "shrink", "extract", "unlearn")
-SHOWN_EXEMPLARS = 24
 ALONE = Population()
-SHOWN_PIXELS = 256 * 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +203,7 @@ def _view(dense: Subject, shown: Sequence[Compared], about: Compared, split: Spl
         stages=stages,
         subject=1 + next(i for i, one in enumerate(shown) if one is about),
         layers=_layers(about.subject),
-        exemplars=_exemplars(about.seen, about.subject.samples(split)) if about.seen.dense else (),
+        exemplars=exemplars(about.seen, about.subject.samples(split)),
         reliability=_reliabilities((_root(dense), _name(about.subject)), about.seen),
         lineage=tuple(_step(one) for one in (dense, *(s.subject for s in shown))),
         environment={**versions(), **machine(), "data": f"{dense.data.name if dense.data else ''} ({split} split)"},
@@ -314,27 +310,6 @@ def _layers(subject: Subject) -> tuple[Layer, ...]:
     names = [name for name in tensors if name in subject.masks] or prunable_names(subject.checkpoint, subject.architecture)
     kept = {name: int(subject.masks[name].sum()) if name in subject.masks else tensors[name].numel() for name in names}
     return tuple(Layer(name, tuple(tensors[name].shape), tensors[name].numel(), kept[name]) for name in names)
-
-
-def _exemplars(seen: Evidence, samples: Samples) -> tuple[Exemplar, ...]:
-    found = exemplar_ids(seen.dense, seen.compressed)[:SHOWN_EXEMPLARS]
-    where = {name: row // max(1, len(seen.dense[0].attributes)) for row, name in enumerate(seen.dense[0].every_answer().ids)}
-    known = ("no", "yes")
-    names = known if samples.has_attributes else class_names(seen.dense[0])
-    return tuple(
-        Exemplar(
-            id=one.id, image=_image(samples, where[one.id]), true=names[one.true], dense=names[one.dense], compressed=names[one.compressed],
-            dense_confidence=one.dense_confidence, compressed_confidence=one.compressed_confidence,
-            groups={column: values[where[one.id]] for column, values in samples.groups.items()},
-        )
-        for one in found
-    )  # fmt: skip
-
-
-def _image(samples: Samples, position: int) -> Any:
-    pixels = samples.inputs[position]
-    is_image = pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels[0].numel() <= SHOWN_PIXELS
-    return pixels.numpy() if is_image else None
 
 
 def _reliabilities(names: tuple[str, str], seen: Evidence) -> tuple[Reliability, ...]:

@@ -164,3 +164,15 @@ def test_a_text_longer_than_the_answers(run: Run):
     Path("net.py").write_text(CODE.replace("self.words(x))))", "self.words(x).mean(1))))"))
     said = run(f"prune speaker {SPEAKER} --sparsity 0.5 --solver sparsegpt")
     assert said.code != 0 and "one row of logits for each token" in said.sentence
+
+
+def test_samples_that_pay_most_are_shown(run: Run):
+    """Those whose loss rose most, with what the network was given and both answers."""
+    for kind, words in (("speaker", "nats a token"), ("forecaster", "error")):
+        assert run(f"prune {kind} --sparsity 0.8 --out pruned-{kind}").code == 0
+        assert run(f"report pruned-{kind} --out page-{kind}").code == 0
+        shown = json.loads(Path(f"page-{kind}/report.json").read_text())["exemplars"]
+        rose = [float(one["compressed"].split()[1 if kind == "forecaster" else 0]) for one in shown]
+        assert len(shown) == 24 and words in shown[0]["dense"] and "more" in shown[0]["row"] or kind == "forecaster"
+        assert rose[0] > float(shown[0]["dense"].split()[1 if kind == "forecaster" else 0])
+        assert "Samples that pay most" in Path(f"page-{kind}/report.html").read_text()
