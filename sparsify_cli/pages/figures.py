@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from sparsify_cli.pages.glossary import label
 from sparsify_cli.pages.svg import BETTER, COMPRESSED, DENSE, GRID, INK, MUTED, PAPER, WORSE, draw, plain_axis
 from sparsify_cli.pages.view import Layer, Reliability, View, missing
-from sparsify_cli.pages.wording import clean, judge, percent, shorten, signed, size, spoken
+from sparsify_cli.pages.wording import clean, judge, layer_name, percent, shorten, signed, size, spoken
 from sparsify_cli.values.report import Finding
 
 ROW = 25
@@ -102,7 +102,7 @@ def layer_bars(layers: Sequence[Layer]) -> Markup:
         return draw("fig-layers", "Sparsity of every layer", told, lambda axes: _columns(axes, layers), height=260, width=760)
 
     def paint(axes: Axes) -> None:
-        _name_rows(axes, [layer.name for layer in layers])
+        _name_rows(axes, [layer_name(layer.name) for layer in layers])
         kept = [100 * (1 - layer.sparsity) for layer in layers]
         axes.barh(range(len(layers)), [100] * len(layers), height=0.55, facecolor="none", edgecolor=GRID)
         axes.barh(range(len(layers)), kept, height=0.55, color=COMPRESSED)

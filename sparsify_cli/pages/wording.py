@@ -44,6 +44,17 @@ def shorten(text: str, length: int = 24) -> str:
     return f"{text[: length - 1 - tail]}\u2026{text[-tail:]}"
 
 
+def layer_name(name: str, length: int = 22) -> str:
+    """A layer's name without `.weight`, whole parts cut off in front: the end tells layers apart."""
+    text = name.removesuffix(".weight")
+    if len(text) <= length:
+        return text
+    parts = text.split(".")
+    while len(parts) > 1 and len(".".join(parts)) >= length:
+        parts = parts[1:]
+    return shorten(f"\u2026{'.'.join(parts)}", length)
+
+
 def percent(fraction: float) -> str:
     """0.9123 -> `91.2 %`; 0.99996 -> `>99.9 %`."""
     if 0.9995 <= fraction < 1:

@@ -108,3 +108,17 @@ def test_one_of_a_kind_is_singular():
     """`1 tensor`, `0 tensors`, `2 tensors`; a millisecond keeps its s."""
     assert [wording.amount(value, "tensors") for value in (0.0, 1.0, 2.0)] == ["0 tensors", "1 tensor", "2 tensors"]
     assert wording.amount(1.0, "ms") == "1.00 ms"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("conv1.weight", "conv1"),
+        ("model.layers.0.self_attn.q_proj.weight", "…0.self_attn.q_proj"),
+        ("model.layers.11.mlp.gate_up_proj.weight", "…11.mlp.gate_up_proj"),
+        ("a_very_long_name_of_a_single_layer.weight", "…a_very_lon…ngle_layer"),
+    ],
+)
+def test_layers_are_told_apart_by_the_end_of_their_names(name, said):
+    """Whole parts go in front, as many as have to."""
+    assert wording.layer_name(name) == said and len(said) <= 22
