@@ -112,7 +112,7 @@ def token_tensor(inputs: Int[Tensor, "n t"], values: Any, *, where: str) -> Int[
 
 
 def target_tensor(values: Any, *, where: str) -> Num[Tensor, "n *a"]:
-    """Labels, attributes, or numbers as float32 [n, ...]: floating ones, and images.
+    """Labels, attributes, or, where they are floating, numbers as float32 [n, ...].
 
     Raises:
         BadData: as `label_tensor`; no targets; numbers that are not finite, or that look like class numbers.
@@ -120,8 +120,11 @@ def target_tensor(values: Any, *, where: str) -> Num[Tensor, "n *a"]:
     if values is None:
         raise BadData(f"{where}: there are none.", "Only ids of tokens, [n, t], are their own targets.", "Give y.")
     tensor = _tensor(values, where)
-    if tensor.dtype == torch.uint8 and tensor.ndim > 2:
-        return tensor.to(torch.float32) / 255
+    if not tensor.is_floating_point() and tensor.ndim > 2:
+        what = f"{where}: labels have shape {list(tensor.shape)}, {tensor.dtype}."
+        raise BadData(
+            what, "A class for each pixel is not known here; numbers to predict are floating.", "Give images in [0, 1] as float32."
+        )
     if not tensor.is_floating_point():
         return label_tensor(tensor, where=where)
     _require_finite(tensor, where)

@@ -21,7 +21,7 @@ def made(inputs, targets):
         (torch.rand(2, 3), [[0, 1, 1], [1, 1, 0]], "attributes", 3),
         (torch.rand(2, 3), [[0.5], [2.0]], "numbers", 1),
         (torch.rand(2, 3), [0.5, 2.0], "numbers", 1),
-        (torch.rand(2, 1, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "numbers", 16),
+        (torch.rand(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), "numbers", 16),
         (IDS, IDS, "tokens", 6),
         (IDS, [1, 0], "classes", 2),
         (IDS, [[1, 1], [0, 1]], "attributes", 2),
@@ -48,6 +48,7 @@ def test_texts_without_targets_ask_for_each_next_token():
         (IDS, torch.full((2, 3), -100), "no token counts"),
         (IDS, torch.rand(2, 3), "ids of tokens are torch.float32"),
         (torch.rand(2, 3), [[0, 2], [1, 0]], "each 0 or 1"),
+        (torch.rand(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8), "class for each pixel"),
     ],
 )
 def test_targets_that_ask_for_nothing_known(inputs, targets, words):
