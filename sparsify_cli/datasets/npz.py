@@ -63,7 +63,7 @@ class Npz(Dataset):
         mark = f"groups{suffix}_"
         return samples_from(
             self._inputs(arrays[x]),
-            arrays[y],
+            arrays.get(y),
             split=name,
             where=f"{self.path} ({x}, {y})",
             ids=_plain(arrays, f"ids{suffix}"),
@@ -81,7 +81,7 @@ class Npz(Dataset):
     def _split(self, arrays: Mapping[str, Any], split: Split) -> Samples | None:
         for suffix in SUFFIXES[split]:
             x, y = f"x_{suffix}", f"y_{suffix}"
-            if x in arrays and y in arrays:
+            if x in arrays and (y in arrays or _is_text(arrays[x])):
                 return self._samples(arrays, x, y, f"_{suffix}", split)
             if x in arrays or y in arrays:
                 raise BadData(
@@ -108,7 +108,7 @@ class Npz(Dataset):
 def _load(dataset: Npz, split: Split, stamp: tuple[int, int]) -> Samples:
     del stamp  # part of the key: a file that changed is read again
     arrays = _read(Path(dataset.path))
-    if "x" in arrays and "y" in arrays:
+    if "x" in arrays and ("y" in arrays or _is_text(arrays["x"])):
         return _cut(dataset._samples(arrays, "x", "y", "", "sample"), split, dataset.path)
     train = dataset._needed(arrays, "train")
     if split == "test":
@@ -118,6 +118,11 @@ def _load(dataset: Npz, split: Split, stamp: tuple[int, int]) -> Samples:
         return train if split == "train" else dataset._fitting(validation, train)
     stay, held = hold_out(len(train))
     return train.take((held if split == "validation" else stay).sort().values)
+
+
+def _is_text(x: np.ndarray[Any, Any]) -> bool:
+    """True for ids of tokens, which need no labels."""
+    return x.ndim == 2 and np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8
 
 
 def _cut(samples: Samples, split: Split, path: str) -> Samples:

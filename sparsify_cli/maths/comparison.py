@@ -7,7 +7,7 @@ averaged sample by sample first, so the interval speaks of the choice of test sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -114,7 +114,7 @@ def estimate_change(after: PerSample, before: PerSample) -> Estimate:
     return bootstrap_mean(after.double() - before.double())
 
 
-def seeds_note(*populations: Sequence[Predictions]) -> str:
+def seeds_note(*populations: Sequence[Sized]) -> str:
     """What an average over several models does and does not cover; nothing for single models."""
     most = max(len(population) for population in populations)
     return f"mean over up to {most} models a side; the interval covers the choice of samples, not of seeds" if most > 1 else ""

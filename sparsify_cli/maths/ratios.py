@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparsify_cli.maths.comparison import Comparison
+from sparsify_cli.maths.comparison import Comparison, seeds_note
 from sparsify_cli.values.positions import Positions
 from sparsify_cli.values.report import Finding
 
@@ -42,8 +42,11 @@ class Shape:
     slope: Callable[[float], float]
 
 
+LARGEST = 300.0
+"""Beyond it an exponential means nothing but that all is lost, and would overflow."""
+
 RATIO = Shape(lambda r: r, lambda _: 1.0)
-EXPONENTIAL = Shape(math.exp, math.exp)
+EXPONENTIAL = Shape(lambda r: math.exp(min(r, LARGEST)), lambda r: math.exp(min(r, LARGEST)))
 ROOT = Shape(lambda r: math.sqrt(max(r, 0.0)), lambda r: 0.5 / math.sqrt(r) if r > 0 else 0.0)
 
 
@@ -72,9 +75,9 @@ def compared(comparison: Comparison, totals: Totals, sides: Sides, shape: Shape 
         shape: what is made of their ratio.
     """
     found = []
-    known = [[totals(one) for one in side] for side in sides]
+    comparison = replace(comparison, about=replace(comparison.about, note=seeds_note(*sides)))
     for scope, members in scopes(sides[0][0]):
-        now, before = (mean_over_models([contributions(a[members], b[members], shape) for a, b in side]) for side in known)
+        now, before = (mean_over_models([contributions(*totals(one.of(members)), shape) for one in side]) for side in sides)
         if now is not None and not bool(now.isnan().any()):
             found += comparison.findings(now, before, scope=scope)
     return found
@@ -90,9 +93,10 @@ def against_dense(comparison: Comparison, totals: TotalsOfTwo, sides: Sides, sha
         shape: what is made of their ratio.
     """
     found = []
-    pairs = [totals(dense, now) for now, dense in product(*sides)]
+    comparison = replace(comparison, about=replace(comparison.about, note=seeds_note(*sides)))
     for scope, members in scopes(sides[0][0]):
-        mean = mean_over_models([contributions(a[members], b[members], shape) for a, b in pairs])
+        pairs = product(*([one.of(members) for one in side] for side in sides))
+        mean = mean_over_models([contributions(*totals(dense, now), shape) for now, dense in pairs])
         if mean is not None and not bool(mean.isnan().any()):
             found += comparison.findings(mean, scope=scope)
     return found

@@ -1,7 +1,7 @@
 """Share of the truth's variance that predictions explain: 1 less squared error over squared distance from the truth's mean.
 
 1 is perfect, 0 is no better than the mean as the only answer, below 0 worse. Each position of a sample has its own mean, that of
-all samples; with a single position this is the usual coefficient of determination.
+the samples it is about (all, or a group); with a single position this is the usual coefficient of determination.
 
 Source: Wright 1921 (J. Agricultural Research 20, 557); intervals over samples by linearisation (maths/ratios.py).
 """

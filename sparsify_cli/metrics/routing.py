@@ -3,7 +3,8 @@
 The rest keeps the small model's speed: a routed sample costs both. Of a share of 10 % that is the number; the page shows it for shares
 from 2 to 50 %, and `routing_share` is the least share that makes up for all accuracy that was lost. Confidence is the probability of the
 predicted label; of several attributes that of the least sure one. The cut is a confidence of these samples, so the number is a little
-better than on others; with hundreds of samples that is far below its interval.
+better than on others; with hundreds of samples that is far below its interval. With several models it is the mean over all pairs of a
+compressed and a dense one.
 
 Source: Chow 1970 (IEEE Trans. Information Theory 16, 41), rejection by confidence; to the dense model after Iofinova et al. 2023,
 section on countermeasures; bootstrap, paired for the change against the dense model.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 from jaxtyping import Float
@@ -51,7 +53,7 @@ class Routing(Metric):
 
     def measure(self, evidence: Evidence) -> list[Finding]:
         """With the share about all samples, then for each share of the curve, then the share that is needed."""
-        pairs = [(one, evidence.dense[i % len(evidence.dense)]) for i, one in enumerate(evidence.compressed)]
+        pairs = list(product(evidence.compressed, evidence.dense))
         note = seeds_note(evidence.compressed, evidence.dense)
         dense = population_mean(right, evidence.dense)
         found = self._at(self.share, pairs, dense, "all", note)

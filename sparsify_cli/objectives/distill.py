@@ -65,7 +65,9 @@ class Distill(Objective):
             hard = loss_of(logits, batch.targets)
             if batch.kind == "numbers":
                 return (1 - self.weight) * hard + self.weight * loss_of(logits, taught)
-            return (1 - self.weight) * hard + self.weight * divergence(logits, taught, batch.kind, temperature=self.temperature)
+            return (1 - self.weight) * hard + self.weight * divergence(
+                logits, taught, batch.kind, temperature=self.temperature, targets=batch.targets
+            )
 
         return loss
 

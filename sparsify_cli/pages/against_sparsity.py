@@ -54,7 +54,9 @@ class Point:
 
 
 def points(view: View) -> list[Point]:
-    """The networks by sparsity, the dense one first; none where there are fewer than three sparse ones."""
+    """The networks by sparsity, the dense one first; none where there are fewer than three sparse ones, or answers are texts or numbers."""
+    if view.quality != "accuracy":
+        return []
     known = {i: view.number("sparsity", i) for i in range(1, len(view.stages))}
     sparse = {i: f.value for i, f in known.items() if f is not None and f.value and view.number("accuracy", i)}
     if len(set(sparse.values())) < LEAST:

@@ -44,14 +44,15 @@ def _climb(curve: Curve, number: int) -> Markup:
         axes.step(steps, sparsity, where="pre", color=DENSE, linestyle=(0, (4, 3)), linewidth=1.4)
         axes.plot(steps, accuracy, color=COMPRESSED, marker="o", markersize=3.5, linewidth=1.6)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_ylim(-2, 102)
-        axes.set_xlabel("optimizer steps:  \u25cf accuracy, %   - - sparsity, %")
+        if curve.measure == "accuracy":
+            axes.set_ylim(-2, 102)
+        axes.set_xlabel(f"optimizer steps:  \u25cf {curve.measure}, %   - - sparsity, %")
         axes.tick_params(axis="y", colors=MUTED)
 
     first, last = curve.epochs[0], curve.epochs[-1]
     told = (
-        f"Accuracy on validation data from {percent(first.accuracy)} after step {first.step} to {percent(last.accuracy)} after step "
-        f"{last.step}; sparsity at the end {percent(last.sparsity)}."
+        f"{curve.measure.capitalize()} on validation data from {percent(first.accuracy)} after step {first.step} to "
+        f"{percent(last.accuracy)} after step {last.step}; sparsity at the end {percent(last.sparsity)}."
     )
     return draw(f"fig-training-{number}", f"Training of {curve.name}", told, paint, height=HEIGHT)
 

@@ -116,12 +116,14 @@ class Curve:
         epochs: in order.
         changes: (step, share of the weights kept then that were not kept before) at each change of the masks.
         share: multiply-adds relative to dense training of as many steps; None when it was not counted.
+        measure: what the accuracy of epochs is.
     """
 
     name: str
     epochs: tuple[Epoch, ...]
     changes: tuple[tuple[int, float], ...] = ()
     share: float | None = None
+    measure: str = "accuracy"
 
 
 @dataclass(frozen=True)

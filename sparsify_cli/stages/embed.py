@@ -55,7 +55,10 @@ from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.report import Finding, Report
 
 Tensors = Mapping[str, Tensor]
-WHAT = "Test accuracy of the network of this level, extracted from the nest."
+WHAT = {
+    "accuracy": "Test accuracy of the network of this level, extracted from the nest.",
+    "r2": "Explained variance of test numbers by the network of this level, extracted from the nest.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,8 +299,9 @@ def _findings(work: Embedding, levels: list[Level], last: Subject) -> Iterator[F
     for number, level in enumerate(levels, 1):
         one = work.subject.changed(work.subject.checkpoint.with_tensors(level.tensors), level.masks)
         scope = f"level:{number}"
-        accuracy = share_right(one.module(), test)
-        yield Finding(name="accuracy", value=accuracy, unit="fraction", n=len(test), scope=scope, better="higher", definition=WHAT)
+        name = "r2" if test.kind == "numbers" else "accuracy"
+        right = share_right(one.module(), test)
+        yield Finding(name=name, value=right, unit="fraction", n=len(test), scope=scope, better="higher", definition=WHAT[name])
         yield replace(_sparsity(level.masks), scope=scope)
         yield from (replace(f, scope=scope) for f in speed_findings(one.module(), test))
         yield Finding(
@@ -312,12 +316,13 @@ def _sparsity(masks: MaskSet) -> Finding:
 
 
 def _outcome(levels: list[Level], report: Report, folder: Path, notes: tuple[str, ...]) -> Outcome:
+    name = next((k for k in WHAT if report.get(k, scope="level:1")), "accuracy")
     rows = [
         (
             str(n),
             decimal(level.sparsity),
             f"{level.masks.kept:,}",
-            *(said(report.get(k, scope=f"level:{n}")) for k in ("accuracy", "latency_ms")),
+            *(said(report.get(k, scope=f"level:{n}")) for k in (name, "latency_ms")),
         )
         for n, level in enumerate(levels, 1)
     ]
@@ -326,7 +331,7 @@ def _outcome(levels: list[Level], report: Report, folder: Path, notes: tuple[str
         f"Nested in one network, sparsities: {', '.join(decimal(level.sparsity) for level in levels)}.",
         report,
         folder,
-        tables=(Table("levels", ("level", "sparsity", "weights", "test accuracy", "time of a batch"), tuple(rows)),),
+        tables=(Table("levels", ("level", "sparsity", "weights", f"test {name}", "time of a batch"), tuple(rows)),),
         notes=notes,
         hints=(f"sparsify extract {folder} --level {decimal(levels[0].sparsity)}",),
     )

@@ -33,6 +33,9 @@ MOST = 10**9
 CLOSE = 1e-5
 """By how much answers to the same batch may differ, relative to the largest: threads add up in another order."""
 
+FEW = 8
+"""Texts, or samples answered with numbers, of which the answers are checked."""
+
 Parts = dict[str, Tensor]
 
 
@@ -60,7 +63,9 @@ def _known(subject: Subject, samples: Samples, compute: Callable[[nn.Module, Sam
         return compute(module, samples)
     file = folder / f"{_key(subject, module, samples)}.safetensors"
     read = _read(file)
-    if read is not None and _still_true(read, compute(module, samples.take(range(min(len(samples), handy_batch(module)))))):
+    if read is not None and _still_true(
+        read, compute(module, samples.take(range(min(len(samples), handy_batch(module) if samples.chooses else FEW))))
+    ):
         return read
     found = compute(module, samples)
     with suppress(DiskFailure, OSError):
@@ -75,7 +80,10 @@ def cache_folder() -> Path | None:
     if os.environ.get("SPARSIFY_CACHE", "").lower() in ("off", "0", "no"):
         return None
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sparsify"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "sparsify"
+    except RuntimeError:  # nobody's home
+        return None
 
 
 def _key(subject: Subject, module: nn.Module, samples: Samples) -> str:
@@ -90,11 +98,11 @@ def _key(subject: Subject, module: nn.Module, samples: Samples) -> str:
 
 
 def _read(file: Path) -> Parts | None:
-    if not file.is_file():
-        return None
     try:
+        if not file.is_file():
+            return None
         found, _ = read_tensors(file)
-    except UnreadableFile:
+    except (UnreadableFile, OSError):
         return None
     with suppress(OSError):
         os.utime(file)  # what is used stays longest
@@ -116,9 +124,10 @@ def _alike(kept: Tensor, now: Tensor) -> bool:
 
 def _make_room(folder: Path) -> None:
     """Remove the files that were not used for longest, beyond the bytes that may be kept."""
-    files = sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True)
+    kept = [file for file in folder.glob("*.safetensors") if not file.name.startswith(".")]  # others are being written
+    files = sorted(kept, key=lambda file: file.stat().st_mtime, reverse=True)
     total = 0
     for file in files:
         total += file.stat().st_size
-        if total > MOST:
+        if total > MOST and file != files[0]:
             file.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from sparsify_cli.errors import BadData, BadRequest
 from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.timing import latency, latency_ratio
 from sparsify_cli.training.modes import evaluating
-from sparsify_cli.values.arrays import as_taken_by, handy_batch
+from sparsify_cli.values.arrays import as_taken_by, frugal_batch, handy_batch
 from sparsify_cli.values.losses import require_answers
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.positions import Positions, number_positions, token_positions
@@ -60,9 +60,10 @@ def answers(module: nn.Module, samples: Samples) -> Positions:
     """
     if not len(samples):
         raise BadData("There are no samples to predict.", "The split is empty.", "Choose another split or other data.")
-    size, at = handy_batch(module), token_positions if samples.texts else number_positions
+    at = token_positions if samples.texts else number_positions
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluating(module), torch.no_grad():
+        size = frugal_batch(module, samples.inputs)
         for inputs, targets in zip(samples.inputs.split(size), samples.targets.split(size), strict=True):
             out = torch.as_tensor(_answer(module, inputs)).float().cpu()
             require_answers(out, replace(samples, inputs=inputs, targets=targets, ids=samples.ids[: len(inputs)], groups={}))

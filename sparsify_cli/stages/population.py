@@ -31,6 +31,10 @@ class Population:
     compressed: tuple[Subject, ...] = ()
     dense: tuple[Subject, ...] = ()
 
+    def dense_only(self) -> Population:
+        """For the networks beside the subject, so that all are compared with the same dense ones."""
+        return Population((), self.dense)
+
     def notes(self, subject: Subject) -> tuple[str, ...]:
         """How many there are, and which are unlike the subject."""
         if not self.compressed:

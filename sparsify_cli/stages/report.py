@@ -12,6 +12,7 @@ from typing import Any
 from sparsify_cli.contracts.dataset import Split
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.metric import Evidence
+from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.calibration_error import reliability_bins
 from sparsify_cli.pages.html import render_html
 from sparsify_cli.pages.markdown import render_markdown, terminal_columns, terminal_rows
@@ -49,7 +50,6 @@ from sparsify_cli.values.report import Finding, Report
 PAIR = 2
 """Columns up to which the terminal shows changes, and not networks side by side."""
 COMPRESSED = ("recalibrate", "finetune", "prune", "shrink", "extract", "unlearn")
-ALONE = Population()
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +72,11 @@ def report(recipe: ReportRecipe, listener: Listener) -> Outcome:
     split = parse_split(recipe.split)
     for text in recipe.gate:
         parse_gate(text)
+    if recipe.population and (recipe.forecast or recipe.sparsities):
+        flag = "--forecast" if recipe.forecast else "--sparsities"
+        raise BadRequest(
+            f"{flag} is about one network, --population about one that was pruned several times.", "", "Leave one of them out."
+        )
     if recipe.forecast:
         return foretell(recipe, open_subject(recipe, verbs=("train",), listener=listener).single().checked(), listener)
     if recipe.sparsities:
@@ -94,7 +99,7 @@ def reported(
         networks = [one for one in networks if one.path.resolve() in made]
         networks.sort(key=lambda one: one.masks.sparsity)
     others = population(recipe.population, subject, dense)
-    shown = [_compared(dense, network, split, listener, others if network.path == subject.path else ALONE) for network in networks]
+    shown = [_compared(dense, one, split, listener, others if one.path == subject.path else others.dense_only()) for one in networks]
     about = _scored(recipe, next(one for one in shown if one.subject.path == subject.path), dense, split)
     shown = [about if one.subject.path == subject.path else one for one in shown]
     sentences, failure = check_gates(recipe.gate, about.report)
@@ -232,7 +237,8 @@ def _curve(subject: Subject) -> Curve | None:
     epochs = tuple(_epoch(entry) for entry in log if entry.get("event") == "epoch")
     changes = tuple((int(e["step"]), float(e["mask_change"])) for e in log if "mask_change" in e)
     share = next((one["value"] for one in subject.artifact.manifest["numbers"] if one["name"] == "training_macs_share"), None)
-    return Curve(_name(subject), epochs, changes, share) if epochs else None
+    measure = next((str(entry["measure"]) for entry in log if "measure" in entry), "accuracy")
+    return Curve(_name(subject), epochs, changes, share, measure) if epochs else None
 
 
 def told_apart(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:

@@ -338,7 +338,8 @@ class _Watch:
         loss, self.sum = self.sum[0] / max(1, self.sum[1]), (0.0, 0)
         entry = {"step": run.step, "loss": loss, "accuracy": self._accuracy(run), "sparsity": float(masks.sparsity)}
         self.history.append(entry)
-        self.log.add({"event": "epoch", **entry, "rate": self.rate, "rewinds": self.rewinds})
+        said = {"measure": "explained variance"} if self.work.watched.kind == "numbers" else {}
+        self.log.add({"event": "epoch", **entry, **said, "rate": self.rate, "rewinds": self.rewinds})
         self._show(run)
         if self._judges and self.work.reached(run.masks):
             self.waited = 0 if kept_weights.offer(run, entry["accuracy"]) else self.waited + 1
@@ -348,6 +349,6 @@ class _Watch:
 
     def _show(self, run: Run) -> None:
         self.shown = time.monotonic()
-        last = self.history[-1]["accuracy"] if self.history else None
+        last = self.history[-1]["accuracy"] if self.history and self.work.watched.kind != "numbers" else None
         if self.engine.rank == 0:
             self.listener.progress(Progress(self.work.label, run.step, run.total, self.loss, last, float(run.masks.sparsity)))

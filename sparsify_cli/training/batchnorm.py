@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sparsify_cli.errors import BadData
 from sparsify_cli.training.batches import as_taken_by, handy_batch
 from sparsify_cli.training.modes import evaluating
+from sparsify_cli.values.arrays import frugal_batch
 from sparsify_cli.values.losses import loss
 from sparsify_cli.values.samples import Samples
 
@@ -118,8 +119,9 @@ def _measuring(module: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def mean_loss(module: nn.Module, samples: Samples) -> float:
     """Mean loss in eval mode: cross-entropy, nats, with attributes that of an attribute, of texts that of a token; or squared error."""
-    size, total = handy_batch(module), 0.0
+    total = 0.0
     with evaluating(module):
+        size = handy_batch(module) if samples.chooses else frugal_batch(module, samples.inputs)
         for inputs, targets in zip(samples.inputs.split(size), samples.targets.split(size), strict=True):
             total += float(loss(module(as_taken_by(module, inputs)).cpu().double(), targets, reduction="sum"))
     return total / max(1, int((samples.targets >= 0).sum()) if samples.texts else samples.targets.numel())

@@ -44,7 +44,7 @@ def gradient_pairs(
             logits = student(as_taken_by(student, part.inputs))
             _require_alike(taught, logits)
             hard = loss_of(logits, part.targets.to(logits.device))
-            soft = divergence(logits, taught.to(logits), part.kind, temperature=temperature)
+            soft = divergence(logits, taught.to(logits), part.kind, temperature=temperature, targets=part.targets.to(logits.device))
             g = _flat(hard, free, masks, retain=True)
             yield g, g - _flat(soft, free, masks, retain=False)
 

@@ -71,6 +71,17 @@ def handy_batch(module: nn.Module) -> int:
     return 64 if on_processor else 512
 
 
+NUMBERS = 2**25
+"""Outputs of a forward pass that are kept at a time."""
+
+
+def frugal_batch(module: nn.Module, inputs: Tensor) -> int:
+    """As `handy_batch`, but fewer samples where one has many outputs: a text of a thousand tokens and a vocabulary of 50,000 has 5e7."""
+    out = module(as_taken_by(module, inputs[:1]))
+    each = out.numel() if isinstance(out, Tensor) else 1
+    return max(1, min(handy_batch(module), NUMBERS // max(1, each)))
+
+
 def input_tensor(values: Any, *, where: str) -> Tensor:
     """A finite tensor [n, ...], n >= 1; see the module about types.
 
@@ -89,10 +100,18 @@ def input_tensor(values: Any, *, where: str) -> Tensor:
 
 
 def is_text(inputs: Tensor, targets: Any) -> bool:
-    """True where inputs are ids of tokens, and an answer is wanted at each: as many targets, or none given."""
-    if inputs.is_floating_point() or inputs.ndim != 2:
+    """True where inputs are ids of tokens, and an answer is wanted at each: as many integers, or none given."""
+    if inputs.is_floating_point() or inputs.ndim != 2 or inputs.shape[1] < 2:
         return False
-    return targets is None or (tuple(np.shape(targets)) == tuple(inputs.shape) and inputs.shape[1] > 1)
+    if targets is None:
+        return True
+    given = _tensor(targets, "labels")
+    return given.shape == inputs.shape and not given.is_floating_point() and not _are_attributes(given, inputs)
+
+
+def _are_attributes(targets: Tensor, inputs: Tensor) -> bool:
+    """True where targets are 0 and 1 only and inputs are more: yes and no about as many attributes as there are columns."""
+    return bool(((targets == 0) | (targets == 1)).all()) and bool((inputs > 1).any())
 
 
 def token_tensor(inputs: Int[Tensor, "n t"], values: Any, *, where: str) -> Int[Tensor, "n t"]:
@@ -118,7 +137,9 @@ def target_tensor(values: Any, *, where: str) -> Num[Tensor, "n *a"]:
         BadData: as `label_tensor`; no targets; numbers that are not finite, or that look like class numbers.
     """
     if values is None:
-        raise BadData(f"{where}: there are none.", "Only ids of tokens, [n, t], are their own targets.", "Give y.")
+        raise BadData(
+            f"{where}: there are none.", "Only ids of tokens, [n, t] and of a type wider than uint8, are their own targets.", "Give y."
+        )
     tensor = _tensor(values, where)
     if not tensor.is_floating_point() and tensor.ndim > 2:
         what = f"{where}: labels have shape {list(tensor.shape)}, {tensor.dtype}."
@@ -131,7 +152,10 @@ def target_tensor(values: Any, *, where: str) -> Num[Tensor, "n *a"]:
     if tensor.ndim == 1 and bool((tensor == tensor.round()).all()):
         why = "They are whole numbers, so they may be classes."
         raise BadData(f"{where}: labels are {tensor.dtype}.", why, "Convert them to integers, or give numbers to predict as [n, 1].")
-    return tensor.to(torch.float32)
+    if tensor.ndim == 2 and tensor.shape[1] > 1 and bool(((tensor == 0) | (tensor == 1)).all()):
+        why = "They are 0 and 1 only, so they may be attributes or one-hot classes."
+        raise BadData(f"{where}: labels are {tensor.dtype}.", why, "Convert attributes to integers; of one-hot rows give argmax.")
+    return tensor.to(torch.float32).reshape(len(tensor), *(tensor.shape[1:] or (1,)))
 
 
 def label_tensor(values: Any, *, where: str) -> Int[Tensor, "n *a"]:

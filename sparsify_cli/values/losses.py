@@ -41,11 +41,19 @@ def loss(
     """
     if targets.is_floating_point():
         return functional.mse_loss(shaped_as(out, targets), targets.to(out.dtype), reduction=reduction)
-    return functional.cross_entropy(*choices(out, targets), label_smoothing=label_smoothing, reduction=reduction)
+    rows, right = choices(out, targets)
+    if not len(right):  # nothing but padding
+        return out.sum() * 0.0
+    return functional.cross_entropy(rows, right, label_smoothing=label_smoothing, reduction=reduction)
 
 
 def divergence(
-    ours: Float[Tensor, "n *outputs"], theirs: Float[Tensor, "n *outputs"], kind: Kind, *, temperature: float = 1.0
+    ours: Float[Tensor, "n *outputs"],
+    theirs: Float[Tensor, "n *outputs"],
+    kind: Kind,
+    *,
+    temperature: float = 1.0,
+    targets: Num[Tensor, "n *targets"] | None = None,
 ) -> Float[Tensor, ""]:
     """T^2 KL(theirs || ours) at temperature T, mean over choices; of numbers |ours - theirs|^2 / |theirs|^2.
 
@@ -54,7 +62,13 @@ def divergence(
         theirs: what it imitates.
         kind: what both are.
         temperature: T.
+        targets: of texts: where none is right, nothing is compared; None = everywhere.
     """
+    if kind == "tokens" and targets is not None:
+        there = targets >= 0
+        if not bool(there.any()):
+            return ours.sum() * 0.0
+        ours, theirs = ours[there], theirs[there]
     if kind == "numbers":
         return (ours - theirs).square().mean() / theirs.square().mean().clamp_min(TINY)
     logs = [functional.log_softmax(options(one / temperature, attributes=kind == "attributes"), dim=-1) for one in (ours, theirs)]

@@ -49,6 +49,13 @@ class Positions:
         """How many samples."""
         return len(self.ids)
 
+    def of(self, members: Bool[Tensor, " n"]) -> Positions:
+        """The same about some samples."""
+        rows = members.nonzero()[:, 0].tolist()
+        ids, groups = tuple(self.ids[i] for i in rows), {name: tuple(values[i] for i in rows) for name, values in self.groups.items()}
+        columns = (self.answers[members], self.targets[members], self.losses[members], self.counted[members])
+        return Positions(self.kind, *columns, ids, groups)
+
     @property
     def counts(self) -> Float[Tensor, " n"]:
         """Positions that count, of each sample."""
@@ -70,7 +77,8 @@ def token_positions(
     """
     counted = targets >= 0
     right = targets.clamp_min(0).unsqueeze(-1)
-    losses = logits.double().logsumexp(dim=-1) - logits.double().gather(-1, right)[..., 0]
+    wide = logits.double()
+    losses = wide.logsumexp(dim=-1) - wide.gather(-1, right)[..., 0]
     return logits.argmax(dim=-1), torch.where(counted, losses, 0.0), counted
 
 

@@ -83,7 +83,12 @@ def test_exemplars_are_those_of_the_population(run: Run):
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [("--population pruned0", "in the population already"), ("--population nothing", "no file or artifact"), ("--population net.py", "")],
+    [
+        ("--population pruned0", "in the population already"),
+        ("--population nothing", "no file or artifact"),
+        ("--population net.py", ""),
+        ("--population pruned1 --forecast", "Leave one of them out"),
+    ],
 )
 def test_what_is_no_population(run: Run, words: str, said: str):
     """Itself, nothing, and no network: one sentence each."""
@@ -139,3 +144,20 @@ def test_a_full_cache_forgets_the_oldest(run: Run, monkeypatch):
         assert run(f"validate pruned{seed}").code == 0
     left = list(Path(os.environ["XDG_CACHE_HOME"], "sparsify").glob("*.safetensors"))
     assert 1 <= len(left) < 3
+
+
+def test_every_column_is_compared_with_the_same_dense_networks(run: Run):
+    """A network beside the subject: its change is its number less the one in the dense column."""
+    assert run("report pruned0 --population pruned1 --also pruned2 --out page").code == 0
+    stages = json.loads(Path("page/report.json").read_text())["stages"]
+    found = [{(f["name"], f["of"], f["scope"]): f["value"] for f in stage["report"]["findings"]} for stage in stages]
+    dense = found[0]["accuracy", "compressed", "all"]
+    for one in found[1:]:
+        assert one["accuracy", "change", "all"] == pytest.approx(one["accuracy", "compressed", "all"] - dense)
+
+
+def test_a_home_that_may_not_be_read(run: Run, monkeypatch):
+    """Nothing is kept, and nothing fails."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("nobody")))
+    assert run("validate pruned0").code == 0

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.cli.conftest import Run
@@ -177,3 +178,20 @@ def test_samples_that_pay_most_are_shown(run: Run):
         assert len(shown) == 24 and words in shown[0]["dense"] and all(a > b for a, b in zip(after, before, strict=True))
         assert shown[0]["row"].count(",") == (8 if kind == "speaker" else 2)
         assert "Samples that pay most" in Path(f"page-{kind}/report.html").read_text()
+
+
+def test_one_number_a_sample(run: Run):
+    """Targets of shape [n], and a network that puts out [n, 1]; ids of tokens without labels from an .npz file."""
+    one = CODE.replace("nn.Linear(48, 2)", "nn.Linear(48, 1)").replace('"y": y, "groups": {"side"', '"y": y[:, 0], "groups": {"side"')
+    Path("one.py").write_text(one)
+    context = "--arch one.py:forecaster --data one.py:numbers"
+    assert run(f"train {context} --epochs 20 --lr 0.1 --out single").code == 0 and found("single", "r2") > 0.5
+    assert run("prune single --sparsity 0.5 --solver alps --samples 200 --out fewer").code == 0
+    np.savez("texts.npz", x=np.random.default_rng(0).integers(0, 12, (60, 9)))
+    assert run("validate speaker --data npz:texts.npz").code == 0
+
+
+def test_a_sweep_of_texts_draws_no_curves(run: Run):
+    """Nothing is said about accuracy where perplexity tells."""
+    assert run("report speaker --sparsities 0.3,0.6,0.9 --out page").code == 0
+    assert 'href="#against"' not in Path("page/report.html").read_text()

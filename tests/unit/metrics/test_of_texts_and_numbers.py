@@ -84,3 +84,20 @@ def test_the_mean_explains_nothing():
 def test_halved_outputs_moved_by_half():
     """Whatever the truth."""
     assert value(OutputShift(), numbers(GUESSES / 2), numbers(GUESSES)) == pytest.approx(0.5, rel=1e-6)
+
+
+def test_a_broken_model_has_a_number_too():
+    """A loss of a thousand nats a token is no overflow."""
+    found = value(Perplexity(), texts(-1000.0 * torch.nn.functional.one_hot(TOKENS.clamp_min(0), 5)))
+    assert found > 1e100 and math.isfinite(found)
+
+
+def test_a_group_is_explained_by_its_own_mean():
+    """Two groups far apart, answered with their means: nothing is explained within either, nearly all between them."""
+    sides = torch.arange(N) % 2
+    truth = 20.0 * sides.unsqueeze(1) + NUMBERS[:, :1]
+    said = torch.stack([truth[sides == side].mean() for side in (0, 1)])[sides].unsqueeze(1)
+    groups = {"side": tuple(map(str, sides.tolist()))}
+    one = Positions("numbers", said, truth, (said - truth).double() ** 2, torch.ones(N, 1) > 0, tuple(map(str, range(N))), groups)
+    found = {f.scope: f.value for f in R2().measure(Evidence(positions=(one,)))}
+    assert found["all"] > 0.98 and abs(found["group:side=0"]) < 1e-6 and abs(found["group:side=1"]) < 1e-6

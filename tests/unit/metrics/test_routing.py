@@ -49,3 +49,11 @@ def test_share_that_is_needed_is_the_first_that_suffices():
     wanted = int(DENSE.correct.sum())
     enough = [k for k in range(101) if sum(bool((DENSE if i in set(order[: 2 * k]) else NOW).correct[i]) for i in range(N)) >= wanted]
     assert found("routing_share") == pytest.approx(enough[0] / 100) and found("routing_share", now=DENSE) == 0.0
+
+
+def test_several_models_are_paired_with_all_dense_ones():
+    """The mean over pairs, whatever the order in which they are named."""
+    other = model(2.0)
+    both = Routing().measure(Evidence((NOW, other), (DENSE, NOW)))[0].value
+    each = [Routing().measure(Evidence((a,), (b,)))[0].value for a in (NOW, other) for b in (DENSE, NOW)]
+    assert both == pytest.approx(sum(each) / 4)

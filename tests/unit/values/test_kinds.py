@@ -46,7 +46,6 @@ def test_texts_without_targets_ask_for_each_next_token():
         (torch.rand(2, 3), [1.0, 3.0], "may be classes"),
         (torch.rand(2, 3), [[1.0], [float("nan")]], "NaN"),
         (IDS, torch.full((2, 3), -100), "no token counts"),
-        (IDS, torch.rand(2, 3), "ids of tokens are torch.float32"),
         (torch.rand(2, 3), [[0, 2], [1, 0]], "each 0 or 1"),
         (torch.rand(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8), "class for each pixel"),
     ],
@@ -55,3 +54,35 @@ def test_targets_that_ask_for_nothing_known(inputs, targets, words):
     """Refused with the reason."""
     with pytest.raises(BadData, match=words):
         made(inputs, targets)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "kind"),
+    [
+        (IDS, [[1, 0, 1], [0, 1, 1]], "attributes"),
+        (IDS, torch.rand(2, 3), "numbers"),
+        (torch.tensor([[0, 1, 1], [1, 0, 1]]), torch.tensor([[0, 1, 1], [1, 1, 0]]), "tokens"),
+    ],
+)
+def test_as_many_targets_as_tokens_are_not_always_texts(inputs, targets, kind):
+    """Yes and no about categories, and numbers along a series of integers, are what they were."""
+    assert made(inputs, targets).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "words"),
+    [
+        (torch.rand(2, 3), [[0.0, 1.0], [1.0, 1.0]], "attributes or one-hot"),
+        (torch.tensor([[3], [4]]), None, "there are none"),
+        (IDS, [[1, 2, 3], [4]], "not an array"),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_refused(inputs, targets, words):
+    """Floating yes and no, a single token, and rows of different lengths."""
+    with pytest.raises(BadData, match=words):
+        made(inputs, targets)
+
+
+def test_one_number_a_sample_is_a_column():
+    """Whether the network puts out [n] or [n, 1]."""
+    assert made(torch.rand(3, 2), [0.5, 1.5, 2.0]).targets.shape == (3, 1)

@@ -66,3 +66,19 @@ def test_outputs_that_answer_no_text_are_refused(shape, words):
     samples = samples_from(torch.tensor([[0, 1, 2], [3, 4, 0]]), None, split="test", where="here")
     with pytest.raises(BadData, match=words):
         require_answers(torch.zeros(*shape), samples)
+
+
+def test_nothing_but_padding_costs_nothing():
+    """A batch in which no token counts has loss 0 and gradient 0, not NaN; so has its divergence."""
+    logits, none = torch.randn(1, 3, 5).requires_grad_(), torch.full((1, 3), -100)
+    (loss(logits, none) + divergence(logits, torch.zeros(1, 3, 5), "tokens", targets=none)).backward()
+    assert float(logits.grad.abs().max()) == 0.0
+
+
+def test_padding_is_not_compared():
+    """The divergence of the places that count alone."""
+    g = torch.Generator().manual_seed(5)
+    ours, theirs = torch.randn(2, 3, 5, generator=g), torch.randn(2, 3, 5, generator=g)
+    there = TEXTS >= 0
+    wanted = divergence(ours[there], theirs[there], "classes")
+    torch.testing.assert_close(divergence(ours, theirs, "tokens", targets=TEXTS), wanted)
