@@ -29,7 +29,7 @@ demo: $(STAMP)  ## the whole job on embedded real data, with a report at the end
 	$(BIN)/sparsify demo
 
 test: $(STAMP)  ## every test but the slow ones
-	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n $(WORKERS) $(SUITES)
+	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(SUITES)
 
 lint: $(STAMP)  ## ruff and the import contracts
 	$(BIN)/ruff check .

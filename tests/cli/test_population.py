@@ -96,6 +96,7 @@ def test_what_is_no_population(run: Run, words: str, said: str):
     assert told.code == 2 and said in told.sentence and not Path("page").exists()
 
 
+@pytest.mark.slow
 def test_another_sparsity_is_named(run: Run):
     """It is averaged as asked, and said."""
     assert run("prune dense1 --sparsity 0.5 --out other").code == 0
@@ -137,6 +138,7 @@ def test_damaged_answers_are_computed_anew(run: Run, monkeypatch):
     assert run("validate pruned1").code == 0 and len(list(file.parent.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_full_cache_forgets_the_oldest(run: Run, monkeypatch):
     """What was not used for longest goes."""
     monkeypatch.setattr(known_answers, "MOST", 30_000)

@@ -57,6 +57,8 @@ def numbers(split):
 '''
 SPEAKER = "--arch net.py:speaker --data net.py:texts"
 FORECASTER = "--arch net.py:forecaster --data net.py:numbers"
+HOW = ["--solver auto", "--solver woodfisher", "--criterion snip"]
+HOW += [pytest.param(how, marks=pytest.mark.slow) for how in ("--solver sparsegpt", "--criterion wanda")]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def test_training_learns_both():
     assert found("forecaster", "r2") > 0.9 and found("forecaster", "rmse") < 0.3
 
 
-@pytest.mark.parametrize("how", ["--solver auto", "--solver sparsegpt", "--solver woodfisher", "--criterion wanda", "--criterion snip"])
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("kind", ["speaker", "forecaster"])
 def test_pruning_takes_them_as_they_are(run: Run, kind: str, how: str):
     """Solvers, and criteria that look at inputs or at the loss."""
@@ -103,6 +105,7 @@ def test_pruning_takes_them_as_they_are(run: Run, kind: str, how: str):
     assert good or "snip" in how
 
 
+@pytest.mark.slow
 def test_repair_helps_numbers(run: Run):
     """Least squares on what stays moves outputs less than zeros alone, as on classes."""
     moved = []
@@ -147,6 +150,7 @@ def test_validate_and_compare(run: Run):
     assert run("validate forecaster --gate r2>=0.9 --gate rmse<=0.3").code == 0
 
 
+@pytest.mark.slow
 def test_a_nest_of_speakers(run: Run):
     """Levels are trained and ranked by tokens guessed right."""
     assert run(f"embed speaker {SPEAKER} --levels 0.8,0.4 --epochs 2 --out nest").code == 0
@@ -167,6 +171,7 @@ def test_a_text_longer_than_the_answers(run: Run):
     assert said.code != 0 and "one row of logits for each token" in said.sentence
 
 
+@pytest.mark.slow
 def test_samples_that_pay_most_are_shown(run: Run):
     """Those whose loss rose most, with what the network was given and both answers."""
     for kind, words in (("speaker", "nats a token"), ("forecaster", "error")):
@@ -191,6 +196,7 @@ def test_one_number_a_sample(run: Run):
     assert run("validate speaker --data npz:texts.npz").code == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_of_texts_draws_no_curves(run: Run):
     """Nothing is said about accuracy where perplexity tells."""
     assert run("report speaker --sparsities 0.3,0.6,0.9 --out page").code == 0
