@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from jaxtyping import Int
 from torch import Tensor
@@ -79,6 +80,9 @@ class Metric(ABC):
 
     kinds: frozenset[Kind] = frozenset(("classes", "attributes"))
     """Kinds of answers it is defined for."""
+
+    each_attribute: ClassVar[bool] = True
+    """Of attributes, also measured for each alone."""
 
     @abstractmethod
     def measure(self, evidence: Evidence) -> list[Finding]:

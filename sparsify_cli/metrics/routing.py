@@ -50,6 +50,7 @@ class Routing(Metric):
     share: float = 0.1
     least: int = 10
     needs = frozenset({"dense"})
+    each_attribute = False  # a sample is sent as a whole
 
     def measure(self, evidence: Evidence) -> list[Finding]:
         """With the share about all samples, then for each share of the curve, then the share that is needed."""

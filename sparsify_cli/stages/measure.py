@@ -125,7 +125,7 @@ def there(evidence: Evidence) -> frozenset[str]:
 def by_attribute(metric: Metric, evidence: Evidence) -> list[Finding]:
     """Findings of a metric about each attribute alone; none for classes."""
     found = []
-    alone = evidence.kind == "attributes" and "attributes" not in metric.needs
+    alone = evidence.kind == "attributes" and metric.each_attribute and "attributes" not in metric.needs
     for position, name in enumerate(evidence.compressed[0].attributes if alone else ()):
         one = evidence.of_attribute(position)
         found += [replace(finding, scope=f"attribute:{name}") for finding in metric.measure(one) if finding.scope == "all"]
