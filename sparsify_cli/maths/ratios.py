@@ -50,6 +50,11 @@ EXPONENTIAL = Shape(lambda r: math.exp(min(r, LARGEST)), lambda r: math.exp(min(
 ROOT = Shape(lambda r: math.sqrt(max(r, 0.0)), lambda r: 0.5 / math.sqrt(r) if r > 0 else 0.0)
 
 
+def losses(positions: Positions) -> tuple[Tensor, Tensor]:
+    """Losses (nats, or squared errors), and positions that count, of each sample."""
+    return positions.total(positions.losses), positions.counts
+
+
 def contributions(above: Float[Tensor, " n"], below: Float[Tensor, " n"], shape: Shape = RATIO) -> Float[Tensor, " n"]:
     """Numbers whose mean is the (function of the) ratio of the totals; NaN where nothing is below.
 

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from sparsify_cli.contracts.metric import Evidence, Metric
 from sparsify_cli.maths.comparison import Comparison
-from sparsify_cli.maths.ratios import compared
-from sparsify_cli.values.positions import Positions
+from sparsify_cli.maths.ratios import compared, losses
 from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding
 
@@ -36,11 +35,6 @@ OF_TOKENS = replace(
     definition="Mean over tokens of -ln(probability the model gave the true one); 0 is perfect.",
     source="standard; proper score, Gneiting and Raftery 2007; bootstrap over texts, paired for the change",
 )
-
-
-def token_nll(positions: Positions) -> tuple[Tensor, Tensor]:
-    """Nats, and tokens, of each text."""
-    return positions.total(positions.losses), positions.counts
 
 
 def sample_nll(predictions: Predictions) -> Float[Tensor, " n"]:
@@ -65,6 +59,6 @@ class NLL(Metric):
     def measure(self, evidence: Evidence) -> list[Finding]:
         """Mean NLL of the compressed and the dense model and the paired change."""
         if evidence.positions:
-            return compared(Comparison(OF_TOKENS, self.least, (0.0, float("inf"))), token_nll, evidence.sides)
+            return compared(Comparison(OF_TOKENS, self.least, (0.0, float("inf"))), losses, evidence.sides)
         comparison = Comparison(ABOUT, self.least, (0.0, float("inf")))
         return comparison.compare(sample_nll, evidence.compressed, evidence.dense, per_scope=self.per_scope)

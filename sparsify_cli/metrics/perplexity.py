@@ -10,12 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from sparsify_cli.contracts.metric import Evidence, Metric
 from sparsify_cli.maths.comparison import Comparison
-from sparsify_cli.maths.ratios import EXPONENTIAL, compared
-from sparsify_cli.values.positions import Positions
+from sparsify_cli.maths.ratios import EXPONENTIAL, compared, losses
 from sparsify_cli.values.report import Finding
 
 ABOUT = Finding(
@@ -26,11 +23,6 @@ ABOUT = Finding(
     definition="Among how many equally likely tokens the model seems to choose at each place: e to the mean loss of a token.",
     source="Jelinek et al. 1977; bootstrap over texts, paired for the change",
 )
-
-
-def losses(positions: Positions) -> tuple[Tensor, Tensor]:
-    """Nats, and tokens, of each text."""
-    return positions.total(positions.losses), positions.counts
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from sparsify_cli.contracts.metric import Evidence, Metric
 from sparsify_cli.maths.comparison import Comparison
-from sparsify_cli.maths.ratios import ROOT, compared
-from sparsify_cli.values.positions import Positions
+from sparsify_cli.maths.ratios import ROOT, compared, losses
 from sparsify_cli.values.report import Finding
 
 ABOUT = Finding(
@@ -26,11 +23,6 @@ ABOUT = Finding(
     definition="Root of the mean squared difference between predicted and true numbers.",
     source="standard; bootstrap over samples, paired for the change",
 )
-
-
-def squares(positions: Positions) -> tuple[Tensor, Tensor]:
-    """Squared errors, and numbers, of each sample."""
-    return positions.total(positions.losses), positions.counts
 
 
 @dataclass(frozen=True)
@@ -46,4 +38,4 @@ class RMSE(Metric):
 
     def measure(self, evidence: Evidence) -> list[Finding]:
         """Of all samples and each group: the compressed and the dense model and the change."""
-        return compared(Comparison(ABOUT, self.least, (0.0, float("inf"))), squares, evidence.sides, ROOT)
+        return compared(Comparison(ABOUT, self.least, (0.0, float("inf"))), losses, evidence.sides, ROOT)

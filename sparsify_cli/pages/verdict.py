@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sparsify_cli.maths.intervals import Estimate
 from sparsify_cli.maths.multiple import holm, p_value
 from sparsify_cli.pages.glossary import label
-from sparsify_cli.pages.view import View, missing
+from sparsify_cli.pages.view import QUALITIES, View, missing
 from sparsify_cli.pages.wording import (
     NOTHING,
     UNMEASURED,
@@ -24,7 +24,6 @@ from sparsify_cli.pages.wording import (
 )
 from sparsify_cli.values.report import Finding
 
-SPOKEN = {"rmse": "root mean square error"}
 STEADY = 0.1
 TAIL = 0.025
 LEVEL = 0.05
@@ -70,7 +69,7 @@ def verdict(view: View) -> str:
 
 def called(view: View) -> str:
     """What says how good networks are, inside a sentence."""
-    return SPOKEN.get(view.quality, view.quality)
+    return QUALITIES[view.quality]
 
 
 def _gone(view: View) -> str:

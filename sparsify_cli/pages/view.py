@@ -17,7 +17,8 @@ from sparsify_cli.values.report import Finding, Report
 SCHEMA = "sparsify/report/1"
 SAME = {"bytes_dense": ("bytes_disk", "bytes_dense")}
 """Names under which the same number may be found, the measured file before the computed sum."""
-QUALITIES = ("perplexity", "accuracy", "rmse")
+QUALITIES = {"perplexity": "perplexity", "accuracy": "accuracy", "rmse": "root mean square error"}
+"""What says how good networks are, the first that was measured, and what it is called in a sentence."""
 NOT_COMPRESSION = frozenset({"dense", "train", "unlearn"})
 
 

@@ -26,8 +26,9 @@ def evidence(after: Sequence[Subject], before: Sequence[Subject] = (), *, split:
         after: the network; with others of its kind a population.
         before: its dense ancestor, or the population's; may be empty.
         split: of which data.
-        keep: read answers that were kept, and keep these.
+        keep: read answers that were kept, and keep these; never those to training samples, which may have to be forgotten.
     """
+    keep = keep and split != "train"
     samples, train = after[0].samples(split), after[0].samples("train")
     if not samples.chooses:
         say = answered if keep else _answers

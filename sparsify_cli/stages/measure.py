@@ -63,7 +63,7 @@ def answers(module: nn.Module, samples: Samples) -> Positions:
     at = token_positions if samples.texts else number_positions
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluating(module), torch.no_grad():
-        size = frugal_batch(module, samples.inputs)
+        size = frugal_batch(module, _answer(module, samples.inputs[:1]))
         for inputs, targets in zip(samples.inputs.split(size), samples.targets.split(size), strict=True):
             out = torch.as_tensor(_answer(module, inputs)).float().cpu()
             require_answers(out, replace(samples, inputs=inputs, targets=targets, ids=samples.ids[: len(inputs)], groups={}))

@@ -38,6 +38,7 @@ from sparsify_cli.training.lockstep import calls, lockstep, parted
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.training.padding import real_positions
 from sparsify_cli.training.twins import all_inputs
+from sparsify_cli.values.arrays import NUMBERS
 from sparsify_cli.values.losses import divergence
 from sparsify_cli.values.samples import Kind
 
@@ -49,9 +50,6 @@ PROBES = 3
 
 JUDGES = 192
 """Samples it is run on."""
-
-NUMBERS = 2**25
-"""Outputs kept of them at most; of texts there are many a sample."""
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from sparsify_cli.pages.view import QUALITIES
 from sparsify_cli.pages.wording import amount
 from sparsify_cli.stages.outcome import Table
 from sparsify_cli.values.report import Finding, Report
 
 UNMEASURED = "not measured"
-
-QUALITIES = {"perplexity": "perplexity", "accuracy": "accuracy", "rmse": "RMSE"}
-"""What says how good a network is, the first that was measured, and what it is called in a sentence."""
 
 ELSEWHERE = ("perplexity", "token_agreement", "rmse", "mae", "r2", "output_shift")
 """Numbers about texts and numbers, where tables show accuracy of classes."""

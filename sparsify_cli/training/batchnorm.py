@@ -121,7 +121,7 @@ def mean_loss(module: nn.Module, samples: Samples) -> float:
     """Mean loss in eval mode: cross-entropy, nats, with attributes that of an attribute, of texts that of a token; or squared error."""
     total = 0.0
     with evaluating(module):
-        size = handy_batch(module) if samples.chooses else frugal_batch(module, samples.inputs)
+        size = handy_batch(module) if samples.chooses else frugal_batch(module, module(as_taken_by(module, samples.inputs[:1])))
         for inputs, targets in zip(samples.inputs.split(size), samples.targets.split(size), strict=True):
             total += float(loss(module(as_taken_by(module, inputs)).cpu().double(), targets, reduction="sum"))
     return total / max(1, int((samples.targets >= 0).sum()) if samples.texts else samples.targets.numel())

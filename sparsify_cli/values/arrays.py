@@ -75,9 +75,13 @@ NUMBERS = 2**25
 """Outputs of a forward pass that are kept at a time."""
 
 
-def frugal_batch(module: nn.Module, inputs: Tensor) -> int:
-    """As `handy_batch`, but fewer samples where one has many outputs: a text of a thousand tokens and a vocabulary of 50,000 has 5e7."""
-    out = module(as_taken_by(module, inputs[:1]))
+def frugal_batch(module: nn.Module, out: object) -> int:
+    """As `handy_batch`, but fewer samples where one has many outputs: a text of a thousand tokens and a vocabulary of 50,000 has 5e7.
+
+    Args:
+        module: the network.
+        out: what it puts out for one sample.
+    """
     each = out.numel() if isinstance(out, Tensor) else 1
     return max(1, min(handy_batch(module), NUMBERS // max(1, each)))
 

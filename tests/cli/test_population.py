@@ -163,3 +163,9 @@ def test_a_home_that_may_not_be_read(run: Run, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("nobody")))
     assert run("validate pruned0").code == 0
+
+
+def test_answers_to_training_samples_are_not_kept(run: Run):
+    """Some may have to be forgotten."""
+    assert run("validate pruned0 --split train").code == 0
+    assert not list(Path(os.environ["XDG_CACHE_HOME"]).rglob("*.safetensors"))
