@@ -49,7 +49,7 @@ class Rung:
     Args:
         kept: weights it kept.
         output_error: mean squared error of its outputs, relative to their mean square.
-        divergence: of the network's predictions from the dense ones, nats.
+        divergence: of the network's predictions from the dense ones, nats; of numbers the squared distance, relative to their square.
         measured: False when the divergence lies between measured ones.
     """
 
@@ -125,6 +125,7 @@ class Analysis:
         refused: rule -> why it could not be followed.
         macs: multiply-accumulates of one sample of the whole network.
         best: the rule that is recommended.
+        unit: of divergences: `nats`, or `of their square` where the outputs are numbers.
     """
 
     title: str
@@ -133,6 +134,7 @@ class Analysis:
     refused: Mapping[str, str]
     macs: int
     best: str
+    unit: str = "nats"
 
     @property
     def weights(self) -> int:
@@ -141,7 +143,7 @@ class Analysis:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        told = {"weights": self.weights, "macs": self.macs, "best": self.best, "refused": dict(self.refused)}
+        told = {"weights": self.weights, "macs": self.macs, "best": self.best, "unit": self.unit, "refused": dict(self.refused)}
         rules = {name: asdict(plan) for name, plan in self.rules.items()}
         return {**told, "rules": rules, "layers": [layer.to_json() for layer in self.layers]}
 
@@ -156,10 +158,10 @@ def picture(analysis: Analysis) -> str:
         axes.remove()
         left, right = figure.subplots(1, 2, sharey=True)
         figure.suptitle(clean(analysis.title), x=0.01, ha="left", fontsize=14)
-        _sensitivities(left, shown)
+        _sensitivities(left, shown, analysis.unit)
         _shares(right, shown, list(analysis.rules))
 
-    told = "; ".join(_told(layer) for layer in shown)
+    told = "; ".join(_told(layer, analysis.unit) for layer in shown)
     drawn = draw("analysis", analysis.title, f"{told}.{left_out}", paint, height=FRAME + ROW * len(shown), width=WIDTH)
     return standalone(str(drawn))
 
@@ -173,11 +175,13 @@ def standalone(drawn: str) -> str:
     return re.sub(r"style=\"max-width:[^\"]*\"", "", drawn, count=1) + "\n"
 
 
-def _told(layer: LayerAnalysis) -> str:
-    return f"{layer.name} {layer.divergences[-1]:.2g} nats at {round_percent(float(LEVELS[-1]))} zeros" if layer.divergences else layer.name
+def _told(layer: LayerAnalysis, unit: str) -> str:
+    if not layer.divergences:
+        return layer.name
+    return f"{layer.name} {layer.divergences[-1]:.2g} {unit} at {round_percent(float(LEVELS[-1]))} zeros"
 
 
-def _sensitivities(axes: Axes, layers: Sequence[LayerAnalysis]) -> None:
+def _sensitivities(axes: Axes, layers: Sequence[LayerAnalysis], unit: str) -> None:
     """What comes out when one layer alone is pruned."""
     rows = [row for row, layer in enumerate(layers) if layer.divergences]
     found = [[max(SMALLEST, value) for value in layers[row].divergences] for row in rows]
@@ -188,7 +192,7 @@ def _sensitivities(axes: Axes, layers: Sequence[LayerAnalysis]) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("divergence of the predictions from the dense ones, nats (logarithmic)")
+    axes.set_xlabel(f"divergence of the predictions from the dense ones, {unit} (logarithmic)")
     axes.set_yticks(range(len(layers)), [shorten(clean(layer.name), 28) for layer in layers])
     axes.set_ylim(len(layers) - 0.4, -0.6)
     _finished(axes, "When this layer alone is pruned", columns=len(LEVELS))

@@ -135,7 +135,11 @@ def analysed(asked: PruneRecipe, before: Subject, rows: Sequence[Row], listener:
     layers.sort(key=lambda layer: (*reversed(layer.divergences), *(rung.divergence for rung in layer.ladder[-1:])), reverse=True)
     rules = {rule: _rule(layers, rule, costs, every) for rule in plans}
     best = asked.allocation if asked.allocation in rules else min(rules, key=lambda rule: rules[rule].rank)
-    return Analysis(_title(before, asked), tuple(layers), rules, refused, every, best)
+    return Analysis(_title(before, asked), tuple(layers), rules, refused, every, best, _unit(before))
+
+
+def _unit(before: Subject) -> str:
+    return "of their square" if before.samples("train").kind == "numbers" else "nats"
 
 
 def _title(before: Subject, asked: PruneRecipe) -> str:
@@ -233,12 +237,12 @@ def _write(file: Path, text: str) -> None:
 def _headline(found: Analysis) -> str:
     """The most sensitive layer, and what to leave dense."""
     first, skip = found.layers[0], _worth_skipping(found)
-    at = f"with {round_percent(float(LEVELS[-1]))} of it zero the predictions move by {_nats(first.divergences[-1])} nats"
+    at = f"with {round_percent(float(LEVELS[-1]))} of it zero the predictions move by {_small(first.divergences[-1])} {found.unit}"
     text = f"{first.name} is the most sensitive of {len(found.layers)} layers: {at}"
     large = f"{text}. It holds {percent(first.weights / max(1, found.weights))} of the weights, too many to --skip"
     if skip is None:
         return f"{large}; --allocation {found.best} keeps {_kept(first, found.best)} of it."
-    text = text if skip is first else f"{large}; {skip.name} ({_nats(skip.divergences[-1])} nats) costs most for its size"
+    text = text if skip is first else f"{large}; {skip.name} ({_small(skip.divergences[-1])} {found.unit}) costs most for its size"
     zeros = found.rules[found.best].sparsity
     move = f"the others then need {percent(_of_others(found, skip))} zeros instead of {percent(zeros)}"
     return f"{text}. Leave it dense with --skip {shlex.quote(skip.name)}: {move}."
@@ -305,7 +309,7 @@ def _typed(key: str, value: Any) -> list[str]:
 
 def _tables(found: Analysis) -> tuple[Table, ...]:
     shown = found.layers[:SHOWN]
-    return (_sizes(found, shown), _costs(shown), _kept_table(found, shown), _rules(found))
+    return (_sizes(found, shown), _costs(shown, found.unit), _kept_table(found, shown), _rules(found))
 
 
 def _sizes(found: Analysis, layers: Sequence[LayerAnalysis]) -> Table:
@@ -319,11 +323,11 @@ def _sizes(found: Analysis, layers: Sequence[LayerAnalysis]) -> Table:
     return Table("layers, the most sensitive first", ("tensor", "shape", "weights", "of all", "MACs", "of all"), tuple(rows))
 
 
-def _costs(layers: Sequence[LayerAnalysis]) -> Table:
+def _costs(layers: Sequence[LayerAnalysis], unit: str) -> Table:
     """What pruning one layer alone does, to its own outputs and to the predictions."""
     levels = [f"{float(100 * level):g}%" for level in LEVELS]
-    columns = ("tensor", f"error {levels[0]}", *levels[1:], f"nats {levels[0]}", *levels[1:])
-    rows = ((one.name, *_or_none(one.output_errors, percent), *_or_none(one.divergences, _nats)) for one in layers)
+    columns = ("tensor", f"error {levels[0]}", *levels[1:], f"{unit} {levels[0]}", *levels[1:])
+    rows = ((one.name, *_or_none(one.output_errors, percent), *_or_none(one.divergences, _small)) for one in layers)
     return Table("one layer alone: error of its outputs, divergence of predictions", columns, tuple(rows))
 
 
@@ -331,7 +335,7 @@ def _or_none(values: Sequence[float], said: Callable[[float], str]) -> tuple[str
     return tuple(said(value) for value in values) or ("–",) * len(LEVELS)
 
 
-def _nats(value: float) -> str:
+def _small(value: float) -> str:
     return "<0.0001" if 0 < value < 1e-4 else significant(value, 2)
 
 
@@ -346,7 +350,7 @@ def _kept_table(found: Analysis, layers: Sequence[LayerAnalysis]) -> Table:
 
 def _rules(found: Analysis) -> Table:
     """All layers together; the sum of what they cost alone is no forecast, but ranks rules."""
-    columns = ("rule", "zeros", "MACs left", "sum of nats", "layers emptied")
+    columns = ("rule", "zeros", "MACs left", f"sum of {found.unit}" if found.unit == "nats" else "sum of moves", "layers emptied")
     rows = ((name, percent(of.sparsity), percent(of.macs), _summed(of), str(of.emptied)) for name, of in found.rules.items())
     return Table("rules", columns, tuple(rows))
 

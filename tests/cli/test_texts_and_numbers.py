@@ -201,3 +201,11 @@ def test_a_sweep_of_texts_draws_no_curves(run: Run):
     """Nothing is said about accuracy where perplexity tells."""
     assert run("report speaker --sparsities 0.3,0.6,0.9 --out page").code == 0
     assert 'href="#against"' not in Path("page/report.html").read_text()
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("speaker", "nats"), ("forecaster", "of their square")])
+def test_an_analysis_says_in_what_predictions_move(run: Run, kind: str, unit: str):
+    """Divergences of choices are nats; numbers have none, only a distance relative to their square."""
+    said = run(f"analyze {kind} --samples 64 --out a")
+    assert said.code == 0 and unit in said.out and ("nats" in said.out) == (unit == "nats")
+    assert json.loads(Path("a/manifest.json").read_text())["facts"]["unit"] == unit
