@@ -7,7 +7,8 @@ A channel of a group can go when for every layer that reads it
 
 A convolution that pads with zeros sees the constant inside and zero at the border, so that no bias can stand for it unless
 c = 0. Of several such channels one stays and carries the others: with k the carrier, its columns become
-w_k + sum over i of w_i c_i / c_k, at every position and every border the same sum. One channel of a group stays in any case.
+w_k + sum over i of w_i c_i / c_k, at every position and every border the same sum. A transposed convolution, which spreads what it
+reads unevenly, is such a layer, too. One channel of a group stays in any case.
 Rows that go may leave others unread, so groups are gone through until nothing changes.
 
 Source: folding as in Li et al. 2017, arXiv 1608.08710, section 3 (without constants); the carrier is ours.
@@ -20,10 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from sparsify_cli.maths.channel_spaces import CONVOLUTIONS, ChannelGroup, Heard
+from sparsify_cli.maths.channel_spaces import CONVOLUTIONS, TRANSPOSED, ChannelGroup, Heard
 
 CLOSE = 1e-12
 """Relative spread up to which numbers are one constant: sums of equal numbers round differently at different positions."""
@@ -35,8 +36,8 @@ class Reading:
 
     Args:
         heard: the call.
-        constant: one number a column, NaN where the input is no constant or not the same at every position.
-        padded: the layer puts zeros around its input.
+        constant: one number for each column of the group, NaN where the input is no constant or not the same at every position.
+        padded: the layer puts zeros around or between its inputs.
         once: the weight is read by this call alone.
     """
 
@@ -44,6 +45,15 @@ class Reading:
     constant: Float[Tensor, " columns"]
     padded: bool
     once: bool
+
+    @property
+    def columns(self) -> slice:
+        """Where the group's columns lie among those of the weight."""
+        return slice(self.heard.start, self.heard.start + len(self.constant))
+
+    def of(self, weight: Shaped[Tensor, "..."]) -> Shaped[Tensor, "out columns ..."]:
+        """What reads the group, of a tensor shaped like the weight; a view of it."""
+        return oriented(weight, self.heard)[:, self.columns]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,17 +88,22 @@ def readings_of(module: nn.Module, groups: Sequence[ChannelGroup], inputs: Mappi
         groups: of its channels.
         inputs: name of a call -> what it reads, NaN where that is no constant.
     """
-    times: dict[str, int] = {}
+    calls: dict[str, set[str]] = {}
     for heard in (heard for group in groups for heard in group.heard):
-        times[heard.weight] = times.get(heard.weight, 0) + 1
-    return [tuple(_reading(module, heard, inputs, times[heard.weight] == 1) for heard in group.heard) for group in groups]
+        calls.setdefault(heard.weight, set()).add(heard.node)
+    return [tuple(_reading(module, group, heard, inputs, len(calls[heard.weight]) == 1) for heard in group.heard) for group in groups]
 
 
-def _reading(module: nn.Module, heard: Heard, inputs: Mapping[str, Tensor], once: bool) -> Reading:
-    layer: Any = module.get_submodule(heard.module)
+def _reading(module: nn.Module, group: ChannelGroup, heard: Heard, inputs: Mapping[str, Tensor], once: bool) -> Reading:
+    layer, size = module.get_submodule(heard.module), group.channels * heard.repeat
     if heard.node not in inputs:
-        return Reading(heard, torch.full((layer.weight.shape[1],), torch.nan, dtype=torch.float64), False, once)
-    return Reading(heard, _constant(inputs[heard.node], heard.dim), isinstance(layer, CONVOLUTIONS) and _is_padded(layer), once)
+        return Reading(heard, torch.full((size,), torch.nan, dtype=torch.float64), False, once)
+    return Reading(heard, _constant(inputs[heard.node].narrow(heard.dim, heard.start, size), heard.dim), _is_padded(layer), once)
+
+
+def oriented(weight: Tensor, heard: Heard) -> Tensor:
+    """A view of a reader's weight with outputs first and what it reads second."""
+    return weight if heard.along == 1 else weight.movedim(heard.along, 1)
 
 
 def _constant(values: Tensor, dim: int) -> Tensor:
@@ -99,6 +114,8 @@ def _constant(values: Tensor, dim: int) -> Tensor:
 
 
 def _is_padded(layer: Any) -> bool:
+    if not isinstance(layer, CONVOLUTIONS):
+        return isinstance(layer, TRANSPOSED)
     if isinstance(layer.padding, str):
         return bool(layer.padding == "same" and max(layer.kernel_size) > 1)
     return layer.padding_mode == "zeros" and any(layer.padding)
@@ -113,10 +130,10 @@ def cuts_of(state: Mapping[str, Tensor], groups: Sequence[ChannelGroup], reading
         groups: of channels.
         readings: of each group.
     """
-    rows = {place.name: at for at, group in enumerate(groups) for place in group.places if place.dim == 0}
+    rows = {(place.name, place.dim): at for at, group in enumerate(groups) for place in group.places if not place.start}
     found = [_whole(group, heard) for group, heard in zip(groups, readings, strict=True)]
     while True:
-        alive = {name: found[at].kept for name, at in rows.items() if len(found[at].kept) == state[name].shape[0]}
+        alive = {(name, dim): found[at].kept for (name, dim), at in rows.items() if len(found[at].kept) == state[name].shape[dim]}
         now = [_cut(state, one, alive) if _may_shrink(one.group) else one for one in found]
         if [one.removed for one in now] == [one.removed for one in found]:
             return now
@@ -132,7 +149,7 @@ def _may_shrink(group: ChannelGroup) -> bool:
     return bool(group.heard) and not group.blocked and not group.mixed
 
 
-def _cut(state: Mapping[str, Tensor], cut: Cut, alive: Mapping[str, Tensor]) -> Cut:
+def _cut(state: Mapping[str, Tensor], cut: Cut, alive: Mapping[tuple[str, int], Tensor]) -> Cut:
     free, border = could_go(state, cut, alive)
     carrier = _carrier(cut.readings, border)
     kept = ~free | border
@@ -143,17 +160,18 @@ def _cut(state: Mapping[str, Tensor], cut: Cut, alive: Mapping[str, Tensor]) -> 
     return Cut(cut.group, cut.readings, kept, border, carrier)
 
 
-def could_go(state: Mapping[str, Tensor], cut: Cut, alive: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def could_go(state: Mapping[str, Tensor], cut: Cut, alive: Mapping[tuple[str, int], Tensor]) -> tuple[Tensor, Tensor]:
     """Channels that are constant or unread everywhere, and those of them whose constants need a carrier.
 
     Args:
         state: tensors.
         cut: the group with its readings.
-        alive: name of a weight -> its rows that stay.
+        alive: name of a weight and one of its axes -> the entries along it that stay.
     """
     free, border = torch.ones(cut.group.channels, dtype=torch.bool), torch.zeros(cut.group.channels, dtype=torch.bool)
     for reading in cut.readings:
-        read, known = _read(state[reading.heard.weight], alive.get(reading.heard.weight)), ~reading.constant.isnan()
+        rows = alive.get((reading.heard.weight, 1 - reading.heard.along))
+        read, known = _read(reading.of(state[reading.heard.weight]), rows), ~reading.constant.isnan()
         zero = ~read | (reading.constant == 0)
         heavy = ~zero & known & reading.once & reading.padded & (reading.heard.repeat == 1)
         plain = zero | (known & reading.once & (not reading.padded))
@@ -183,7 +201,7 @@ def owed(weight: Float[Tensor, "out columns ..."], reading: Reading, cut: Cut) -
     """What a reader needs so that channels may go: the carrier's new column (None where it stays), and what is added to its bias.
 
     Args:
-        weight: of the reader, float64.
+        weight: of the reader, as `Reading.of` gives it, float64.
         reading: what it reads.
         cut: what goes.
     """

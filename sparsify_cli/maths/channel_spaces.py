@@ -1,19 +1,20 @@
 """Orders of channels, merged where they must agree, and the layers and operations that are known to leave them alone.
 
 A space is one order of channels: every place in the state of a network that is indexed by them, and why they may not be reordered,
-if so. Spaces merge like sets in a union-find structure.
+if so. Spaces merge like sets in a union-find structure; where only a part of one meets another it is split in two first.
 
 Source: none; union-find after Galler and Fisher 1964.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 ELEMENTWISE = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU),
     *(nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.LogSigmoid),
@@ -21,6 +22,8 @@ ELEMENTWISE = (
 POOLS = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.Upsample, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d),
+    *(nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d, nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d),
 )
 SAME = frozenset(
     {
@@ -34,7 +37,7 @@ POOLING = frozenset(
     {
         *("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
         *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
-        *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
+        *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "interpolate", "upsample"),
     }
 )
 """Functions that treat every channel alike, when channels are axis 1."""
@@ -42,17 +45,20 @@ JOINS = frozenset(
     {"add", "add_", "iadd", "sub", "sub_", "isub", "mul", "mul_", "imul", "div", "div_", "truediv", "itruediv", "maximum", "minimum"}
 )
 """Functions of two tensors, number by number."""
+CONCATENATIONS = frozenset({"cat", "concat", "concatenate"})
+DIVISIONS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split"})
 SIZES = frozenset({"size", "dim", "getattr", "numel", "floordiv", "floor_divide", "eq", "ne"})
 """What a network asks a tensor other than its numbers."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where channels lie in a tensor of the state: along `dim`, `repeat` neighbours for each."""
+    """Where channels lie in a tensor of the state: along `dim`, from entry `start` on, `repeat` neighbours for each."""
 
     name: str
     dim: int
     repeat: int = 1
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,8 @@ class Heard:
         node: the call, by its name in the traced network.
         dim: axis of the layer's input that holds the channels.
         repeat: neighbours along it for each channel.
+        start: the first of them.
+        along: axis of the weight that meets them: 1, of a transposed convolution 0.
     """
 
     weight: str
@@ -72,6 +80,8 @@ class Heard:
     node: str
     dim: int
     repeat: int = 1
+    start: int = 0
+    along: int = 1
 
 
 @dataclass(frozen=True)
@@ -107,48 +117,48 @@ class ChannelGroups:
 
 @dataclass(eq=False)
 class Space:
-    """One order of channels; spaces that must agree are merged into one."""
+    """One order of channels; spaces that must agree are merged into one, spaces of which a part must agree are split in two."""
 
     channels: int
     members: list[tuple[str, Place]] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
-    into: Space | None = None
+    into: tuple[Space, ...] = ()
 
-    def root(self) -> Space:
-        """The space that this one was merged into, or itself."""
-        return self if self.into is None else self.into.root()
+    def leaves(self) -> tuple[Space, ...]:
+        """The spaces that this one became, in order; itself where it was neither merged nor split."""
+        return tuple(leaf for space in self.into for leaf in space.leaves()) if self.into else (self,)
 
     def block(self, reason: str) -> None:
         """Forbid any other order, for this reason."""
-        found = self.root().blocked
-        if reason not in found:
-            found.append(reason)
+        for leaf in self.leaves():
+            if reason not in leaf.blocked:
+                leaf.blocked.append(reason)
 
     def mix(self, reason: str) -> None:
         """Say that something looks at all of them at once, in any order."""
-        self.root().mixed.append(reason)
+        for leaf in self.leaves():
+            leaf.mixed.append(reason)
 
-    def merge(self, other: Space, where: str) -> None:
-        """Make both one; `where` says which operation asks for it."""
-        ours, theirs = self.root(), other.root()
+    def split(self, at: int) -> None:
+        """Make two of a leaf: its first `at` channels, and the others."""
+        first = replace(self, channels=at, members=[*self.members], heard=[*self.heard])
+        members = [(role, replace(place, start=place.start + at * place.repeat)) for role, place in self.members]
+        heard = [replace(one, start=one.start + at * one.repeat) for one in self.heard]
+        second = replace(self, channels=self.channels - at, members=members, heard=heard)
+        for half in (first, second):
+            half.blocked, half.mixed = [*self.blocked], [*self.mixed]
+        self.into = (first, second)
+
+    def merge(self, other: Space) -> None:
+        """Make one of two that have as many channels and are not split."""
+        [ours], [theirs] = self.leaves(), other.leaves()
         if ours is theirs:
             return
         for reason in theirs.blocked:
             ours.block(reason)
-        if ours.channels != theirs.channels:
-            ours.block(f"{where} joins {ours.channels} channels with {theirs.channels}")
         ours.members += theirs.members
         ours.mixed += theirs.mixed
         ours.heard += theirs.heard
-        theirs.into = ours
-
-
-@dataclass(frozen=True)
-class Axis:
-    """The channels of one tensor: its axis `dim` holds them, each `repeat` times in a row."""
-
-    space: Space
-    dim: int
-    repeat: int = 1
+        theirs.into = (ours,)

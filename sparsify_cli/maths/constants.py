@@ -15,10 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sparsify_cli.maths.channel_spaces import BATCH_NORMS, CONVOLUTIONS, ELEMENTWISE, JOINS, POOLING, POOLS, SAME, SIZES
+from sparsify_cli.maths.channel_spaces import (
+    BATCH_NORMS,
+    CONCATENATIONS,
+    CONVOLUTIONS,
+    DIVISIONS,
+    ELEMENTWISE,
+    JOINS,
+    POOLING,
+    POOLS,
+    SAME,
+    SIZES,
+    TRANSPOSED,
+)
 from sparsify_cli.maths.traced import name_of, shape_of, traced
 
-MOVES = frozenset({"flatten", "view", "reshape", "mean", "permute", "transpose", "pad", "getitem"})
+MOVES = CONCATENATIONS | DIVISIONS | {"flatten", "view", "reshape", "mean", "permute", "transpose", "pad", "getitem"}
 """Functions that move numbers or average them."""
 PRODUCTS = frozenset({"mul", "mul_", "imul"})
 PASSING = (*BATCH_NORMS, *ELEMENTWISE, *POOLS, nn.LayerNorm, nn.PReLU, nn.Flatten)
@@ -89,7 +101,7 @@ class _Constants(fx.Interpreter):
         if isinstance(layer, nn.Embedding):
             return _embedded(layer, shape_of(node))
         self.read[node.name] = given.clone()
-        if isinstance(layer, (*CONVOLUTIONS, nn.Linear)):
+        if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
             return _weighed(layer, given)
         if not isinstance(layer, PASSING):
             return None
@@ -106,10 +118,10 @@ def _unknown(node: fx.Node) -> Tensor | None:
 
 def _weighed(layer: Any, given: Tensor) -> Tensor:
     """Outputs of a convolution or linear layer; unknown where a weight that is not zero meets an unknown number."""
-    apply = layer._conv_forward if isinstance(layer, CONVOLUTIONS) else nn.functional.linear
-    hidden = given.isnan()
-    known: Tensor = apply(given.masked_fill(hidden, 0.0), layer.weight, layer.bias)
-    reached: Tensor = apply(hidden.double(), (layer.weight != 0).double(), None)
+    hidden, used = given.isnan(), {"weight": (layer.weight != 0).double()}
+    nothing = {} if layer.bias is None else {"bias": torch.zeros_like(layer.bias)}
+    known: Tensor = layer(given.masked_fill(hidden, 0.0))
+    reached: Tensor = torch.func.functional_call(layer, used | nothing, (hidden.double(),))
     return known.masked_fill(reached > 0.5, math.nan)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_cli.errors import KeyMismatch
-from sparsify_cli.maths.channel_spaces import BATCH_NORMS, CONVOLUTIONS
+from sparsify_cli.maths.channel_spaces import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED
 
 
 def resized(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -76,6 +76,8 @@ def _know_sizes(layer: Any, depthwise: bool) -> None:
         layer.out_channels = len(layer.weight)
         layer.groups = layer.out_channels if depthwise else layer.groups
         layer.in_channels = layer.weight.shape[1] * layer.groups
+    elif isinstance(layer, TRANSPOSED):
+        layer.in_channels, layer.out_channels = layer.weight.shape[:2]
     elif isinstance(layer, BATCH_NORMS):
         layer.num_features = len(layer.running_mean if layer.running_mean is not None else layer.weight)
     elif isinstance(layer, nn.Embedding):

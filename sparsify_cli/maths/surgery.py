@@ -24,12 +24,12 @@ class Surgery:
     Args:
         stay: name -> axis -> the entries along it that stay.
         folded: name -> its new values before entries go, float64; a bias that is not there yet is added.
-        carried: name of a weight -> the input channel that carries others, and those.
+        carried: name of a weight -> the readings of it of which a channel carries others, each with what goes.
     """
 
     stay: Mapping[str, Mapping[int, Tensor]]
     folded: Mapping[str, Tensor]
-    carried: Mapping[str, tuple[int, Tensor]]
+    carried: Mapping[str, Sequence[tuple[Reading, Cut]]]
 
     def tensors(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A network's tensors afterwards; what was not folded keeps its bits, what was is at least float32."""
@@ -42,10 +42,10 @@ class Surgery:
         """The masks of the tensors afterwards: a column that carries others holds wherever one of them did."""
         found = {}
         for name, mask in given.items():
-            carrier, gone = self.carried.get(name, (0, None))
-            if gone is not None:
+            for reading, cut in self.carried.get(name, ()):
                 mask = mask.clone()
-                mask[:, carrier] |= mask[:, gone].any(1)
+                columns = reading.of(mask)
+                columns[:, cut.carrier] |= columns[:, ~cut.kept & cut.border].any(1)
             found[name] = self.cut(name, mask)
         return MaskSet(found)
 
@@ -70,25 +70,35 @@ def surgery(module: nn.Module, cuts: Sequence[Cut], inputs: Tensor) -> Surgery:
         inputs: [n, ...] samples, to trace it.
     """
     state, norms = module.state_dict(), norms_after(module, inputs)
-    stay: dict[str, dict[int, Tensor]] = {}
+    stay = _staying(state, cuts)
     folded: dict[str, Tensor] = {}
-    carried: dict[str, tuple[int, Tensor]] = {}
+    carried: dict[str, list[tuple[Reading, Cut]]] = {}
     names = _names(module)
     for cut in (cut for cut in cuts if cut.removed):
-        for place in cut.group.places:
-            stay.setdefault(place.name, {})[place.dim] = cut.kept.repeat_interleave(place.repeat).nonzero().flatten()
         for reading in cut.readings:
-            column, delta = owed(folded.get(reading.heard.weight, state[reading.heard.weight]).double(), reading, cut)
+            column, delta = owed(reading.of(folded.get(reading.heard.weight, state[reading.heard.weight]).double()), reading, cut)
             if column is not None and cut.carrier is not None:
                 for name in names[reading.heard.weight]:
                     folded[name] = folded.get(name, state[name]).double().clone()
-                    folded[name][:, cut.carrier] = column
-                    carried[name] = (cut.carrier, ~cut.kept & cut.border)
+                    reading.of(folded[name])[:, cut.carrier] = column
+                    carried.setdefault(name, []).append((reading, cut))
             if delta.any():
                 _fold(reading, delta, state, norms, folded)
     for name in [name for name in folded if name not in state]:
         stay[name] = {dim: entries for dim, entries in stay.get(f"{name.removesuffix('bias')}weight", {}).items() if dim == 0}
     return Surgery(stay, folded, carried)
+
+
+def _staying(state: Mapping[str, Tensor], cuts: Sequence[Cut]) -> dict[str, dict[int, Tensor]]:
+    """Of each tensor, the entries that stay along its axes."""
+    kept: dict[str, dict[int, Tensor]] = {}
+    for cut in (cut for cut in cuts if cut.removed):
+        for place in cut.group.places:
+            size = state[place.name].shape[place.dim]
+            whole = kept.setdefault(place.name, {}).setdefault(place.dim, torch.ones(size, dtype=torch.bool))
+            entries = cut.kept.repeat_interleave(place.repeat)
+            whole[place.start : place.start + len(entries)] &= entries
+    return {name: {dim: whole.nonzero().flatten() for dim, whole in of.items()} for name, of in kept.items()}
 
 
 def _fold(reading: Reading, delta: Tensor, state: Mapping[str, Tensor], norms: Mapping[str, str], folded: dict[str, Tensor]) -> None:

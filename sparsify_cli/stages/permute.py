@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.channel_groups import channel_groups
 from sparsify_cli.maths.channel_spaces import ChannelGroup, Place
-from sparsify_cli.maths.matrix_view import to_matrix
 from sparsify_cli.maths.output_change import output_change, outputs
 from sparsify_cli.maths.permutation import Found, best_order
 from sparsify_cli.recipes.pattern import Pattern
@@ -117,14 +116,19 @@ def _orders(
     """Groups that gain with their orders, and those that cannot be reordered."""
     orders, blocked = [], []
     for group in groups:
-        readers = [place for place in group.readers if place.name in names]
+        readers = _grouped(group, names)
         reasons = group.blocked or tuple(_misfits(group, readers, pattern))
         if reasons and readers:
             blocked.append(Blocked(_names(readers), "; ".join(reasons)))
-        elif scores := _scores(state, readers):
+        elif scores := _scores(state, readers, group.channels):
             order = best_order(torch.cat(scores), pattern.keep, pattern.group, escapes=escapes, seed=seed)
             orders += [(group, order)] if order.after > order.before else []
     return orders, blocked
+
+
+def _grouped(group: ChannelGroup, names: list[str]) -> list[Place]:
+    """Pruned weights whose groups lie along the channels that they read; of a transposed convolution they lie along its outputs."""
+    return [place for place in group.readers if place.name in names and place.dim == 1]
 
 
 def _misfits(group: ChannelGroup, readers: list[Place], pattern: Pattern) -> Iterator[str]:
@@ -133,12 +137,19 @@ def _misfits(group: ChannelGroup, readers: list[Place], pattern: Pattern) -> Ite
     for place in readers:
         if place.repeat > 1 and place.repeat % pattern.group:
             yield f"`{place.name}` reads each channel as {place.repeat} columns, which the groups of {pattern.group} do not divide evenly"
+        if place.start % pattern.group:
+            yield f"`{place.name}` reads them from column {place.start} on, within a group of {pattern.group}"
 
 
-def _scores(state: Mapping[str, Tensor], readers: list[Place]) -> list[Tensor]:
+def _scores(state: Mapping[str, Tensor], readers: list[Place], channels: int) -> list[Tensor]:
     """|w| of the readers, channels as columns; a tensor of several names once, and none whose groups lie within a channel."""
-    once = {state[place.name].data_ptr(): place.name for place in readers if place.repeat == 1}
-    return [to_matrix(state[name].double().abs()).reshape(-1, state[name].shape[1]) for name in once.values()]
+    once = {(state[place.name].data_ptr(), place.dim, place.start): place for place in readers if place.repeat == 1}
+    return [_columns(state[place.name].double().abs(), place, channels) for place in once.values()]
+
+
+def _columns(weight: Tensor, place: Place, channels: int) -> Tensor:
+    """[rows, channels]: what a reader's kernel positions and outputs hold for each channel."""
+    return weight.movedim(place.dim, -1).narrow(-1, place.start, channels).reshape(-1, channels)
 
 
 def _changes(state: Mapping[str, Tensor], orders: Iterable[tuple[ChannelGroup, Found]]) -> dict[str, Tensor]:
@@ -146,19 +157,21 @@ def _changes(state: Mapping[str, Tensor], orders: Iterable[tuple[ChannelGroup, F
     for group, found in orders:
         for place in group.places:
             tensor = changes.get(place.name, state[place.name])
-            entries = found.order[:, None] * place.repeat + torch.arange(place.repeat)
-            changes[place.name] = tensor.index_select(place.dim, entries.flatten().to(tensor.device))
+            entries = torch.arange(tensor.shape[place.dim])
+            moved = (found.order[:, None] * place.repeat + torch.arange(place.repeat)).flatten()
+            entries[place.start : place.start + len(moved)] = place.start + moved
+            changes[place.name] = tensor.index_select(place.dim, entries.to(tensor.device))
     return changes
 
 
 def _reordered(group: ChannelGroup, found: Found, names: list[str]) -> Reordered:
-    readers = _names(place for place in group.readers if place.name in names)
+    readers = _names(_grouped(group, names))
     return Reordered(readers, group.writers, group.channels, found.before, found.after, found.efficacy)
 
 
 def _unread(groups: Iterable[ChannelGroup], names: list[str]) -> list[Blocked]:
     """Pruned weights that no followed layer reads."""
-    read = {place.name for group in groups for place in group.readers}
+    read = {place.name for group in groups for place in group.readers if place.dim == 1}
     reasons = {place.name: "; ".join(group.blocked) for group in groups for place in group.places if place.dim == 1}
     return [Blocked((name,), reasons.get(name) or "no layer that is followed uses it") for name in names if name not in read]
 

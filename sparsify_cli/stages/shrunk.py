@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sparsify_cli.errors import Anomalous, Infeasible
 from sparsify_cli.maths.channel_cuts import Cut, cuts_of, readings_of
 from sparsify_cli.maths.channel_groups import channel_groups
+from sparsify_cli.maths.channel_spaces import ChannelGroup, Place
 from sparsify_cli.maths.compact_conv import Compaction
 from sparsify_cli.maths.constants import constant_inputs
 from sparsify_cli.maths.identities import without
@@ -110,7 +111,7 @@ def _distinct(names: Iterator[str] | Sequence[str], first: Mapping[str, str]) ->
 def _notes(cut: Cut, state: Mapping[str, Tensor], first: Mapping[str, str]) -> Iterator[str]:
     """Why channels of a group stay that somebody may have meant to be gone."""
     writers = _distinct(cut.group.writers, first)
-    zero = [~state[name].flatten(1).any(1) for name in writers if len(state[name]) == cut.group.channels]
+    zero = [~_made(state[place.name], place, cut.group.channels).any(1) for place in _makers(cut.group, writers)]
     if not zero:
         return
     called = ", ".join(name.removesuffix(".weight") for name in writers)
@@ -125,6 +126,15 @@ def _notes(cut: Cut, state: Mapping[str, Tensor], first: Mapping[str, str]) -> I
         yield from _stay(border, called, f"it carries {others} into layers that pad with zeros" if carried else AT_BORDER)
         sums = f"sums join the outputs of these {len(writers)} layers, and a channel goes where all of them are zero"
         yield from _stay(left & ~border, called, sums if len(writers) > 1 else NO_CONSTANT)
+
+
+def _makers(group: ChannelGroup, writers: Sequence[str]) -> Iterator[Place]:
+    return (place for place in group.places if place.name in writers and place.repeat == 1 and place not in group.readers)
+
+
+def _made(weight: Tensor, place: Place, channels: int) -> Tensor:
+    """[channels, entries]: what makes each channel."""
+    return weight.movedim(place.dim, 0).narrow(0, place.start, channels).flatten(1)
 
 
 AT_BORDER = "its constant is not zero, and a layer that pads with zeros reads it"

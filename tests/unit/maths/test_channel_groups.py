@@ -64,7 +64,12 @@ def test_a_residual_sum_joins_its_branches():
         (lambda net, y: y.roll(1, 1), {}, False),
         (lambda net, y: y.flip(1), {}, False),
         (lambda net, y: y[:, [1, 0, 2, 3, 4, 5, 6, 7]], {}, False),
-        (lambda net, y: torch.cat([y[:, :4], y[:, 4:]], 1), {}, False),
+        (lambda net, y: torch.cat([y[:, :4], y[:, 4:]], 1), {}, True),
+        (lambda net, y: torch.cat(y.chunk(4, 1)[::-1], 1), {}, True),
+        (lambda net, y: y[:, ::2].repeat_interleave(2, 1), {}, False),
+        (lambda net, y: functional.interpolate(y, scale_factor=2), {}, True),
+        (lambda net, y: net.c(y), {"c": nn.InstanceNorm2d(8, affine=True)}, True),
+        (lambda net, y: net.c(y), {"c": nn.Sequential(nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1))}, True),
         (lambda net, y: y.cumsum(1), {}, False),
         (lambda net, y: y * torch.arange(8.0).view(8, 1, 1), {}, False),
         (lambda net, y: y.transpose(1, 2), {}, False),
@@ -79,14 +84,49 @@ def test_operations_pass_or_block(between, extra, passes):
     assert all(isinstance(reason, str) and reason for reason in group.blocked)
 
 
-@pytest.mark.parametrize(
-    ("between", "reads"), [(lambda net, y: functional.pad(y, (0, 0, 0, 0, 4, 4)), 16), (lambda net, y: torch.cat([y, y], 1), 16)]
-)
-def test_channels_that_are_added_block_both_sides(between, reads):
-    """Zero-padded or concatenated channels: the wider tensor has no free order, and neither has the one before."""
-    module = Of(between, reads=reads)
-    groups = channel_groups(module, torch.rand(2, 3, 8, 8)).groups
-    assert all(group.blocked for group in groups if group.readers or "a.weight" in group.writers)
+def test_padding_with_channels_leaves_those_in_the_middle_free():
+    """8 channels between 4 and 4 of zeros: the reader's columns 4 to 11 go with the writer, the others are the code's."""
+    groups = channel_groups(Of(lambda net, y: functional.pad(y, (0, 0, 0, 0, 4, 4)), reads=16), torch.rand(2, 3, 8, 8)).groups
+    read = {place.start: group for group in groups for place in group.readers if place.name == "b.weight"}
+    assert {start: (group.channels, group.blocked == ()) for start, group in read.items()} == {0: (4, False), 4: (8, True), 12: (4, False)}
+    assert read[4].writers == ("a.weight",) and "pads the 8 channels to 16" in read[0].blocked[0]
+
+
+def test_concatenated_channels_are_read_side_by_side():
+    """Twice the same tensor: each channel is two columns of the reader, 8 apart."""
+    group = read_by(Of(lambda net, y: torch.cat([y, y], 1), reads=16), "b.weight")
+    assert group.readers == (Place("b.weight", 1), Place("b.weight", 1, 1, 8)) and not group.blocked
+    assert [heard.start for heard in group.heard] == [0, 8]
+
+
+def test_a_sum_splits_spaces_where_the_other_side_has_a_boundary():
+    """Layer c makes 12 channels that are added to those of a (8) beside those of d (4): two groups, c's rows in both."""
+    layers = {"c": nn.Conv2d(8, 12, 1), "d": nn.Conv2d(8, 4, 1)}
+    groups = channel_groups(Of(lambda net, y: torch.cat([y, net.d(y)], 1) + net.c(y), reads=12, **layers), torch.rand(2, 3, 8, 8)).groups
+    wide, narrow = (next(g for g in groups if Place("b.weight", 1, 1, start) in g.readers) for start in (0, 8))
+    assert (wide.channels, set(wide.writers)) == (8, {"a.weight", "c.weight"})
+    assert (narrow.channels, set(narrow.writers)) == (4, {"d.weight", "c.weight"})
+    assert Place("c.weight", 0, 1, 8) in narrow.places and Place("c.bias", 0, 1, 8) in narrow.places
+    assert not (wide.blocked or wide.mixed or narrow.blocked or narrow.mixed)
+
+
+def test_pieces_may_be_reordered_but_not_lose_channels():
+    """A gate: half of the channels times the sigmoid of the others. One order for both halves, and the code counts on their size."""
+
+    def gated(net, y):
+        one, other = y.chunk(2, 1)
+        return one * other.sigmoid()
+
+    group = read_by(Of(gated, reads=4), "b.weight")
+    assert group.channels == 4 and not group.blocked and "where to divide" in group.mixed[0]
+    assert {place for place in group.places if place.name == "a.weight"} == {Place("a.weight", 0), Place("a.weight", 0, 1, 4)}
+
+
+def test_a_transposed_convolution_reads_rows_and_makes_columns():
+    """Its weight is [in, out, ...]."""
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 6, 2, 2), nn.Conv2d(6, 2, 1))
+    read, made = read_by(module, "1.weight"), read_by(module, "2.weight")
+    assert read.readers == (Place("1.weight", 0),) and made.writers == ("1.weight",) and Place("1.weight", 1) in made.places
 
 
 def test_inputs_and_outputs_keep_their_order():

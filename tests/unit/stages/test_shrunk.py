@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,48 +11,9 @@ from torch.nn import functional
 
 from sparsify_cli.errors import Anomalous, Infeasible
 from sparsify_cli.maths.output_change import output_change, outputs
-from sparsify_cli.maths.resize import resized
-from sparsify_cli.stages.shrunk import Shrinking, require_same, shrinking
+from sparsify_cli.stages.shrunk import require_same, shrinking
 from sparsify_cli.values.mask_set import MaskSet
-
-
-def trained_looking(module: nn.Module, seed: int = 0) -> nn.Module:
-    """In float64, every parameter and statistic random, so that a constant that is forgotten shows."""
-    generator = torch.Generator().manual_seed(seed)
-    module = module.double()
-    for tensor in module.state_dict().values():
-        if tensor.is_floating_point():
-            drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-            tensor.copy_(drawn.abs() + 0.1 if tensor.ndim == 1 else drawn / 3)
-    return module.eval()
-
-
-def without(module: nn.Module, found: Shrinking) -> nn.Module:
-    """The network as it is built and loaded afterwards."""
-    state = module.state_dict()
-    after = resized(deepcopy(module), found.surgery.shapes(state))
-    after.load_state_dict(found.surgery.tensors(state))
-    return after
-
-
-def shrunk_alike(module: nn.Module, *shape: int, bound: float = 1e-10) -> tuple[nn.Module, Shrinking]:
-    """What is left of a network, after making sure that it computes the same on inputs it has not seen."""
-    before = deepcopy(module.state_dict())
-    found = shrinking(module, torch.randn(2, *shape, dtype=torch.float64))
-    after, inputs = without(module, found), 3 * torch.randn(5, *shape, dtype=torch.float64)
-    assert output_change(outputs(module, inputs), outputs(after, inputs)) < bound
-    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
-    return after, found
-
-
-def shapes(module: nn.Module) -> dict[str, list[int]]:
-    """The shape of every weight of two dimensions or more."""
-    return {name: list(tensor.shape) for name, tensor in module.state_dict().items() if tensor.ndim > 1}
-
-
-def zero(weight: torch.Tensor, *rows: int) -> None:
-    """Zero some rows of a weight."""
-    weight.data[list(rows)] = 0
+from tests.shrunk_networks import shapes, shrunk_alike, trained_looking, without, zero
 
 
 def chain(padding: int, bias: bool = True) -> nn.Sequential:
@@ -174,22 +133,27 @@ class Padded(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.one, self.two = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 3)
 
     def forward(self, x):
         x = self.stem(x)
         y = self.two(functional.relu(self.one(x))) + functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
-        return y.mean((2, 3))
+        return self.head(y.mean((2, 3)))
 
 
-def test_padded_shortcuts_keep_their_channels():
-    """Inner channels of the block go; what the padded shortcut joins stays, with the reason."""
+def test_padded_shortcuts_keep_what_they_pad_with():
+    """Channel 0 of the stem goes with channel 2 of the sum, where 2 zeros come before it; channel 7 of the sum stays for the padding."""
     module = trained_looking(Padded())
-    for layer, rows in ((module.stem, (0,)), (module.one, (1, 2, 3))):
+    for layer, rows in ((module.stem, (0, 1)), (module.one, (1, 2, 3)), (module.two, (2, 7))):
         zero(layer.weight, *rows)
         layer.bias.data[list(rows)] = 0
+    module.head.weight.data[:, 6] = 0
     after, found = shrunk_alike(module, 3, 9, 9)
-    assert shapes(after)["one.weight"] == [5, 4, 3, 3] and shapes(after)["stem.weight"] == [4, 3, 3, 3]
-    assert any("stem stays" in note and "pads the 4 channels to 8" in note for note in found.notes)
+    assert shapes(after) == {
+        "stem.weight": [3, 3, 3, 3], "one.weight": [5, 3, 3, 3], "two.weight": [7, 5, 3, 3], "head.weight": [3, 7],
+    }  # fmt: skip
+    assert any("1 zero channel of two stays" in note and "pads the 4 channels to 8" in note for note in found.notes)
+    assert any("1 zero channel of two, stem stays: sums join" in note for note in found.notes)
 
 
 def test_depthwise_convolutions_shrink_with_their_channels():
