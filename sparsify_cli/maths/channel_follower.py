@@ -24,14 +24,14 @@ class Follower:
 
     Attributes:
         axes: node -> the axis of its tensor that is followed.
-        divided: node that splits a tensor -> the axes of the pieces.
+        divided: node that gives several tensors -> their axes.
         spaces: all of them.
     """
 
     def __init__(self, graph: fx.GraphModule, state: dict[str, Tensor]) -> None:
         self.traced, self.spaces = graph, list[Space]()
         self.axes: dict[fx.Node, Axis] = {}
-        self.divided: dict[fx.Node, list[Axis]] = {}
+        self.divided: dict[fx.Node, list[Axis | None]] = {}
         self.known: dict[tuple[int, int], Axis] = {}
         self.names: dict[int, list[str]] = {}
         for name, tensor in state.items():
@@ -74,8 +74,9 @@ class Follower:
     def block(self, nodes: Iterable[fx.Node], reason: str) -> None:
         """The channels of these tensors keep their order."""
         for node in nodes:
-            for axis in (*([self.axes[node]] if node in self.axes else []), *self.divided.get(node, ())):
-                axis.block(reason)
+            for axis in (self.axes.get(node), *self.divided.get(node, ())):
+                if axis is not None:
+                    axis.block(reason)
             if node.op == "get_attr" and node not in self.axes:
                 self.block_parameter(attribute(self.traced, str(node.target)), reason)
 
@@ -98,11 +99,11 @@ class Follower:
             run.space.members += [(role, Place(name, dim, run.repeat, start)) for name in names]
         return None
 
-    def hear(self, axis: Axis, weight: Tensor, reader: fx.Node, along: int) -> None:
-        """Say which call reads channels."""
+    def hear(self, axis: Axis, weight: Tensor, layer: str, node: str, *, along: int = 1) -> None:
+        """Say which layer reads channels, and in which call."""
         for run, start in zip(axis.runs, axis.starts, strict=True) if id(weight) in self.names else ():
             name = self.names[id(weight)][0]
-            run.space.heard.append(Heard(name, str(reader.target), reader.name, axis.dim, run.repeat, start, along))
+            run.space.heard.append(Heard(name, layer, node, axis.dim, run.repeat, start, along))
 
     def join(self, node: fx.Node) -> None:
         """A sum or product, number by number: the channels of its operands are one."""

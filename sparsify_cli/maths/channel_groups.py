@@ -11,7 +11,7 @@ that makes it to those that read it. All axes that must agree are one group:
     reads      columns of a convolution or linear layer (rows of a transposed convolution)
 
 Everything else blocks the groups it touches, with the reason: the network's inputs and outputs, convolutions with groups,
-attention, and every operation that is not listed here.
+attention other than torch's own, and every operation that is not listed here. The heads of torch's attention are channels, too.
 
 Source: Pool and Yu 2021 (NeurIPS), section 4; NVIDIA/apex contrib/sparsity/permutation_lib.py. Differs: an operation is taken for
 harmless only when it is known to be; flattening and concatenation are followed; parameters used twice, or under two names, hold
@@ -25,7 +25,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from sparsify_cli.maths.channel_axes import Axis
+from sparsify_cli.maths.channel_axes import Axis, Run
 from sparsify_cli.maths.channel_follower import Follower
 from sparsify_cli.maths.channel_moves import MOVES
 from sparsify_cli.maths.channel_spaces import (
@@ -42,7 +42,8 @@ from sparsify_cli.maths.channel_spaces import (
     ChannelGroups,
     Space,
 )
-from sparsify_cli.maths.traced import Untraceable, name_of, shape_of, traced
+from sparsify_cli.maths.fewer_heads import FewerHeads, is_followed
+from sparsify_cli.maths.traced import Untraceable, given, mixed_name, name_of, shape_of, traced
 
 
 def channel_groups(module: nn.Module, inputs: Tensor, *, depthwise: bool = False) -> ChannelGroups:
@@ -89,16 +90,20 @@ class _Layers(Follower):
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:
         for kinds, follow in self._kinds():
-            if isinstance(module, kinds) and type(module).__module__.startswith("torch.nn"):
+            if isinstance(module, kinds) and (type(module).__module__.startswith("torch.nn") or isinstance(module, FewerHeads)):
                 return follow(node, module)
+        return self._opaque(node, module)
+
+    def _opaque(self, node: fx.Node, module: nn.Module) -> None:
         for tensor in (*module.parameters(), *module.buffers()):
             self.block_parameter(tensor, f"`{node.target}` ({type(module).__name__}) is not followed")
-        return self.unknown(node, f"`{node.target}` ({type(module).__name__})")
+        self.unknown(node, f"`{node.target}` ({type(module).__name__})")
 
     def _kinds(self) -> Iterable[tuple[Any, Callable[[fx.Node, Any], None]]]:
         yield (*CONVOLUTIONS, *TRANSPOSED), self._convolution
         yield nn.Linear, self._linear
         yield nn.Embedding, self._embedding
+        yield nn.MultiheadAttention, self._attention
         yield BATCH_NORMS, self._batch_norm
         yield nn.LayerNorm, self._layer_norm
         yield nn.PReLU, self._prelu
@@ -158,7 +163,28 @@ class _Layers(Follower):
                 axis.block(f"{where} reads across them")
             axis = Axis.of(self.space(shape_of(source)[dim], f"{where} reads a tensor whose channels are not followed"), dim)
         self.place(axis, weight, along, "reads")
-        self.hear(axis, weight, reader, along)
+        self.hear(axis, weight, str(reader.target), reader.name, along=along)
+
+    def _attention(self, node: fx.Node, module: nn.MultiheadAttention) -> None:
+        """Heads are channels: `size` rows of queries, keys and values each, and `size` columns of `out_proj`."""
+        if not is_followed(module):
+            return self._opaque(node, module)
+        query = given(node, 0, "query", None)
+        last = len(shape_of(query)) - 1
+        for source in dict.fromkeys((query, given(node, 1, "key", None), given(node, 2, "value", None))):
+            self._read(source, node, module.in_proj_weight, last)
+        heads = Run(self.space(module.num_heads), module.head_dim)
+        for tensor, role in ((module.in_proj_weight, "makes"), (module.in_proj_bias, "goes along")):
+            if tensor is not None:
+                self.place(Axis(0, (heads, heads, heads)), tensor, 0, role)
+        self.place(Axis(last, (heads,)), module.out_proj.weight, 1, "reads")
+        self.hear(Axis(last, (heads,)), module.out_proj.weight, f"{node.target}.out_proj", mixed_name(node))
+        made = Axis.of(self.space(len(module.out_proj.weight)), last)
+        self.place(made, module.out_proj.weight, 0, "makes")
+        if module.out_proj.bias is not None:
+            self.place(made, module.out_proj.bias, 0, "goes along")
+        self.divided[node] = [made, None]
+        return None
 
     def _batch_norm(self, node: fx.Node, module: Any) -> None:
         self._along(node, [module.weight, module.bias, module.running_mean, module.running_var], 1)

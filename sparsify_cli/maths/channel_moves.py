@@ -122,17 +122,17 @@ def index(to: Follower, node: fx.Node) -> None:
         start, stop, _ = of_channels[0].indices(axis.width)  # type: ignore[union-attr, call-arg]
         _divided(to, node, axis, [start, max(0, stop - start), axis.width - max(start, stop)])
         if node in to.divided:
-            to.axes[node] = to.divided.pop(node)[1]
+            _picked(to, node, to.divided.pop(node)[1])
     else:
         to.unknown(node, f"indexing in `{node.name}`")
 
 
-def _picked(to: Follower, node: fx.Node, found: Axis | list[Axis]) -> None:
+def _picked(to: Follower, node: fx.Node, found: Axis | list[Axis | None] | None) -> None:
     """One piece, or several that are still apart."""
-    if isinstance(found, Axis):
-        to.axes[node] = found
-    else:
+    if isinstance(found, list):
         to.divided[node] = found
+    elif found is not None:
+        to.axes[node] = found
 
 
 def divide(to: Follower, node: fx.Node) -> None:
@@ -152,7 +152,7 @@ def _divided(to: Follower, node: fx.Node, axis: Axis, sizes: Sequence[int]) -> N
     if pieces is None:
         return to.unknown(node, f"`{node.name}` (which divides channels)")
     axis.mix(f"the network's code says where to divide them: `{node.name}`")
-    to.divided[node] = pieces
+    to.divided[node] = [*pieces]
     return None
 
 
@@ -161,7 +161,7 @@ def concatenate(to: Follower, node: fx.Node) -> None:
     sources: Any = given(node, 0, "tensors", ())
     size = len(shape_of(node))
     dim = given(node, 1, "dim", node.kwargs.get("axis", 0)) % size
-    axes = to.divided.get(sources, []) if isinstance(sources, fx.Node) else [to.axes.get(source) for source in sources]
+    axes = to.divided.get(sources, []) if isinstance(sources, fx.Node) else [to.axes.get(one) for one in sources]
     known = [axis for axis in axes if axis is not None]
     if not known:
         return

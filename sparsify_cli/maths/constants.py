@@ -28,7 +28,8 @@ from sparsify_cli.maths.channel_spaces import (
     SIZES,
     TRANSPOSED,
 )
-from sparsify_cli.maths.traced import name_of, shape_of, traced
+from sparsify_cli.maths.fewer_heads import is_followed
+from sparsify_cli.maths.traced import mixed_name, name_of, shape_of, traced
 
 MOVES = CONCATENATIONS | DIVISIONS | {"flatten", "view", "reshape", "mean", "permute", "transpose", "pad", "getitem"}
 """Functions that move numbers or average them."""
@@ -79,7 +80,10 @@ class _Constants(fx.Interpreter):
     def _value(self, node: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         if node.op == "call_module":
-            return self._layer(node, self.fetch_attr(str(node.target)), args[0])
+            layer = self.fetch_attr(str(node.target))
+            if isinstance(layer, nn.MultiheadAttention) and is_followed(layer):
+                return self._attention(node, layer, args[0], args[2] if len(args) > 2 else kwargs["value"])
+            return self._layer(node, layer, args[0])
         name = name_of(node)
         if name in SIZES and not shape_of(node):
             return super().run_node(node)
@@ -101,13 +105,23 @@ class _Constants(fx.Interpreter):
         if isinstance(layer, nn.Embedding):
             return _embedded(layer, shape_of(node))
         self.read[node.name] = given.clone()
-        if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
+        if isinstance(layer, nn.Linear):
+            return _multiplied(given, layer.weight, layer.bias)
+        if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
             return _weighed(layer, given)
         if not isinstance(layer, PASSING):
             return None
         hidden = given.isnan()
         found: Tensor = layer(given)
         return found.masked_fill(hidden, math.nan) if found.shape == hidden.shape else found
+
+    def _attention(self, node: fx.Node, layer: nn.MultiheadAttention, query: Tensor, value: Tensor) -> tuple[Tensor, None]:
+        """Whatever the shares are, they sum to one: a value that is the same for every token stays what it is."""
+        bias = None if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)[2]
+        values = _multiplied(value, layer.in_proj_weight.chunk(3)[2], bias).flatten(0, -2)
+        same = values[0].masked_fill((values != values[0]).any(0), math.nan)
+        self.read[mixed_name(node)] = mixed = same.expand(*query.shape[:-1], -1).clone()
+        return _multiplied(mixed, layer.out_proj.weight, layer.out_proj.bias), None
 
 
 def _unknown(node: fx.Node) -> Tensor | None:
@@ -117,11 +131,19 @@ def _unknown(node: fx.Node) -> Tensor | None:
 
 
 def _weighed(layer: Any, given: Tensor) -> Tensor:
-    """Outputs of a convolution or linear layer; unknown where a weight that is not zero meets an unknown number."""
+    """Outputs of a convolution; unknown where a weight that is not zero meets an unknown number."""
     hidden, used = given.isnan(), {"weight": (layer.weight != 0).double()}
     nothing = {} if layer.bias is None else {"bias": torch.zeros_like(layer.bias)}
     known: Tensor = layer(given.masked_fill(hidden, 0.0))
     reached: Tensor = torch.func.functional_call(layer, used | nothing, (hidden.double(),))
+    return known.masked_fill(reached > 0.5, math.nan)
+
+
+def _multiplied(given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Outputs of a linear layer, unknown likewise."""
+    hidden = given.isnan()
+    known: Tensor = nn.functional.linear(given.masked_fill(hidden, 0.0), weight, bias)
+    reached: Tensor = nn.functional.linear(hidden.double(), (weight != 0).double())
     return known.masked_fill(reached > 0.5, math.nan)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparsify_cli.errors import KeyMismatch
 from sparsify_cli.maths.channel_spaces import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED
+from sparsify_cli.maths.fewer_heads import FewerHeads, with_fewer_heads
 
 
 def resized(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -39,6 +40,9 @@ def resized(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module
             _, new = made.setdefault(id(old), (old, _cut(old, name, shape, may_grow=isinstance(owner, nn.Linear))))
             setattr(owner, leaf, new)
             _know_sizes(owner, depthwise)
+    for part in module.modules():
+        if isinstance(part, nn.TransformerEncoder) and any(isinstance(inner, FewerHeads) for inner in part.modules()):
+            part.use_nested_tensor = False  # its fused path knows other heads
     return module
 
 
@@ -76,6 +80,8 @@ def _know_sizes(layer: Any, depthwise: bool) -> None:
         layer.out_channels = len(layer.weight)
         layer.groups = layer.out_channels if depthwise else layer.groups
         layer.in_channels = layer.weight.shape[1] * layer.groups
+    elif isinstance(layer, nn.MultiheadAttention):
+        with_fewer_heads(layer)
     elif isinstance(layer, TRANSPOSED):
         layer.in_channels, layer.out_channels = layer.weight.shape[:2]
     elif isinstance(layer, BATCH_NORMS):

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from sparsify_cli.maths.fewer_heads import FewerHeads
+from sparsify_cli.maths.plain_transformer import spelled
 from sparsify_cli.values.arrays import as_taken_by
+
+
+class _Tracer(fx.Tracer):
+    """Goes into everything but torch's own layers, and attention."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, FewerHeads) or super().is_leaf_module(m, module_qualified_name)
 
 
 class Untraceable(Exception):
@@ -27,9 +36,9 @@ def traced(module: nn.Module, inputs: Tensor) -> tuple[fx.GraphModule, nn.Module
     Raises:
         Untraceable: its code does what cannot be followed.
     """
-    copy = deepcopy(module).eval()
+    copy = spelled(deepcopy(module).eval())
     try:
-        graph = fx.symbolic_trace(copy)
+        graph = fx.GraphModule(copy, _Tracer().trace(copy))
         with torch.no_grad():
             ShapeProp(graph).propagate(as_taken_by(copy, inputs))
     except Exception as error:  # tracing runs the network's own code on stand-ins, which may fail in any way
@@ -41,6 +50,11 @@ def traced(module: nn.Module, inputs: Tensor) -> tuple[fx.GraphModule, nn.Module
 def name_of(node: fx.Node) -> str:
     """What a node calls: `add`, `relu`, or the path of a layer."""
     return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def mixed_name(node: fx.Node) -> str:
+    """How the values that an attention has mixed are called, which `out_proj` reads."""
+    return f"{node.name}.out_proj"
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:

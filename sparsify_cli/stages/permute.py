@@ -173,6 +173,8 @@ def _unread(groups: Iterable[ChannelGroup], names: list[str]) -> list[Blocked]:
     """Pruned weights that no followed layer reads."""
     read = {place.name for group in groups for place in group.readers if place.dim == 1}
     reasons = {place.name: "; ".join(group.blocked) for group in groups for place in group.places if place.dim == 1}
+    turned = {place.name: "its groups lie along its outputs" for group in groups for place in group.readers if place.dim == 0}
+    reasons = {name: reason for name, reason in {**turned, **reasons}.items() if reason}
     return [Blocked((name,), reasons.get(name) or "no layer that is followed uses it") for name in names if name not in read]
 
 

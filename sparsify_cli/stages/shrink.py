@@ -19,7 +19,7 @@ from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.recipes.verbs import ShrinkRecipe
 from sparsify_cli.stages.evidence import compared
 from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.shrunk import Shrinking, require_same, shrinking, with_random
+from sparsify_cli.stages.shrunk import Removed, Shrinking, require_same, shrinking, with_random
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import ELSEWHERE, before_after, said
@@ -49,7 +49,7 @@ def shrink(recipe: ShrinkRecipe, listener: Listener) -> Outcome:
     found = shrinking(before.module(), inputs, identity=identity)
     after = shrunk_subject(before, found)
     found = replace(found, compact=compactions(after.module(), most=recipe.compact) if recipe.compact else {})
-    if not (found.channels or identity or found.compact):
+    if not (found.removed or identity or found.compact):
         raise _nothing(before, found)
     after = compact_subject(after, found.compact)
     listener.note("comparing outputs in float64")
@@ -107,6 +107,7 @@ def _findings(before: Subject, after: Subject, found: Shrinking, difference: flo
         macs,
         replace(macs, value=float(_macs(before)), of="dense"),
         Finding(name="channels_removed", value=float(found.channels), unit="channels", definition="Channels that were taken out."),
+        Finding(name="heads_removed", value=float(found.heads), unit="heads", definition="Heads of attention that were taken out."),
         Finding(
             name="parts_removed", value=float(len(found.identity)), unit="parts", definition="Blocks that returned what they were given."
         ),
@@ -130,20 +131,29 @@ def _channels(found: Shrinking) -> list[dict[str, object]]:
 
 def _table(found: Shrinking) -> Table:
     rows = [
-        (name.removesuffix(".weight"), f"{group.channels:,}", f"{group.channels - group.removed:,}", f"{group.removed:,}")
+        (_called(name, group), f"{group.channels:,}", f"{group.channels - group.removed:,}", f"{group.removed:,}")
         for group in found.removed
         for name in group.writers
     ]
     return Table("channels", ("layer", "before", "after", "removed"), tuple(rows))
 
 
+def _called(name: str, group: Removed) -> str:
+    return f"{name.rpartition('.')[0]} (heads)" if group.heads else name.removesuffix(".weight")
+
+
 def _headline(found: Shrinking, report: Report) -> str:
     told = [f"{name}{said(report.get(key, of='dense')).split(' ')[0]} -> {said(report.get(key))}" for name, key in _SAID]
     ratio = report.get("latency_ratio")
     speed = f"; {ratio.value:.2f} x the time" if ratio is not None and ratio.value is not None else ""
-    compact = f" and the zero columns of {len(found.compact)} convolution{'s' * (len(found.compact) > 1)}" if found.compact else ""
-    parts = f" and {len(found.identity)} block{'s' * (len(found.identity) > 1)} ({', '.join(found.identity)})" if found.identity else ""
-    return f"Removed {found.channels:,} channels{parts}{compact}: {', '.join(told)}{speed}; outputs are what they were."
+    compact = f"the zero columns of {len(found.compact)} convolution{'s' * (len(found.compact) > 1)}" if found.compact else ""
+    parts = f"{len(found.identity)} block{'s' * (len(found.identity) > 1)} ({', '.join(found.identity)})" if found.identity else ""
+    gone = " and ".join(filter(None, (_count(found.channels, "channel"), _count(found.heads, "head", " of attention"), parts, compact)))
+    return f"Removed {gone}: {', '.join(told)}{speed}; outputs are what they were."
+
+
+def _count(number: int, what: str, more: str = "") -> str:
+    return f"{number:,} {what}{'s' * (number > 1)}{more}" if number else ""
 
 
 _SAID = (("", "parameters"), ("", "macs"))

@@ -37,12 +37,14 @@ class Removed:
         readers: weights that read them.
         channels: how many there were.
         removed: how many went.
+        heads: they are heads of an attention.
     """
 
     writers: tuple[str, ...]
     readers: tuple[str, ...]
     channels: int
     removed: int
+    heads: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +67,13 @@ class Shrinking:
 
     @property
     def channels(self) -> int:
-        """How many go in all."""
-        return sum(group.removed for group in self.removed)
+        """How many go in all, heads not counted."""
+        return sum(group.removed for group in self.removed if not group.heads)
+
+    @property
+    def heads(self) -> int:
+        """How many heads of attention go."""
+        return sum(group.removed for group in self.removed if group.heads)
 
 
 def shrinking(module: nn.Module, inputs: Tensor, *, identity: tuple[str, ...] = ()) -> Shrinking:
@@ -101,7 +108,8 @@ def _first_names(module: nn.Module) -> dict[str, str]:
 
 def _removed(cut: Cut, first: Mapping[str, str]) -> Removed:
     writers, readers = _distinct(cut.group.writers, first), _distinct((place.name for place in cut.group.readers), first)
-    return Removed(writers, readers, cut.group.channels, cut.removed)
+    heads = any(place.repeat > 1 and place.name in cut.group.writers and place not in cut.group.readers for place in cut.group.places)
+    return Removed(writers, readers, cut.group.channels, cut.removed, heads)
 
 
 def _distinct(names: Iterator[str] | Sequence[str], first: Mapping[str, str]) -> tuple[str, ...]:
@@ -117,7 +125,9 @@ def _notes(cut: Cut, state: Mapping[str, Tensor], first: Mapping[str, str]) -> I
     called = ", ".join(name.removesuffix(".weight") for name in writers)
     left, border = torch.stack(zero).any(0) & cut.kept, cut.border & cut.kept
     if cut.group.blocked or cut.group.mixed:
-        yield from _stay(left, called, "; ".join(dict.fromkeys((*cut.group.blocked, *cut.group.mixed))))
+        reasons = tuple(dict.fromkeys((*cut.group.blocked, *cut.group.mixed)))
+        more = f"; and {len(reasons) - 2} more reasons like these" if len(reasons) > 3 else ""
+        yield from _stay(left, called, "; ".join(reasons[: 2 if more else 3]) + more)
     elif cut.removed == cut.group.channels - 1 and left.any():
         yield f"1 zero channel of {called} stays: a layer keeps one at least."
     else:

@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsify_cli.maths.fewer_heads import FewerHeads
+
+KINDS = (nn.MultiheadAttention, FewerHeads)
 KEPT = "_projection_of_sparsify"
 """Where an attention keeps its projection."""
 
@@ -26,7 +29,7 @@ class Projection(nn.Linear):
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         nn.Module.__init__(self)
-        self.in_features, self.out_features = attention.embed_dim, 3 * attention.embed_dim
+        self.out_features, self.in_features = attention.in_proj_weight.shape
         self.__dict__["attention"] = attention  # not a submodule: the attention would be its own part
 
     @property
@@ -51,14 +54,14 @@ def projections(module: nn.Module) -> dict[str, Projection]:
     return {
         f"{path}.in_proj_weight".lstrip("."): _projection(part)
         for path, part in module.named_modules()
-        if type(part) is nn.MultiheadAttention and part.in_proj_weight is not None
+        if type(part) in KINDS and part.in_proj_weight is not None
     }
 
 
 @contextmanager
 def spelled_out(module: nn.Module) -> Iterator[None]:
     """Inside, every projection of an attention is called as a layer; afterwards the network is as it was."""
-    attentions = [part for part in module.modules() if type(part) is nn.MultiheadAttention]
+    attentions: list[Any] = [part for part in module.modules() if type(part) in KINDS]
     with ExitStack() as after:
         if attentions:
             after.enter_context(_FUSED.off())
@@ -115,8 +118,9 @@ def _spelled(attention: nn.MultiheadAttention) -> Callable[..., Any]:
 def _passing(attention: nn.MultiheadAttention, out: nn.Module) -> Iterator[None]:
     """Inside, the attention puts out the mixed values themselves."""
     weight: Tensor = out.weight  # type: ignore[assignment]
-    through = nn.Linear(attention.embed_dim, attention.embed_dim, bias=False, device="meta")
-    through.weight = nn.Parameter(torch.eye(attention.embed_dim, dtype=weight.dtype, device=weight.device), requires_grad=False)
+    mixed = weight.shape[1]
+    through = nn.Linear(mixed, mixed, bias=False, device="meta")
+    through.weight = nn.Parameter(torch.eye(mixed, dtype=weight.dtype, device=weight.device), requires_grad=False)
     attention._modules["out_proj"] = through
     try:
         yield

@@ -131,6 +131,43 @@ def test_blocks_that_do_nothing_go_as_a_whole(here: Path, run: Run) -> None:
     assert "lacks a part" in run("validate small --arch blocks.py:Net --data digits").sentence
 
 
+ENCODER = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.into, self.head = nn.Linear(8, 16), nn.Linear(32, 10)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 24, dropout=0.0, batch_first=True), 1)
+        self.beside = nn.Linear(8, 16)
+
+    def forward(self, x):
+        x = x.view(-1, 8, 8)
+        return self.head(torch.cat([self.encoder(self.into(x)), self.beside(x)], 2).mean(1))
+"""
+
+
+def test_heads_go_and_what_is_beside_them(here: Path, run: Run) -> None:
+    """Two of four heads that `prune` silenced as blocks of columns; a neuron that is concatenated; every later verb takes the rest."""
+    (here / "encoder.py").write_text(ENCODER)
+    assert run("train --arch encoder.py:Net --data digits --epochs 3 --out whole").code == 0
+    assert run("prune whole --include *out_proj* --pattern block:16x4 --sparsity 0.5 --out silent").code == 0
+    state = load_file("silent/model.safetensors")
+    state["beside.weight"][3] = 0
+    torch.save(state, "silent.pt")
+    said = run("shrink silent.pt --arch encoder.py:Net --data digits --out small")
+    assert said.code == 0 and "Removed 1 channel and 2 heads of attention" in said.out, said.err
+    tensors, found = load_file("small/model.safetensors"), numbers("small")
+    assert list(tensors["encoder.layers.0.self_attn.in_proj_weight"].shape) == [24, 16]
+    assert list(tensors["head.weight"].shape) == [10, 31]
+    assert found["heads_removed", "compressed"] == 2 and found["output_change", "compressed"] < 1e-7
+    for line in ("validate small", "prune small --solver sparsegpt --sparsity 0.5 --out less", "export small --to onnx"):
+        assert run(line).code == 0, line
+    assert run("finetune less --epochs 1 --out tuned").code == 0 and run("report tuned").code == 0
+
+
 def test_zero_columns_become_smaller_products(zeroed: Path, run: Run) -> None:
     """Of the second convolution's 72 columns 18 are left, so a quarter of its work; later verbs know it, masks and pruning included."""
     state = torch.load("zeroed.pt", weights_only=True)
