@@ -19,7 +19,6 @@ from sparsify_cli.contracts.unlearner import Erasure, Memo, Request, Unlearner
 from sparsify_cli.stages.levels import level_network
 from sparsify_cli.stages.memos import Prepared
 from sparsify_cli.stages.plan import tied_names, untied
-from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.stages.write import in_own_types
 from sparsify_cli.training.batchnorm import recalibrate
@@ -146,7 +145,7 @@ def _renewed(subject: Subject, retain: Samples, seed: int) -> Subject:
 def _fresh(subject: Subject, seed: int) -> nn.Module:
     """A network of the same architecture as it was before training."""
     torch.manual_seed(seed)
-    return build_architecture(subject.known_architecture())
+    return subject.built()
 
 
 def levels_of(done: list[Erased]) -> Iterator[tuple[str, Erased]]:

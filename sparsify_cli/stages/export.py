@@ -15,6 +15,7 @@ from sparsify_cli.recipes.shared import OutputFields
 from sparsify_cli.recipes.verbs import ExportRecipe
 from sparsify_cli.stages.levels import level_network, nest_of, require_level
 from sparsify_cli.stages.outcome import Outcome, Table
+from sparsify_cli.stages.output_form import as_written
 from sparsify_cli.stages.reading import odd_notes
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
@@ -93,7 +94,7 @@ def _exportable(subject: Subject) -> Exportable:
     folded = subject.changed(subject.checkpoint.with_tensors(tensors), subject.masks)
     if not subject.trusted:
         subject.known_architecture()
-    build: Callable[[], nn.Module] | None = folded.module if subject.architecture else None
+    build: Callable[[], nn.Module] | None = (lambda: as_written(folded.module())) if subject.architecture else None
     inputs = subject.samples("test").inputs[:INPUTS] if subject.data else None
     return Exportable(folded.checkpoint, subject.masks, build, inputs)
 

@@ -23,6 +23,7 @@ from sparsify_cli.maths.identities import without
 from sparsify_cli.maths.resize import resized
 from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.hugging_face import plainly_called
+from sparsify_cli.stages.output_form import in_a_column
 from sparsify_cli.stages.user_code import user_module, user_samples
 from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.checkpoint import Spec
@@ -74,7 +75,7 @@ def build_architecture(spec: Spec) -> nn.Module:
 
 def _built(spec: Spec) -> nn.Module:
     if ":" in spec.name:
-        return plainly_called(user_module(spec))
+        return in_a_column(plainly_called(user_module(spec)))
     strategy: Architecture = _strategy("architectures", spec)
     return strategy.build()
 

@@ -11,7 +11,6 @@ from sparsify_cli.recipes.shared import DataFields, ModelFields, OutputFields
 from sparsify_cli.recipes.verbs import TrainRecipe
 from sparsify_cli.stages.finetune import Start, pruning_plan, run_training
 from sparsify_cli.stages.outcome import Outcome
-from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.stages.subject import Subject, open_subject, with_context
 from sparsify_cli.values.checkpoint import Checkpoint, Source
 from sparsify_cli.values.mask_set import MaskSet
@@ -40,7 +39,7 @@ def fresh(model: ModelFields, data: DataFields, output: OutputFields) -> Subject
     empty = Subject(Checkpoint({}, Source("a new network", "")), MaskSet())
     subject = with_context(empty, (model.arch, model.arch_arg), (data.data, data.data_arg))
     torch.manual_seed(output.seed)
-    module = build_architecture(subject.known_architecture())
+    module = subject.built()
     state = {name: value.clone() for name, value in module.state_dict().items()}
     name = subject.known_architecture().name.rpartition(":")[2]
     return subject.changed(Checkpoint(state, Source(name, ""), architecture=subject.architecture), MaskSet())

@@ -37,7 +37,8 @@ def samples_from(
     Args:
         inputs: array or tensor [n, ...].
         targets: integer labels [n] or [n, 1]; or 0 and 1 for each of several attributes, [n, a]; or, where inputs are ids of tokens
-            [n, t], as many ids, those below 0 not counted (None: each token's next one); or numbers, floating [n, ...].
+            [n, t], as many ids, those below 0 not counted (None: each token's next one); or numbers, floating [n, ...]. Floating 0 and 1
+            and nothing else are labels or attributes, too.
         split: for default ids, `train-000017`.
         where: what to call the data in an error.
         ids: n unique names; default the split and the row.
@@ -153,12 +154,11 @@ def target_tensor(values: Any, *, where: str) -> Num[Tensor, "n *a"]:
     if not tensor.is_floating_point():
         return label_tensor(tensor, where=where)
     _require_finite(tensor, where)
+    if tensor.ndim < 3 and bool(((tensor == 0) | (tensor == 1)).all()):
+        return label_tensor(tensor.to(torch.int64), where=where)
     if tensor.ndim == 1 and bool((tensor == tensor.round()).all()):
         why = "They are whole numbers, so they may be classes."
         raise BadData(f"{where}: labels are {tensor.dtype}.", why, "Convert them to integers, or give numbers to predict as [n, 1].")
-    if tensor.ndim == 2 and tensor.shape[1] > 1 and bool(((tensor == 0) | (tensor == 1)).all()):
-        why = "They are 0 and 1 only, so they may be attributes or one-hot classes."
-        raise BadData(f"{where}: labels are {tensor.dtype}.", why, "Convert attributes to integers; of one-hot rows give argmax.")
     return tensor.to(torch.float32).reshape(len(tensor), *(tensor.shape[1:] or (1,)))
 
 

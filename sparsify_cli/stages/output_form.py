@@ -1,0 +1,100 @@
+"""In which form a network answers: one number a sample or several, logits or probabilities. Everything else sees logits, a row a sample.
+
+    [n] or [n, 1] and labels 0 and 1   yes or no: one attribute, which a sample has or has not (the same labels are two classes for a
+                                       network with two outputs, so only data and network together tell what is meant)
+    ends in a softmax                  logits are log p; softmax gives p back
+    ends in a sigmoid                  logits are log p / (1 - p); a sigmoid gives p back
+
+A network ends in one where the tensor that it returns was made by it, as autograd's graph says; changes of shape in between do not
+matter. Numbers to predict are left as they are. What is exported or written answers as its own code says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_cli.training.modes import evaluating
+from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.samples import Samples
+
+NAMED = "yes"
+"""The attribute, where data does not name its second class."""
+RESHAPING = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Select", "Slice", "Clone", "T", "Permute", "Alias")
+"""Backward nodes of changes of shape, by the beginnings of their names."""
+
+
+def in_a_column(module: nn.Module) -> nn.Module:
+    """The same network; where it puts out one number a sample, [n], it is called as if it put out [n, 1]."""
+    module.register_forward_hook(_column)
+    return module
+
+
+def in_logits(module: nn.Module, form: str) -> nn.Module:
+    """The same network; where it puts out probabilities it is called as if it put out logits."""
+    if form in FORMS:
+        module.register_forward_hook(FORMS[form])
+    return module
+
+
+def as_written(module: nn.Module) -> nn.Module:
+    """The same network, called as its own code says."""
+    ours = (_column, *FORMS.values())
+    for key in [key for key, hook in module._forward_hooks.items() if hook in ours]:
+        del module._forward_hooks[key]
+    return module
+
+
+def may_be_yes_or_no(samples: Samples) -> bool:
+    """True where labels are 0 and 1 of at most two classes."""
+    return samples.kind == "classes" and len(samples.classes) in (0, 2) and int(samples.targets.max()) <= 1
+
+
+def yes_or_no(samples: Samples) -> Samples:
+    """The same samples, of which each has one attribute or has it not."""
+    return replace(samples, targets=samples.targets[:, None], classes=samples.classes[1:] or (NAMED,))
+
+
+def puts_out_one_number(module: nn.Module, samples: Samples) -> bool:
+    """Whether the network gives one number a sample."""
+    output = _tried(module, samples)
+    return isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] == 1
+
+
+def form_of(module: nn.Module, samples: Samples) -> str:
+    """What the network's answers to these samples are: `softmax` or `sigmoid` of logits, or empty: logits, or numbers."""
+    output = _tried(module, samples) if samples.kind != "numbers" else None
+    made = output.grad_fn if isinstance(output, Tensor) else None
+    while made is not None and made.name().startswith(RESHAPING):
+        made = made.next_functions[0][0]
+    name = "" if made is None else made.name()
+    return next((form for form in FORMS if name.lower().startswith(form)), "")
+
+
+def _tried(module: nn.Module, samples: Samples) -> Any:
+    """The output for two samples; None where the network does not take them, which others say."""
+    try:
+        with evaluating(module), torch.enable_grad():
+            return module(as_taken_by(module, samples.inputs[:2]))
+    except Exception:  # whatever a network says about inputs it does not take
+        return None
+
+
+def _column(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    alone = isinstance(output, Tensor) and output.ndim == 1 and bool(args) and isinstance(args[0], Tensor) and len(args[0]) == len(output)
+    return output.unsqueeze(1) if alone else output
+
+
+def _log(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    return output.clamp_min(torch.finfo(output.dtype).tiny).log() if isinstance(output, Tensor) else output
+
+
+def _logit(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    return output.logit(torch.finfo(output.dtype).eps) if isinstance(output, Tensor) else output
+
+
+FORMS: dict[str, Callable[..., Any]] = {"softmax": _log, "sigmoid": _logit}
