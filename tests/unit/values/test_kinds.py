@@ -72,15 +72,22 @@ def test_as_many_targets_as_tokens_are_not_always_texts(inputs, targets, kind):
 @pytest.mark.parametrize(
     ("inputs", "targets", "words"),
     [
-        (torch.rand(2, 3), [[0.0, 1.0], [1.0, 1.0]], "attributes or one-hot"),
+        (torch.rand(2, 3), [[0.0, 1.0], [1.0, 0.0]], "exactly one 1"),
         (torch.tensor([[3], [4]]), None, "there are none"),
         (IDS, [[1, 2, 3], [4]], "not an array"),
     ],
 )
 def test_what_may_be_meant_otherwise_is_refused(inputs, targets, words):
-    """Floating yes and no, a single token, and rows of different lengths."""
+    """One-hot rows, a single token, and rows of different lengths."""
     with pytest.raises(BadData, match=words):
         made(inputs, targets)
+
+
+def test_floating_zeros_and_ones_are_answers():
+    """As binary cross-entropy wants them: [n] and [n, 1] are labels, wider rows attributes."""
+    for targets, kind in (([0.0, 1.0], "classes"), ([[0.0], [1.0]], "classes"), ([[0.0, 1.0], [1.0, 1.0]], "attributes")):
+        found = made(torch.rand(2, 3), targets)
+        assert found.kind == kind and found.targets.dtype == torch.int64
 
 
 def test_one_number_a_sample_is_a_column():

@@ -98,7 +98,7 @@ def test_shares_of_the_training_set():
         ([[1, 1], [1, 0]], ("a", "a"), "given twice"),
         ([[[0, 1]], [[1, 0]]], (), "class for each pixel"),
         ([[1, 1], [1, 0]], ("a", "b", "c"), "2 attributes and 3 names"),
-        ([1.0, 0.0], (), "may be classes"),
+        ([1.0, 2.0], (), "may be classes"),
     ],
 )
 def test_what_are_no_attributes(targets, classes, words):
