@@ -167,8 +167,10 @@ def _check_request(recipe: EmbedRecipe) -> None:
         raise BadRequest("No levels were asked for.", "", "Add for instance --levels 0.95,0.8,0.5")
     if recipe.sparsity is not None:
         raise BadRequest("`embed` takes its sparsities from --levels; --sparsity does not go with it.", "", "Leave --sparsity out.")
-    if recipe.average:
-        raise BadRequest("`embed` keeps no averaged weights.", "Levels share weights.", "Leave --average out.")
+    if recipe.average and recipe.keep == "best":
+        raise BadRequest("A level is its best epoch or its average.", "Others build on its weights.", "Leave --keep or --average out.")
+    if recipe.average and not recipe.epochs:
+        raise BadRequest("Nothing is averaged where nothing is trained.", "", "Leave --average out, or ask for --epochs.")
     if recipe.mirror:
         raise BadRequest("`embed` keeps no log that could be mirrored.", "", "Leave --mirror out.")
     if recipe.solver is not None:
@@ -256,11 +258,13 @@ def _start(work: Embedding, levels: list[Level]) -> dict[str, Tensor]:
 
 
 def _level(work: Embedding, sparsity: Fraction, result: Trained) -> Level:
+    """What was trained, or its average; the average of a frozen weight is that weight, to the bit."""
+    tensors = result.others["average"] if work.recipe.average else result.tensors
     if sparsity == 0:
-        everything = {name: torch.ones_like(result.tensors[name], dtype=torch.bool) for name in work.names}
-        return Level(sparsity, MaskSet(everything), result.tensors)
+        everything = {name: torch.ones_like(tensors[name], dtype=torch.bool) for name in work.names}
+        return Level(sparsity, MaskSet(everything), tensors)
     work.chooser.require_held(result.masks, sparsity)
-    return Level(sparsity, result.masks, result.tensors)
+    return Level(sparsity, result.masks, tensors)
 
 
 def _side(level: Level, names: tuple[str, ...]) -> dict[str, Tensor]:
