@@ -41,7 +41,7 @@ class Forked:
         import sparsify_cli.stages.evidence as compare
         import sparsify_cli.stages.prune  # noqa: F401
         import sparsify_cli.stages.shares as shares
-        import sparsify_cli.stages.subject as subject
+        import sparsify_cli.stages.splits as splits
 
         self._known: dict[Hashable, tuple[Any, float]] = {}
         self._lent = 0.0
@@ -49,7 +49,7 @@ class Forked:
         self._start = time.process_time()
         compare.predict = self._once(compare.predict, lambda module, samples: (_digest(module), samples.ids[:1], len(samples)))
         shares.measured = self._once(shares.measured, lambda recipe, before, names, _: _curves_hang_on(recipe, before, names))
-        subject._loaded_once = self._once(subject._loaded_once, lambda *asked: asked)
+        splits.loaded_once = self._once(splits.loaded_once, lambda *asked: asked)
 
     def warm(self, words: Sequence[str]) -> None:
         """Run a command here, for what others share with it."""

@@ -173,7 +173,9 @@ class _Layers(Follower):
         last = len(shape_of(query)) - 1
         for source in dict.fromkeys((query, given(node, 1, "key", None), given(node, 2, "value", None))):
             self._read(source, node, module.in_proj_weight, last)
-        heads = Run(self.space(module.num_heads), module.head_dim)
+        heads = Run(
+            self.space(module.num_heads, "the shares of attention are used, of all heads" if _gives_shares(node) else ""), module.head_dim
+        )
         for tensor, role in ((module.in_proj_weight, "makes"), (module.in_proj_bias, "goes along")):
             if tensor is not None:
                 self.place(Axis(0, (heads, heads, heads)), tensor, 0, role)
@@ -217,6 +219,11 @@ class _Layers(Follower):
             self.same(node)
         else:
             self.unknown(node, f"`{node.name}` (pooling across channels)")
+
+
+def _gives_shares(attention: fx.Node) -> bool:
+    """Whether anything uses more than what an attention has mixed."""
+    return any(name_of(user) != "getitem" or (user.args[1] != 0 and bool(user.users)) for user in attention.users)
 
 
 def _group_of(space: Space) -> ChannelGroup:

@@ -6,13 +6,14 @@
     ends in a sigmoid                  logits are log p / (1 - p); a sigmoid gives p back
 
 A network ends in one where the tensor that it returns was made by it, as autograd's graph says; changes of shape in between do not
-matter. Numbers to predict are left as they are. What is exported or written answers as its own code says.
+matter. Some do so only in eval mode. Numbers to predict are left as they are. What is exported or written answers as its own code says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,17 +35,29 @@ def in_a_column(module: nn.Module) -> nn.Module:
     return module
 
 
-def in_logits(module: nn.Module, form: str) -> nn.Module:
+@dataclass(frozen=True)
+class Forms:
+    """In which form a network answers in eval mode, and when it trains: `softmax`, `sigmoid`, or empty: logits, or numbers."""
+
+    evaluated: str = ""
+    trained: str = ""
+
+    def __call__(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
+        """A forward hook: logits of what the network put out."""
+        change = CHANGES.get(self.trained if module.training else self.evaluated)
+        return change(output) if change is not None and isinstance(output, Tensor) else output
+
+
+def in_logits(module: nn.Module, forms: Forms) -> nn.Module:
     """The same network; where it puts out probabilities it is called as if it put out logits."""
-    if form in FORMS:
-        module.register_forward_hook(FORMS[form])
+    if forms != Forms():
+        module.register_forward_hook(forms)
     return module
 
 
 def as_written(module: nn.Module) -> nn.Module:
     """The same network, called as its own code says."""
-    ours = (_column, *FORMS.values())
-    for key in [key for key, hook in module._forward_hooks.items() if hook in ours]:
+    for key in [key for key, hook in module._forward_hooks.items() if hook is _column or isinstance(hook, Forms)]:
         del module._forward_hooks[key]
     return module
 
@@ -61,25 +74,33 @@ def yes_or_no(samples: Samples) -> Samples:
 
 def puts_out_one_number(module: nn.Module, samples: Samples) -> bool:
     """Whether the network gives one number a sample."""
-    output = _tried(module, samples)
+    with evaluating(module):
+        output = _tried(module, samples, 2)
     return isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] == 1
 
 
-def form_of(module: nn.Module, samples: Samples) -> str:
-    """What the network's answers to these samples are: `softmax` or `sigmoid` of logits, or empty: logits, or numbers."""
-    output = _tried(module, samples) if samples.kind != "numbers" else None
+def forms_of(module: nn.Module, samples: Samples) -> Forms:
+    """What the network's answers to these samples are; one that ends in probabilities is also tried in training mode, as a copy."""
+    if samples.kind == "numbers":
+        return Forms()
+    with evaluating(module):
+        found = _form(_tried(module, samples, 1))
+    return Forms(found, _form(_tried(deepcopy(module).train(), samples, 2)) if found else "")
+
+
+def _form(output: Any) -> str:
     made = output.grad_fn if isinstance(output, Tensor) else None
     while made is not None and made.name().startswith(RESHAPING):
         made = made.next_functions[0][0]
-    name = "" if made is None else made.name()
-    return next((form for form in FORMS if name.lower().startswith(form)), "")
+    name = "" if made is None else made.name().lower()
+    return next((form for form in CHANGES if name.startswith(form)), "")
 
 
-def _tried(module: nn.Module, samples: Samples) -> Any:
-    """The output for two samples; None where the network does not take them, which others say."""
+def _tried(module: nn.Module, samples: Samples, count: int) -> Any:
+    """The output for the first samples; None where the network does not take them, which others say."""
     try:
-        with evaluating(module), torch.enable_grad():
-            return module(as_taken_by(module, samples.inputs[:2]))
+        with torch.enable_grad():
+            return module(as_taken_by(module, samples.inputs[:count]))
     except Exception:  # whatever a network says about inputs it does not take
         return None
 
@@ -89,12 +110,12 @@ def _column(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     return output.unsqueeze(1) if alone else output
 
 
-def _log(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-    return output.clamp_min(torch.finfo(output.dtype).tiny).log() if isinstance(output, Tensor) else output
+def _log(output: Tensor) -> Tensor:
+    return output.clamp_min(torch.finfo(output.dtype).tiny).log()
 
 
-def _logit(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-    return output.logit(torch.finfo(output.dtype).eps) if isinstance(output, Tensor) else output
+def _logit(output: Tensor) -> Tensor:
+    return output.logit(torch.finfo(output.dtype).eps)
 
 
-FORMS: dict[str, Callable[..., Any]] = {"softmax": _log, "sigmoid": _logit}
+CHANGES: dict[str, Callable[[Tensor], Tensor]] = {"softmax": _log, "sigmoid": _logit}

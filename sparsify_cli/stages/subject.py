@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from sparsify_cli.contracts.dataset import Split
 from sparsify_cli.contracts.listener import Listener
-from sparsify_cli.errors import BadRequest, MissingContext, MissingFile, SparsifyError
+from sparsify_cli.errors import BadRequest, MissingContext, MissingFile
 from sparsify_cli.recipes.shared import DataFields, ModelFields, SparsityFields
 from sparsify_cli.stages.fit_keys import fitting_names, lent, loaded
 from sparsify_cli.stages.forgotten import without_forgotten
 from sparsify_cli.stages.opening import Opened, open_headers
-from sparsify_cli.stages.output_form import form_of, in_logits, may_be_yes_or_no, puts_out_one_number, yes_or_no
+from sparsify_cli.stages.output_form import in_logits
 from sparsify_cli.stages.plan import masked_names, rows_of, tied_names
 from sparsify_cli.stages.reading import checkpoint_of, require_plain
-from sparsify_cli.stages.resolve import build_architecture, check_inputs, load_samples, parse_spec
+from sparsify_cli.stages.resolve import build_architecture, check_inputs, parse_spec
 from sparsify_cli.stages.rows import Row
 from sparsify_cli.stages.shared_memory import inherited
+from sparsify_cli.stages.splits import forms_once, samples_asked
 from sparsify_cli.stages.support import pruned_support
 from sparsify_cli.values.artifact import MASKS, Artifact, is_artifact, newest
 from sparsify_cli.values.checkpoint import Checkpoint, Source, Spec, with_names
@@ -103,7 +101,7 @@ class Subject:
         module = build_architecture(self.known_architecture())
         if self.data is None:
             return module
-        return in_logits(module, _form_once(json.dumps(self.data.to_json(), sort_keys=True), self._architecture))
+        return in_logits(module, forms_once(json.dumps(self.data.to_json(), sort_keys=True), self._architecture, module))
 
     @property
     def _architecture(self) -> str:
@@ -131,7 +129,7 @@ class Subject:
             raise MissingContext(
                 f"No data is known for {self.path}.", self.why_unknown, "Add --data digits, idx:FOLDER, folder:PATH or npz:FILE."
             )
-        samples = _asked_once(json.dumps(self.data.to_json(), sort_keys=True), split, self._architecture)
+        samples = samples_asked(json.dumps(self.data.to_json(), sort_keys=True), split, self._architecture)
         return without_forgotten(samples, self.artifact) if split == "train" else samples
 
     @property
@@ -186,35 +184,6 @@ class Subject:
     def changed(self, checkpoint: Checkpoint, masks: MaskSet) -> Subject:
         """The same subject with other weights."""
         return replace(self, checkpoint=checkpoint, masks=masks)
-
-
-@functools.lru_cache(maxsize=3)
-def _asked_once(data: str, split: Split, architecture: str) -> Samples:
-    """A split as a network of this architecture is asked about it: labels 0 and 1 are yes and no to one that puts out one number."""
-    samples = _loaded_once(data, split)
-    asked = architecture and may_be_yes_or_no(samples) and puts_out_one_number(_built_aside(architecture), samples)
-    return yes_or_no(samples) if asked else samples
-
-
-@functools.lru_cache(maxsize=8)
-def _form_once(data: str, architecture: str) -> str:
-    """In which form a network answers; found out with test samples, which most verbs need anyway. What is wrong with data others say."""
-    for split in ("test", "train"):
-        with contextlib.suppress(SparsifyError):
-            return form_of(_built_aside(architecture), _loaded_once(data, split))
-    return ""
-
-
-def _built_aside(architecture: str) -> nn.Module:
-    """A network that is only looked at: random numbers go on as if it had not been made."""
-    with torch.random.fork_rng(devices=[]):
-        return build_architecture(Spec(**json.loads(architecture)))
-
-
-@functools.lru_cache(maxsize=3)
-def _loaded_once(spec: str, split: Split) -> Samples:
-    """A split, read once by each process: a verb asks for it several times."""
-    return load_samples(Spec(**json.loads(spec)), split)
 
 
 def open_subject(recipe: ModelFields, *, verbs: tuple[str, ...] = (), listener: Listener | None = None, survey: bool = True) -> Subject:

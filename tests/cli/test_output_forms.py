@@ -30,6 +30,7 @@ class Net(nn.Module):
         forms = {
             "plain": lambda: x, "flat": lambda: x.squeeze(-1), "sigmoid": lambda: torch.sigmoid(x).squeeze(1),
             "softmax": lambda: torch.softmax(x, -1), "logs": lambda: torch.log_softmax(x, -1),
+            "in eval": lambda: x if self.training else torch.softmax(x, -1),
         }
         return forms[self.form]()
 
@@ -80,12 +81,14 @@ def test_one_number_is_yes_or_no_whatever_its_form(run: Run, data: str, form: st
 
 
 def test_softmax_outputs_are_taken_for_what_they_are(run: Run):
-    """Logits, log-probabilities and probabilities of the same weights have one likelihood and one calibration error."""
-    for form in ("plain", "softmax", "logs"):
-        assert run(f"{TRAIN} --data net.py:points --arch-arg outputs=2 --arch-arg form={form} --out {form}").code == 0
+    """Logits, their logarithms and probabilities (in eval mode only, too) of the same weights have one likelihood and one error."""
+    forms = ("softmax", "logs", "in eval")
+    for form in ("plain", *forms):
+        line = f"{TRAIN} --data net.py:points --arch-arg outputs=2"
+        assert run(line, "--arch-arg", f"form={form}", "--out", form).code == 0
     plain = numbers("plain")
     assert plain["accuracy"] > 0.85
-    for form in ("softmax", "logs"):
+    for form in forms:
         assert numbers(form) == pytest.approx({**numbers(form), **{name: plain[name] for name in ("accuracy", "nll", "ece")}}, rel=1e-3)
 
 

@@ -90,6 +90,23 @@ def test_channels_that_attention_makes_and_reads_go_too():
     assert (found.heads, found.channels, after.attend.embed_dim) == (0, 1, 11)
 
 
+class Telling(Attending):
+    """What is attended to is an output."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs and shares."""
+        x = self.into(x)
+        y, shares = self.attend(x, x, x)
+        return torch.cat([self.out(y), shares.transpose(0, 1)], 2)
+
+
+def test_heads_stay_where_their_shares_are_used():
+    """A mean over all heads would be another one without some."""
+    module = trained_looking(Telling())
+    unread(module.attend, 0)
+    assert shrunk_alike(module, 6, 5)[1].heads == 0
+
+
 def test_what_has_lost_heads_can_lose_more():
     """The network without heads is followed as the one with them was."""
     module = trained_looking(Encoder())
