@@ -76,7 +76,8 @@ class Shelf:
         points = self._entry_points()
         if name in points:
             return self._checked(_loaded(points[name]), name)
-        raise UnknownName(self.noun, name, self.names(), f"See `sparsify list {self.package}`.")
+        own = " Your own: path/file.py:callable." if self.package in ("architectures", "datasets") else ""
+        raise UnknownName(self.noun, name, self.names(), f"See `sparsify list {self.package}`.{own}")
 
     def _files(self) -> Mapping[str, Path]:
         files = (ROOT / self.package).glob("[!_]*.py")

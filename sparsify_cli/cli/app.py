@@ -27,9 +27,10 @@ from sparsify_cli.cli.resume import interrupted_recipe
 from sparsify_cli.errors import INTERRUPTED, BadRequest, Interrupted, SparsifyError
 from sparsify_cli.recipes.process import rank
 from sparsify_cli.recipes.recipe import Recipe, resolve
-from sparsify_cli.recipes.shared import MachineFields, TrainFields
+from sparsify_cli.recipes.shared import MachineFields, OutputFields, TrainFields
 from sparsify_cli.recipes.verbs import RECIPES
 from sparsify_cli.stages.outcome import Outcome
+from sparsify_cli.values.artifact import require_free
 
 ABOUT = """Make a trained PyTorch network smaller, nested or forgetful, and prove what that did to it.
 
@@ -83,6 +84,8 @@ def run_verb(
         outcome = _resumed(kind, given, resume, force=force)
     else:
         recipe = resolve(kind, file=recipe_file, settings=settings or (), flags=flags)
+        if isinstance(recipe, OutputFields) and recipe.out and not dry_run:
+            require_free(Path(recipe.out))  # before minutes of work, not after
         outcome = _planned(recipe) if dry_run else _staged(recipe)
     if rank() == 0:  # under torchrun the first process speaks for all
         console.show(outcome, how)

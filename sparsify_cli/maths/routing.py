@@ -40,7 +40,7 @@ def below(confidence: Float[Tensor, " n"], share: float) -> float:
 def least_share(
     confidence: Float[Tensor, " n"], now: Float[Tensor, " n"], other: Float[Tensor, " n"], *, aim: float, steps: int = 100
 ) -> float | None:
-    """The smallest share, in steps, at which both together are right as often as `aim`; None where no share is.
+    """The smallest share, in steps, from which on both together are right as often as `aim`; None where all of it is not enough.
 
     Args:
         confidence: of the model that answers first.
@@ -49,9 +49,10 @@ def least_share(
         aim: a share of right answers.
         steps: how fine.
     """
-    gain = other - now
-    for step in range(steps + 1):
+    gain, found = other - now, None
+    for step in range(steps, -1, -1):
         weights = routed(confidence, step / steps) if step < steps else torch.ones_like(now)
-        if float((now + weights * gain).mean()) >= aim - 1e-12:
-            return step / steps
-    return None
+        if float((now + weights * gain).mean()) < aim - 1e-12:
+            break
+        found = step / steps
+    return found

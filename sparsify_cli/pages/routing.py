@@ -54,8 +54,9 @@ def sentence(view: View) -> str:
     if needed is None or needed.value is None:
         return ""
     if needed.value == 0:
-        return "On these samples the compressed model needs no help to be as accurate as the dense one."
-    return f"With the least sure {round_percent(needed.value)} of samples answered by the dense model, all accuracy that was lost is back."
+        return "On these samples the compressed model needs no help: its accuracy is within 0.1 points of the dense model's."
+    share = round_percent(needed.value)
+    return f"When at least the {share} of samples it is least sure of go to the dense model, accuracy is within 0.1 points of that model's."
 
 
 def figure(view: View, found: Sequence[Point]) -> Markup:

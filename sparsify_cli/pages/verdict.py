@@ -38,6 +38,9 @@ FORGETTING = (
 """Where accuracy is told before and after unlearning, by the middle of the finding's name."""
 
 
+GAPS = ("fairness_gaps_demographic_parity", "fairness_gaps_equal_opportunity", "fairness_gaps_equalised_odds")
+
+
 @dataclass(frozen=True)
 class Card:
     """One of the five numbers: its label, the number, what it means, and whether it got worse."""
@@ -115,7 +118,7 @@ def who_pays(view: View) -> str:
         return ""
     harmed = sorted(((s, c) for s, c in compared if judge(c) == "worse"), key=lambda pair: gain(pair[1]))
     if not harmed:
-        return f"No {_kind(view)} or group is worse beyond noise ({len(compared)} compared)."
+        return f"No {_kind(view)} or group has worse {called(view)} beyond noise ({len(compared)} compared).{_gaps(view)}"
     scope, worst = harmed[0]
     chance = f"{TAIL * len(compared):.1f}"
     meant = " What should be forgotten is meant to be among them." if view.about.verb == "unlearn" else ""
@@ -124,8 +127,25 @@ def who_pays(view: View) -> str:
     return (
         f"{subject_of(scope)} pays most: {spoken(worst)} (95 % interval {interval(worst)}, {count(worst.n)} samples). "
         f"{len(harmed)} of {len(compared)} {_kind(view, many=True)} and groups {verb} worse beyond noise, where by chance alone about "
-        f"{chance} would be; {sure} of them beyond doubt, all {len(compared)} comparisons taken together.{meant}"
+        f"{chance} would be; {sure} of them beyond doubt, all {len(compared)} comparisons taken together.{meant}{_gaps(view)}"
     )
+
+
+def _gaps(view: View) -> str:
+    """Gaps between groups that grew beyond noise, the largest growth named; empty when none did."""
+    found = [(f.name, f) for f in view.about.report if f.of == "change" and f.name in GAPS and _is_column(f.scope)]
+    compared = [(name, f) for name, f in found if judge(f) not in {"unknown", "unsure"}]
+    grown = sorted(((name, f) for name, f in compared if judge(f) == "worse"), key=lambda pair: gain(pair[1]))
+    if not grown:
+        return ""
+    name, worst = grown[0]
+    columns = worst.scope.partition(":")[2].replace("&", " and ")
+    most = f"{label(name)}, {columns}: {spoken(worst)} (95 % interval {interval(worst)})"
+    return f" {len(grown)} of {len(compared)} gaps between groups grew beyond noise, most: {most}."
+
+
+def _is_column(scope: str) -> bool:
+    return scope.startswith("group:") and "=" not in scope
 
 
 def gain(change: Finding) -> float:

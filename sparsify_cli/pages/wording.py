@@ -153,11 +153,20 @@ def interval(finding: Finding | None) -> str:
         return ""
     if finding.unit not in {"fraction", "bytes"}:
         return _bounds(finding.low, finding.high, change=finding.of == "change")
+    if finding.unit == "fraction" and finding.of == "change":
+        return _points(finding.low, finding.high)
     low, high = (amount(v, finding.unit, change=finding.of == "change") for v in (finding.low, finding.high))
     for unit in (" points", " %"):
         if low.endswith(unit) and high.endswith(unit):
             return f"{low.removesuffix(unit)} \u2026 {high.removesuffix(unit)}"
     return f"{low} \u2026 {high}"
+
+
+def _points(low: float, high: float) -> str:
+    """Both ends of a change in points, with as many decimals, up to three, as an end needs that is not zero."""
+    ends = [100 * low, 100 * high]
+    digits = next((d for d in (1, 2, 3) if all(not end or float(f"{end:.{d}f}") for end in ends)), 3)
+    return " \u2026 ".join(signed(end, digits) for end in ends)
 
 
 def _bounds(low: float, high: float, *, change: bool) -> str:

@@ -134,7 +134,9 @@ def score_note(report: Report) -> tuple[str, ...]:
     if right.value is None or times.value is None:
         return (f"the forecast cannot be scored: {times.note or right.note}.",)
     words = f"of {right.n:,} answers that changed {said(right)} were foretold to be at risk, {times.value:.1f} times as many as by chance"
-    return (f"{words} (95 % interval {times.low:.1f} to {times.high:.1f}).",)
+    kept = report.get("forecast_precision")
+    came = f"; of {kept.n:,} that were at risk {said(kept)} changed" if kept is not None and kept.value is not None else ""
+    return (f"{words} (95 % interval {times.low:.1f} to {times.high:.1f}){came}.",)
 
 
 def read_forecast(path: Path) -> Mapping[str, Any]:

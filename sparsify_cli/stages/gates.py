@@ -85,8 +85,22 @@ def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[str, ...], 
     if not failed:
         return sentences, None
     return sentences, Regression(
-        f"{len(failed)} of {len(checked)} gates failed: {'; '.join(failed)}.", "", "The report says where the loss is."
+        f"{len(failed)} of {len(checked)} gates failed: {'; '.join(failed)}.", "", "`sparsify report` shows where the loss is."
     )
+
+
+def require_about_one(gate: Gate) -> None:
+    """Refuse a gate that compares, before one network is measured.
+
+    Raises:
+        BadRequest: it does.
+    """
+    if gate.of != "compressed":
+        raise _compares(gate)
+
+
+def _compares(gate: Gate) -> BadRequest:
+    return BadRequest(f"The gate {gate.text!r} compares two networks.", "This verb measured one.", "Put it on `sparsify report`.")
 
 
 def _found(gate: Gate, report: Report) -> Finding:
@@ -96,7 +110,7 @@ def _found(gate: Gate, report: Report) -> Finding:
     if len(fitting) == 1 or whole:
         return fitting[0]
     if not any(finding.of == gate.of for finding in report):
-        raise BadRequest(f"The gate {gate.text!r} compares two networks.", "This verb measured one.", "Put it on `sparsify report`.")
+        raise _compares(gate)
     raise _not_one(gate, named, fitting, report)
 
 
@@ -117,4 +131,6 @@ def _not_one(gate: Gate, named: list[Finding], fitting: list[Finding], report: R
 
 
 def _value(finding: Finding) -> str:
-    return "nothing" if finding.value is None else f"{finding.value:.6g}"
+    if finding.value is None:
+        return "nothing"
+    return f"{finding.value:.6g}" + (f" ({100 * finding.value:.1f} %)" if finding.unit == "fraction" else "")

@@ -57,7 +57,7 @@ def dense_ancestor(subject: Subject) -> Subject:
     raise MissingContext(
         f"{subject.path} has no dense ancestor.",
         _origin(last),
-        "Name what to compare with: --dense MODEL.",
+        "Name what to compare with: --dense MODEL; or ask about a dense network itself: --sparsities 0.5,0.9, or --forecast.",
     )
 
 

@@ -73,7 +73,7 @@ def _outcome_of_stream(recipe: PruneRecipe, done: Streamed) -> Outcome:
     total, kept = sum(target.weights for target in masked), sum(done.job.cuts.kept.values())
     return Outcome(
         "prune",
-        _headline(total, total - kept, len(masked), done.report),
+        _headline(total, total - kept, sum(done.job.cuts.kept[one.name] < one.weights for one in masked), len(masked), done.report),
         done.report,
         done.folder,
         tables=(before_after("what it did", done.report, SHOWN),),
@@ -110,9 +110,11 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
     tried = [one.note() for one in (imitation, choice) if one is not None]
     notes = (*reordered, *pattern_notes(shapes, recipe.pattern), *found.notes, *collapse_notes(masks), *tried)
     notes += stored_notes(before, rows, recipe)
+    if recipe.budget is not None and masks.kept == masks.total:
+        notes += (f"the network as it is meets the budget {recipe.budget}: nothing was pruned.",)
     return Outcome(
         "prune",
-        _headline(masks.total, masks.total - masks.kept, len(masks), report),
+        _headline(masks.total, masks.total - masks.kept, sum(not bool(mask.all()) for mask in masks.values()), len(masks), report),
         report,
         folder,
         tables=(before_after("what it did", report, SHOWN),),
@@ -211,9 +213,10 @@ def _findings(before: Subject, after: Subject, choice: NormChoice | None, imitat
     return found + (compared(before, after) if after.has_context else [])
 
 
-def _headline(weights: int, zeros: int, layers: int, report: Report) -> str:
+def _headline(weights: int, zeros: int, sparse: int, layers: int, report: Report) -> str:
     packed, disk = report.get("bytes_packed"), report.get("bytes_disk", of="dense")
-    text = f"{zeros:,} of {weights:,} prunable weights are zero ({zeros / max(1, weights):.2%}) in {layers} tensors"
+    where = f"{layers}" if sparse == layers else f"{sparse} of {layers}"
+    text = f"{zeros:,} of {weights:,} prunable weights are zero ({zeros / max(1, weights):.2%}) in {where} tensors"
     now = quality(report)
     change = f"; {called(now)} {said(quality(report, of='dense'))} -> {said(now)}" if now else ""
     return f"{text}; {said(disk)} dense -> {said(packed)} packed{change}."

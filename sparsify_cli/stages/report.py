@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -290,9 +291,13 @@ def _stage(one: Compared) -> Stage:
     return Stage(_name(one.subject), verb, str(one.subject.path), _recipe(one.subject), one.report)
 
 
+NUMBERED = re.compile(r"\d{3,}-")
+"""Folders that nobody named."""
+
+
 def _name(subject: Subject) -> str:
-    """What a network is called in a column: `pruned 90 %`, `level 0.8`."""
-    if subject.artifact is None:
+    """What a network is called in a column: the name it was given, or what it is: `pruned 90 %`, `level 0.8`."""
+    if subject.artifact is None or not NUMBERED.match(subject.path.name):
         return subject.path.name
     verb = {
         "prune": "pruned",

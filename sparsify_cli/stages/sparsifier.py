@@ -235,7 +235,8 @@ def emptied_notes(empty: Sequence[str]) -> tuple[str, ...]:
     """The warning about these layers; none when there are none."""
     if not empty:
         return ()
-    what = f"{len(empty)} {'layer keeps' if len(empty) == 1 else 'layers keep'} no weight ({', '.join(empty[:3])})"
+    more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+    what = f"{len(empty)} {'layer keeps' if len(empty) == 1 else 'layers keep'} no weight ({', '.join(empty[:3])}{more})"
     return (f"{what}: the network is cut there. Try --allocation erk or --criterion lamp.",)
 
 

@@ -298,13 +298,22 @@ def open_path(path: Path, *, entry: str = "", trust: bool = False, plain: bool =
     return subject
 
 
+def _no_network(artifact: Artifact) -> MissingContext:
+    parent = (artifact.manifest.get("parent") or {}).get("path", "")
+    name = f"It was made from {parent}: name that." if parent else ""
+    if artifact.verb == "export":
+        what = f"{artifact.folder} holds an exported network, whose layers are no longer those of an architecture here."
+        return MissingContext(what, "", name)
+    return MissingContext(f"{artifact.folder} holds no network.", f"It was made by `{artifact.verb}`.", name)
+
+
 def _from_artifact(artifact: Artifact, *, trust: bool = False) -> Subject:
     if not artifact.complete:
         raise MissingContext(
             f"{artifact.folder} was interrupted and is not finished.", "", f"Finish it: sparsify {artifact.verb} --resume {artifact.folder}"
         )
     if not artifact.manifest.get("weights"):
-        raise MissingContext(f"{artifact.folder} holds no network.", f"It was made by `{artifact.verb}`.")
+        raise _no_network(artifact)
     weights, entry, names = artifact.weights()
     checkpoint, found, nest = _contents(weights, entry=entry, trust=trust or trusts_pickle(artifact.manifest))
     masks, (architecture, data, trusted) = artifact.verified(MASKS), trusted_specs(artifact.manifest)
