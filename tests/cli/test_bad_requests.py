@@ -209,3 +209,36 @@ def test_the_answer_of_a_failed_gate_is_still_shown(here: Path, run: Run) -> Non
     said = run(f"validate {PRUNED} --gate accuracy>=0.999 --format json")
     assert said.code == 3
     assert json.loads(said.out)["verb"] == "validate"
+
+
+@pytest.mark.parametrize("line", ["prune model.pt --sparsity 0.5", "report {tuned}", "validate {tuned}", "finetune {pruned} --epochs 1"])
+def test_a_folder_that_is_taken_is_refused_before_any_work(line: str, here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is opened, let alone measured: minutes of work would be lost."""
+    Path("taken").mkdir()
+    Path("taken/notes.txt").write_text("mine")
+
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr("sparsify_cli.cli.app._staged", work)
+    said = run(line.format(**{key: f"runs/{name}" for key, name in NAMES.items()}) + " --out taken")
+    assert said.code == 2 and "taken" in said.sentence and Path("taken/notes.txt").read_text() == "mine"
+
+
+def test_a_gate_about_two_networks_is_refused_before_one_is_measured(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`validate` has no other network."""
+    monkeypatch.setattr("sparsify_cli.stages.validate.open_subject", None)
+    assert "compares two networks" in run(f"validate runs/{NAMES['tuned']} --gate change.accuracy>=0").sentence
+
+
+def test_what_was_exported_is_named_for_what_it_is(here: Path, run: Run) -> None:
+    """The sentence names the network that it was made from."""
+    assert run(f"export runs/{NAMES['tuned']} --to onnx --out graph").code == 0
+    said = run("validate graph")
+    assert said.code == 2 and "exported network" in said.sentence and NAMES["tuned"] in said.sentence
+
+
+def test_a_budget_that_is_met_already_is_said(here: Path, run: Run) -> None:
+    """Nothing is zero, and the note says why."""
+    said = run(f"prune runs/{NAMES['dense']} --budget bytes=20MB --out whole")
+    assert said.code == 0 and "meets the budget" in said.err and "nothing was pruned" in said.err

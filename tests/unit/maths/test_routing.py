@@ -37,3 +37,11 @@ def test_share_that_is_needed():
     other = torch.ones(5, dtype=torch.float64)
     assert least_share(SURE, ours, other, aim=1.0, steps=10) == 0.4 and least_share(SURE, ours, other, aim=0.6) == 0.0
     assert least_share(SURE, ours, 0 * other, aim=0.7) is None
+
+
+def test_a_lucky_share_is_not_enough():
+    """The least sure sample alone makes 3 of 5, the next one takes it away again: the aim holds for good from the fourth on."""
+    ours, other = (torch.tensor(row, dtype=torch.float64) for row in ([0, 1, 1, 0, 0], [1, 0, 1, 1, 0]))
+    order = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5], dtype=torch.float64)
+    shares = [float((ours + routed(order, step / 5) * (other - ours)).sum()) for step in range(5)]
+    assert shares == [2, 3, 2, 2, 3] and least_share(order, ours, other, aim=0.6, steps=5) == 0.8

@@ -52,6 +52,24 @@ def test_who_pays_counts_what_chance_would_give():
     assert verdict.who_pays(about(Report())) == ""
 
 
+def test_gaps_that_grew_are_on_the_first_screen():
+    """Of three gaps of group columns two grew beyond noise; what is about a single group or one answer is no gap of a column."""
+
+    def gap(name: str, scope: str, value: float, low: float) -> Finding:
+        named = f"fairness_gaps_{name}"
+        return Finding(name=named, value=value, low=low, high=0.2, of="change", unit="fraction", better="lower", scope=scope, n=99)
+
+    found = (
+        gap("demographic_parity", "group:race", 0.043, 0.017), gap("equal_opportunity", "group:race&sex", 0.051, 0.013),
+        gap("equalised_odds", "group:sex", 0.03, -0.01), gap("demographic_parity", "class:3", 0.5, 0.4),
+    )  # fmt: skip
+    said = verdict.who_pays(about(Report((*compressed(), *found))))
+    assert (
+        "2 of 3 gaps between groups grew beyond noise, most: " in said and "race and sex: +5.1 points (95 % interval +1.3 … +20.0)" in said
+    )
+    assert "gaps" not in verdict.who_pays(view())
+
+
 def test_many_comparisons_are_taken_together():
     """Of 20 classes one that is worse at p = 0.016 is so by itself and not among 20; at p < 0.001 it is."""
 

@@ -79,6 +79,14 @@ def test_interval_repeats_no_unit():
     assert wording.interval(change(0.1)) == ""
 
 
+def test_an_interval_shows_on_which_side_of_zero_it_ends():
+    """More decimals only where an end would round to zero, three at most; zero itself has none."""
+    assert wording.interval(change(-0.006, -0.012, -0.0003)) == f"{M}1.20 … {M}0.03"
+    assert wording.interval(change(-0.006, -0.012, -0.000012)) == f"{M}1.200 … {M}0.001"
+    assert wording.interval(change(-0.006, -0.012, -0.000001)) == f"{M}1.200 … 0.000"
+    assert wording.interval(change(-0.006, -0.012, 0.0)) == f"{M}1.2 … 0.0"
+
+
 def test_spoken_says_why_there_is_no_number():
     """Absent and undefined are two different things."""
     assert wording.spoken(None) == "not measured"
