@@ -95,14 +95,22 @@ def _slice_bytes(target: Target) -> int:
     return max((count * target.place.width for _, count in slices_of(target)), default=0)
 
 
+FLAT, FEW = "not a matrix", 5
+"""Tensors of batch norm and biases: of more than a few one row is enough."""
+
+
 def plan_table(found: Planned) -> Table:
-    """One row a tensor, and one for all that is prunable."""
+    """One row a tensor, one for all vectors and scalars where they are many, and one for all that is prunable."""
     matched = [row for row in found.rows if row.matched]
     weights, kept = sum(row.weights for row in matched), sum(found.kept.values())
     total = ("all prunable", "", f"{weights:,}", f"{kept:,}", f"{float(found.target) * 100:.6g}%", f"{1 - kept / max(1, weights):.2%}", "")
     odd = ((name, "", "", "", "", "", why) for name, why in found.odd.items())
     columns = ("tensor", "shape", "weights", "kept", "target", "sparsity", "why")
-    return Table("plan", columns, (*(_cells(row, found) for row in found.rows), *odd, total))
+    flat = [row for row in found.rows if row.name not in found.kept and row.why == FLAT]
+    folded = flat if len(flat) > FEW else []
+    shown = [row for row in found.rows if row not in folded]
+    vectors = (f"{len(folded)} vectors and scalars", "", f"{sum(row.weights for row in folded):,}", "", "", "", FLAT)
+    return Table("plan", columns, (*(_cells(row, found) for row in shown), *odd, *([vectors] if folded else []), total))
 
 
 def cost_table(found: Planned) -> Table:
