@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 
 from sparsify_cli.pages.svg import COMPRESSED, DENSE, GRID, draw
 from sparsify_cli.pages.tables import Cell, cell
+from sparsify_cli.pages.verdict import verdict as one_verdict
 from sparsify_cli.pages.view import View, missing
 from sparsify_cli.pages.wording import clean, judge, percent
 from sparsify_cli.values.report import Finding
@@ -76,6 +77,13 @@ def verdict(found: Sequence[Point]) -> str:
     parts += [f"from {percent(unsure.sparsity)} more answers are unsure while accuracy holds"] if unsure else []
     parts += [f"from {percent(worse.sparsity)} accuracy is worse"] if worse else ["accuracy is nowhere worse beyond noise"]
     return f"{'; '.join(parts)}."
+
+
+def headline(view: View) -> str:
+    """The page in a sentence or two: of many sparsities where harm starts, then what became of the network it is about."""
+    found, several = points(view), len(view.stages) > 2
+    about = f"{view.about.name}: {one_verdict(view)}" if several else one_verdict(view)
+    return f"{verdict(found)} {about}" if found else about
 
 
 def frontier(sizes: Sequence[tuple[float | None, float | None]]) -> list[int]:

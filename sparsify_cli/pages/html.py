@@ -17,7 +17,7 @@ from markupsafe import Markup
 from sparsify_cli.pages import against_sparsity, bias, figures, routing, tables, training_curves
 from sparsify_cli.pages.glossary import label
 from sparsify_cli.pages.images import data_uri
-from sparsify_cli.pages.verdict import called, cards, gain, speed, verdict, who_pays
+from sparsify_cli.pages.verdict import called, cards, gain, speed, who_pays
 from sparsify_cli.pages.view import Reliability, View, missing, to_json
 from sparsify_cli.pages.wording import SAID, clean, count, percent, ratio, spoken, tie
 
@@ -42,7 +42,7 @@ def _context(view: View) -> dict[str, Any]:
     """Every name the template uses."""
     return {
         "view": view,
-        "verdict": verdict(view),
+        "verdict": against_sparsity.headline(view),
         "who_pays": who_pays(view),
         "cards": cards(view),
         "hero": [figures.stage_accuracy(view), figures.stage_bytes(view)],

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from sparsify_cli.pages.against_sparsity import headline
 from sparsify_cli.pages.glossary import label
 from sparsify_cli.pages.tables import DASH
-from sparsify_cli.pages.verdict import cards, gain, slices, subject_of, verdict, who_pays
+from sparsify_cli.pages.verdict import cards, gain, slices, subject_of, who_pays
 from sparsify_cli.pages.view import View, missing
 from sparsify_cli.pages.wording import SAID, clean, count, interval, judge, said, spoken
 from sparsify_cli.values.report import Finding
@@ -36,7 +37,7 @@ READINGS = {SAID["noise"]: "noise", SAID["unsure"]: "unsure"}
 
 def render_markdown(view: View) -> str:
     """Verdict, five numbers, one line a stage, and the classes and groups that lost most; GitHub flavour."""
-    parts = [f"## {escape(view.title)}", f"**{escape(verdict(view))}**"]
+    parts = [f"## {escape(view.title)}", f"**{escape(headline(view))}**"]
     parts += [escape(who_pays(view))] if who_pays(view) else []
     parts += ["\n".join(f"- {escape(gate)}" for gate in view.gates)] if view.gates else []
     parts += [_five(view), _stages(view)]

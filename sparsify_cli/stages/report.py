@@ -15,10 +15,10 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.metric import Evidence
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.calibration_error import reliability_bins
+from sparsify_cli.pages.against_sparsity import headline
 from sparsify_cli.pages.html import render_html
 from sparsify_cli.pages.markdown import render_markdown, terminal_columns, terminal_rows
 from sparsify_cli.pages.spreadsheet import render_csv
-from sparsify_cli.pages.verdict import verdict
 from sparsify_cli.pages.view import Certified, Curve, Epoch, Layer, LineageStep, Reliability, Stage, View, to_json
 from sparsify_cli.pages.wording import round_percent
 from sparsify_cli.recipes.shared import OutputFields
@@ -111,7 +111,7 @@ def reported(
     with claimed(folder, held=held):
         files = write_pages(folder, view)
         write_product(folder, Product(asked or recipe, subject, about.report, subject, facts={"files": [path.name for path in files]}))
-    return Outcome("report", verdict(view), about.report, folder, tables=(_terminal(view),), files=files, notes=notes, failure=failure)
+    return Outcome("report", headline(view), about.report, folder, tables=(_terminal(view),), files=files, notes=notes, failure=failure)
 
 
 def _scored(recipe: ReportRecipe, about: Compared, dense: Subject, split: Split) -> Compared:

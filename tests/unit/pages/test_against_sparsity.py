@@ -69,3 +69,13 @@ def test_two_sparsities_are_no_curve():
     assert against_sparsity.points(View("t", STAGES[:3])) == []
     assert 'id="against"' not in render_html(View("t", STAGES[:3]))
     assert 'id="against"' in render_html(View("t", STAGES))
+
+
+def test_the_first_sentence_says_where_harm_starts_and_of_which_network_it_speaks():
+    """Of many sparsities both; of two networks beside the dense one its name; of one neither."""
+    whole = View("t", STAGES)
+    said = against_sparsity.headline(whole)
+    assert said.startswith(against_sparsity.verdict(against_sparsity.points(whole))) and f" {whole.about.name}: " in said
+    for count in (2, 3):
+        few = View("t", STAGES[:count])
+        assert against_sparsity.headline(few).startswith(f"{few.about.name}: ") == (count == 3)
