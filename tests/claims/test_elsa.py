@@ -51,7 +51,7 @@ class Family:
         return float(predict(network.module(), network.samples("test")).correct.double().mean())
 
 
-@pytest.fixture(scope="module", params=OPTIMIZERS)
+@pytest.fixture(scope="module", params=["sgd", pytest.param("adamw", marks=pytest.mark.slow)])
 def family(request, tmp_path_factory):
     """Three epochs a level on the digits, a batch-norm network of 8,456 prunable weights, under each optimizer."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -85,6 +85,7 @@ def test_sizes_have_an_order(exports):
         assert outcome.report.get(f"bytes_{name}").value == size[name]
 
 
+@pytest.mark.slow
 def test_the_same_export_twice_is_the_same_file(exports, tmp_path):
     """Nothing of time or machine is inside."""
     subject, made = exports

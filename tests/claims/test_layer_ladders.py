@@ -150,6 +150,7 @@ def test_exactobs_and_alps_are_alike_on_digits(digits, sparsity, pattern):
     assert obs <= 0.6 * error(digits, PAPER, sparsity, pattern)
 
 
+@pytest.mark.slow
 def test_a_slower_start_is_worth_its_time(digits):
     """With rho from 0.02 and 10 iterations to a step, errors are lower still at every level (in two to four times the time)."""
     slow = ALPS(rho=0.02, every=10, iterations=2000)

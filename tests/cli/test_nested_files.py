@@ -218,7 +218,7 @@ def test_levels_in_one_shot(cnn, run: Run):
     assert torch.equal(sparse["bn1.weight"], given.checkpoint.tensors["bn1.weight"])
 
 
-@pytest.mark.parametrize("state", ["private", "shared"])
+@pytest.mark.parametrize("state", [pytest.param("private", marks=pytest.mark.slow), "shared"])
 def test_levels_in_one_shot_are_repaired_beside_one_another(cnn, run: Run, state: str):
     """Better than without at nine tenths zeros; nested, and weights of the sparser level are the same bits in the denser one."""
     assert run(f"embed cnn --levels 0.9,0.5,0 --epochs 0 --samples 256 --state {state} --solver auto --out nested").code == 0

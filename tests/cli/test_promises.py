@@ -170,7 +170,7 @@ class Net(torch.nn.Module):
 """
 
 
-@pytest.mark.parametrize("names", ["first=z second=a", "first=a second=z"])
+@pytest.mark.parametrize("names", ["first=z second=a", pytest.param("first=a second=z", marks=pytest.mark.slow)])
 def test_tied_networks_go_the_whole_way(run: Run, here: Path, names: str):
     """Whichever name sorts first, tied weights train, prune, fine-tune, embed and unlearn as the one tensor they are."""
     Path("tie.py").write_text(TIED)

@@ -21,6 +21,11 @@ from tests.cli.conftest import NAMES, Run, Said, content, names
 PRUNED = f"runs/{NAMES['pruned']}"
 NEWEST = f"runs/{NAMES['tuned']}"
 LONG = "--epochs 8 --batch-size 32"
+RESUMED = [
+    "acdc --set regime.finetune_dense=true",
+    "rigl",
+    *(pytest.param(one, marks=pytest.mark.slow) for one in ("sr-ste", "imp", "cram-plus")),
+]
 
 
 def weights(folder: str) -> bytes:
@@ -213,7 +218,7 @@ def test_ctrl_c_outside_training(here: Path, run: Run, monkeypatch: pytest.Monke
     assert content(here) == before
 
 
-@pytest.mark.parametrize("regime", ["acdc --set regime.finetune_dense=true", "sr-ste", "rigl", "imp", "cram-plus"])
+@pytest.mark.parametrize("regime", RESUMED)
 def test_every_file_of_a_resumed_run_is_the_same(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch, regime: str) -> None:
     """Stopped and resumed: weights, companions, log and numbers equal those of a run that was never stopped."""
     line = f"train --arch mlp --data digits {LONG} --sparsity 0.8 --regime {regime} --average 0.9 --save-every 70it"

@@ -24,6 +24,7 @@ def test_a_page_against_sparsity(here, run: Run):
     assert 'id="against"' in html and "fig-against-accuracy" in html
 
 
+@pytest.mark.slow
 def test_each_may_be_fine_tuned(here, run: Run):
     """The networks shown are those after training, each once."""
     assert run(f"report {DENSE} --sparsities 0.9,0.6 --pattern 2:4 --epochs 1 --out page").code == 0

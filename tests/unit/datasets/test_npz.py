@@ -111,7 +111,7 @@ def test_one_piece_is_cut(tmp_path):
         ({"x_test": np.zeros((4, 5))}, r"inputs of test-000000 have shape \[5\], train inputs \[3\]"),
         ({"y_test": np.array([0, 1, 0])}, "4 inputs"),
         ({"y_test": np.array([0, 1, 0, -1])}, "smallest label is -1"),
-        ({"y_test": np.array([0.0, 1.0, 0.0, 1.0])}, "labels are torch.float64"),
+        ({"y_test": np.array([0.0, 1.0, 2.0, 1.0])}, "labels are torch.float64"),
         ({"y_test": np.eye(4, dtype=int)}, "argmax"),
         ({"y_test": np.array(["a", "b", "a", "b"])}, "not an array of numbers"),
         ({"x_test": np.full((4, 3), np.nan)}, "4 of 4 samples hold NaN"),

@@ -75,7 +75,7 @@ def test_two_opposite_residuals_by_hand():
     assert smooth_ece(f, torch.tensor([0.0, 1.0])) == pytest.approx(low, abs=1e-6)
 
 
-@pytest.mark.parametrize(("n", "seed", "off"), [(5, 0, 0.0), (40, 1, 0.0), (40, 2, 0.8), (150, 3, 0.3)])
+@pytest.mark.parametrize(("n", "seed", "off"), [(5, 0, 0.0), (40, 1, 0.0), (40, 2, 0.8), pytest.param(150, 3, 0.3, marks=pytest.mark.slow)])
 def test_it_agrees_with_direct_quadrature(n, seed, off):
     """Random samples: the same fixed point within .00005, the resolution of the slow bisection."""
     f, correct = drawn(n, seed, off)
