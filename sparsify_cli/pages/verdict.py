@@ -24,7 +24,7 @@ from sparsify_cli.pages.wording import (
 )
 from sparsify_cli.values.report import Finding
 
-STEADY = 0.1
+STEADY, STORED = 0.1, 0.01
 TAIL = 0.025
 LEVEL = 0.05
 
@@ -230,13 +230,15 @@ def _bytes(view: View) -> Card:
     exact = f"{count(now.value)} bytes"
     if plain is None or not plain.value or missing(plain):
         return Card("Bytes on disk", spoken(now), "No dense file to compare with.", "unknown", exact)
-    return Card("Bytes on disk", spoken(now), f"{_smaller(now.value, plain.value)} Dense file: {spoken(plain)}.", "unknown", exact)
+    stored = view.number("bytes_disk") if packed else None
+    here = f" As it lies here: {spoken(stored)}." if stored and stored.value and abs(stored.value / now.value - 1) > STORED else ""
+    return Card("Bytes on disk", spoken(now), f"{_smaller(now.value, plain.value)} Dense file: {spoken(plain)}.{here}", "unknown", exact)
 
 
 def _smaller(now: float, before: float) -> str:
     if now <= 0 or 0.99 <= now / before <= 1.01:
-        return "as large as before."
-    return f"packed, {ratio(before / now)} smaller." if now < before else f"{ratio(now / before)} larger."
+        return "packed, as large as before."
+    return f"packed, {ratio(before / now)} smaller." if now < before else f"packed, {ratio(now / before)} larger."
 
 
 def _time(view: View) -> Card:

@@ -133,4 +133,5 @@ def _not_one(gate: Gate, named: list[Finding], fitting: list[Finding], report: R
 def _value(finding: Finding) -> str:
     if finding.value is None:
         return "nothing"
-    return f"{finding.value:.6g}" + (f" ({100 * finding.value:.1f} %)" if finding.unit == "fraction" else "")
+    unit = "points" if finding.of == "change" else "%"
+    return f"{finding.value:.6g}" + (f" ({100 * finding.value:.1f} {unit})" if finding.unit == "fraction" else "")
