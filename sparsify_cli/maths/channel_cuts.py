@@ -38,7 +38,7 @@ class Reading:
         heard: the call.
         constant: one number for each column of the group, NaN where the input is no constant or not the same at every position.
         padded: the layer puts zeros around or between its inputs.
-        once: the weight is read by this call alone.
+        once: the weight is read by this call alone, and its layer's bias is no other layer's.
     """
 
     heard: Heard
@@ -91,7 +91,17 @@ def readings_of(module: nn.Module, groups: Sequence[ChannelGroup], inputs: Mappi
     calls: dict[str, set[str]] = {}
     for heard in (heard for group in groups for heard in group.heard):
         calls.setdefault(heard.weight, set()).add(heard.node)
-    return [tuple(_reading(module, group, heard, inputs, len(calls[heard.weight]) == 1) for heard in group.heard) for group in groups]
+    alone = {name: len(nodes) == 1 and name not in _with_shared_bias(module) for name, nodes in calls.items()}
+    return [tuple(_reading(module, group, heard, inputs, alone[heard.weight]) for heard in group.heard) for group in groups]
+
+
+def _with_shared_bias(module: nn.Module) -> set[str]:
+    """Weights of layers whose bias belongs to another layer, too: nothing can be folded into it."""
+    owners: dict[int, set[int]] = {}
+    layers = [(path, part) for path, part in module.named_modules(remove_duplicate=False) if getattr(part, "bias", None) is not None]
+    for _, part in layers:
+        owners.setdefault(id(part.bias), set()).add(id(part))
+    return {f"{path}.weight".lstrip(".") for path, part in layers if len(owners[id(part.bias)]) > 1}
 
 
 def _reading(module: nn.Module, group: ChannelGroup, heard: Heard, inputs: Mapping[str, Tensor], once: bool) -> Reading:

@@ -61,7 +61,7 @@ class Follower:
             return
         if len(shape_of(source)) != len(shape_of(node)) or shape_of(source)[axis.dim] != shape_of(node)[axis.dim]:
             self.unknown(node, f"`{name_of(node)}`")
-        elif len(node.all_input_nodes) > 1:
+        elif any(tensor_shape(self.traced, other) for other in node.all_input_nodes[1:]):
             self.unknown(node, f"`{name_of(node)}` of several tensors")
         else:
             self.axes[node] = axis

@@ -28,6 +28,7 @@ from torch import Tensor, fx, nn
 from sparsify_cli.maths.channel_axes import Axis, Run
 from sparsify_cli.maths.channel_follower import Follower
 from sparsify_cli.maths.channel_moves import MOVES
+from sparsify_cli.maths.channel_sizes import counts, sizes_of, takes_batches
 from sparsify_cli.maths.channel_spaces import (
     BATCH_NORMS,
     CONVOLUTIONS,
@@ -43,7 +44,7 @@ from sparsify_cli.maths.channel_spaces import (
     Space,
 )
 from sparsify_cli.maths.fewer_heads import FewerHeads, is_followed
-from sparsify_cli.maths.traced import Untraceable, given, mixed_name, name_of, shape_of, traced
+from sparsify_cli.maths.traced import Untraceable, given, mixed_name, name_of, shape_of, tensor_shape, traced
 
 
 def channel_groups(module: nn.Module, inputs: Tensor, *, depthwise: bool = False) -> ChannelGroups:
@@ -75,6 +76,9 @@ class _Layers(Follower):
                 self._visit(node)
             except (TypeError, ValueError, IndexError):  # arguments that are themselves computed, or of an unusual form
                 self.unknown(node, f"`{node.name}`")
+        for node, axis in self.axes.items():
+            if any(counts(self, size) for size in sizes_of(node, axis.dim)):
+                axis.mix(f"the network's code counts the channels of `{node.name}`")
         leaves = dict.fromkeys(leaf for space in self.spaces for leaf in space.leaves())
         return tuple(_group_of(leaf) for leaf in leaves if leaf.members)
 
@@ -149,6 +153,8 @@ class _Layers(Follower):
     def _embedding(self, node: fx.Node, module: nn.Embedding) -> None:
         axis = self.new_axis(node, len(shape_of(node)) - 1)
         self.place(axis, module.weight, 1, "makes")
+        if module.max_norm is not None:
+            axis.mix(f"`{node.target}` limits the norm over all of them")
 
     def _make(self, node: fx.Node, module: Any, dim: int, *, along: int = 0) -> None:
         axis = self.new_axis(node, dim)
@@ -173,9 +179,10 @@ class _Layers(Follower):
         last = len(shape_of(query)) - 1
         for source in dict.fromkeys((query, given(node, 1, "key", None), given(node, 2, "value", None))):
             self._read(source, node, module.in_proj_weight, last)
-        heads = Run(
-            self.space(module.num_heads, "the shares of attention are used, of all heads" if _gives_shares(node) else ""), module.head_dim
-        )
+        reason = "the shares of attention are used, of all heads" if _gives_shares(node) else ""
+        heads = Run(self.space(len(module.in_proj_weight) // 3 // module.head_dim, reason), module.head_dim)
+        if why := _by_head(self.traced, node):
+            heads.space.mix(why)
         for tensor, role in ((module.in_proj_weight, "makes"), (module.in_proj_bias, "goes along")):
             if tensor is not None:
                 self.place(Axis(0, (heads, heads, heads)), tensor, 0, role)
@@ -189,7 +196,9 @@ class _Layers(Follower):
         return None
 
     def _batch_norm(self, node: fx.Node, module: Any) -> None:
-        self._along(node, [module.weight, module.bias, module.running_mean, module.running_var], 1)
+        if not takes_batches(type(module).__name__, node, also=2 if isinstance(module, nn.BatchNorm1d) else 0):
+            return self._opaque(node, module)
+        return self._along(node, [module.weight, module.bias, module.running_mean, module.running_var], 1)
 
     def _layer_norm(self, node: fx.Node, module: nn.LayerNorm) -> None:
         if len(module.normalized_shape) > 1:
@@ -215,7 +224,8 @@ class _Layers(Follower):
 
     def _pool(self, node: fx.Node) -> None:
         axis = self.axes.get(node.all_input_nodes[0])
-        if axis is None or axis.dim == 1:
+        kind = type(self.traced.get_submodule(str(node.target))).__name__ if node.op == "call_module" else name_of(node)
+        if axis is None or (axis.dim == 1 and takes_batches(kind, node)):
             self.same(node)
         else:
             self.unknown(node, f"`{node.name}` (pooling across channels)")
@@ -224,6 +234,14 @@ class _Layers(Follower):
 def _gives_shares(attention: fx.Node) -> bool:
     """Whether anything uses more than what an attention has mixed."""
     return any(name_of(user) != "getitem" or (user.args[1] != 0 and bool(user.users)) for user in attention.users)
+
+
+def _by_head(graph: fx.GraphModule, attention: fx.Node) -> str:
+    """Why no head may be missing: masks of single heads, or of padding, which torch's encoder cuts out where it has all heads."""
+    mask, padding = given(attention, 5, "attn_mask", None), given(attention, 3, "key_padding_mask", None)
+    if isinstance(mask, fx.Node) and len(tensor_shape(graph, mask)) == 3:
+        return "a mask tells heads apart"
+    return "tokens are hidden by a padding mask" if padding is not None else ""
 
 
 def _group_of(space: Space) -> ChannelGroup:

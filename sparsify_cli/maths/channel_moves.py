@@ -48,7 +48,7 @@ def reshape(to: Follower, node: fx.Node) -> None:
         flatten(to, node, last, -1)
     else:
         to.unknown(node, f"`{node.name}` (a new shape)")
-    axis, sizes = to.axes.get(node), _flat(node.args[1:])
+    axis, sizes = to.axes.get(node), _flat(node.args[1:] or node.kwargs.values())
     if axis is not None and len(sizes) == len(after) and isinstance(sizes[axis.dim], int) and sizes[axis.dim] != -1:
         axis.mix(f"the network's code says how many there are: `{node.name}` to {sizes[axis.dim]}")
 
@@ -94,12 +94,14 @@ def pad(to: Follower, node: fx.Node) -> None:
     """Around channels go others, which are constants and as many as the code says."""
     source = node.all_input_nodes[0]
     axis, shape = to.axes.get(source), shape_of(source)
-    if axis is None or shape[axis.dim] == shape_of(node)[axis.dim]:
-        return to.same(node)
+    if axis is None:
+        return None
     amounts, behind = given(node, 1, "pad", ()), 2 * (len(shape) - 1 - axis.dim)
-    before, after = amounts[behind : behind + 2]
-    if min(before, after) < 0:
-        return to.unknown(node, f"`{node.name}` (which cuts channels off)")
+    before, after = (*amounts[behind : behind + 2], 0, 0)[:2]
+    if before == after == 0:
+        return to.same(node)
+    if min(before, after) < 0 or given(node, 2, "mode", "constant") != "constant":
+        return to.unknown(node, f"`{node.name}` (which moves channels)")
     reason = f"`{node.name}` pads the {shape[axis.dim]} channels to {shape_of(node)[axis.dim]}"
     sides = [(Run(to.space(count, reason)),) if count else () for count in (before, after)]
     to.axes[node] = Axis(axis.dim, (*sides[0], *axis.parts, *sides[1]))
@@ -172,7 +174,10 @@ def concatenate(to: Follower, node: fx.Node) -> None:
     else:
         to.axes[node] = first = next(axis for axis in known if axis.dim != dim)
         for source in dict.fromkeys(node.all_input_nodes):
-            to.meet(source, size - first.dim, first, f"`{node.name}`")
+            if source not in to.divided:
+                to.meet(source, size - first.dim, first, f"`{node.name}`")
+        for axis in known if isinstance(sources, fx.Node) else ():
+            first.merge(axis, f"`{node.name}`")
 
 
 def _flat(sizes: Any) -> list[Any]:

@@ -29,7 +29,7 @@ from sparsify_cli.maths.channel_spaces import (
     TRANSPOSED,
 )
 from sparsify_cli.maths.fewer_heads import is_followed
-from sparsify_cli.maths.traced import mixed_name, name_of, shape_of, traced
+from sparsify_cli.maths.traced import given, mixed_name, name_of, shape_of, traced
 
 MOVES = CONCATENATIONS | DIVISIONS | {"flatten", "view", "reshape", "mean", "permute", "transpose", "pad", "getitem"}
 """Functions that move numbers or average them."""
@@ -82,13 +82,13 @@ class _Constants(fx.Interpreter):
         if node.op == "call_module":
             layer = self.fetch_attr(str(node.target))
             if isinstance(layer, nn.MultiheadAttention) and is_followed(layer):
-                return self._attention(node, layer, args[0], args[2] if len(args) > 2 else kwargs["value"])
+                return self._attention(node, layer, args, kwargs)
             return self._layer(node, layer, args[0])
         name = name_of(node)
         if name in SIZES and not shape_of(node):
             return super().run_node(node)
         if name not in (SAME | JOINS | POOLING | MOVES):
-            return None
+            return _forgotten(args) if name.endswith("_") else None
         tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
         hidden, nothing = [tensor.isnan() for tensor in tensors], [tensor == 0 for tensor in tensors]
         found = super().run_node(node)
@@ -99,29 +99,42 @@ class _Constants(fx.Interpreter):
             found = found.masked_fill(where, 0.0)  # zero times anything
         return found
 
-    def _layer(self, node: fx.Node, layer: nn.Module, given: Tensor) -> Tensor | None:
+    def _layer(self, node: fx.Node, layer: nn.Module, read: Tensor) -> Tensor | None:
         if not type(layer).__module__.startswith("torch.nn"):
             return None
         if isinstance(layer, nn.Embedding):
             return _embedded(layer, shape_of(node))
-        self.read[node.name] = given.clone()
+        self.read[node.name] = read.clone()
         if isinstance(layer, nn.Linear):
-            return _multiplied(given, layer.weight, layer.bias)
+            return _multiplied(read, layer.weight, layer.bias)
         if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
-            return _weighed(layer, given)
+            return _weighed(layer, read)
         if not isinstance(layer, PASSING):
             return None
-        hidden = given.isnan()
-        found: Tensor = layer(given)
+        hidden = read.isnan()
+        found: Tensor = layer(read)
         return found.masked_fill(hidden, math.nan) if found.shape == hidden.shape else found
 
-    def _attention(self, node: fx.Node, layer: nn.MultiheadAttention, query: Tensor, value: Tensor) -> tuple[Tensor, None]:
-        """Whatever the shares are, they sum to one: a value that is the same for every token stays what it is."""
+    def _attention(self, node: fx.Node, layer: nn.MultiheadAttention, args: Any, kwargs: Any) -> tuple[Tensor, None]:
+        """Whatever the shares are, they sum to one: a value that is the same for every token stays what it is.
+
+        Where a mask hides all tokens there are no shares, and the outputs are zero or nothing: then only zero stays zero.
+        """
+        query, value = args[0], args[2] if len(args) > 2 else kwargs["value"]
+        masked = any(mask is not None for mask in (given(node, 3, "key_padding_mask", None), given(node, 5, "attn_mask", None)))
         bias = None if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)[2]
         values = _multiplied(value, layer.in_proj_weight.chunk(3)[2], bias).flatten(0, -2)
         same = values[0].masked_fill((values != values[0]).any(0), math.nan)
+        same = same.masked_fill(same != 0, math.nan) if masked else same
         self.read[mixed_name(node)] = mixed = same.expand(*query.shape[:-1], -1).clone()
         return _multiplied(mixed, layer.out_proj.weight, layer.out_proj.bias), None
+
+
+def _forgotten(changed: Any) -> None:
+    """Tensors that were changed in place in an unknown way."""
+    for tensor in changed:
+        if isinstance(tensor, Tensor) and tensor.is_floating_point():
+            tensor.fill_(math.nan)
 
 
 def _unknown(node: fx.Node) -> Tensor | None:

@@ -21,6 +21,11 @@ from torch.nn import functional
 class FewerHeads(nn.MultiheadAttention):
     """An attention whose tensors tell how many heads it has; made of one that is there, see `with_fewer_heads`."""
 
+    @property
+    def heads(self) -> int:
+        """How many there are."""
+        return int(self.in_proj_weight.shape[0] // 3 // self.head_dim)
+
     def forward(
         self,
         query: Tensor,
@@ -51,7 +56,7 @@ class FewerHeads(nn.MultiheadAttention):
             shares = shares.mean(1)
         if alone:
             return out.squeeze(0), None if shares is None else shares.squeeze(0)
-        return (out if self.batch_first else out.transpose(0, 1)), shares
+        return (out if self.batch_first else out.transpose(0, 1).contiguous()), shares
 
     def _projected(self, inputs: list[Tensor]) -> list[Float[Tensor, "n heads tokens size"]]:
         weights = self.in_proj_weight.chunk(3)
@@ -75,10 +80,8 @@ class FewerHeads(nn.MultiheadAttention):
 
 
 def with_fewer_heads(attention: nn.MultiheadAttention) -> None:
-    """Make an attention follow the sizes that its tensors have by now; it stays what it was in all else."""
+    """Make an attention follow the sizes that its tensors have by now; all else stays, `num_heads` too, which code may use."""
     attention.__class__ = FewerHeads
-    rows, attention.embed_dim = attention.in_proj_weight.shape
-    attention.num_heads = rows // 3 // attention.head_dim
     attention._qkv_same_embed_dim = False  # keeps encoder layers from computing it themselves, all heads in one call
 
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sparsify_cli.maths.channel_cuts import Cut, Reading, owed
 from sparsify_cli.maths.channel_spaces import BATCH_NORMS
-from sparsify_cli.maths.traced import traced
+from sparsify_cli.maths.traced import shape_of, traced
 from sparsify_cli.values.mask_set import MaskSet
 
 
@@ -83,7 +83,7 @@ def surgery(module: nn.Module, cuts: Sequence[Cut], inputs: Tensor) -> Surgery:
                     reading.of(folded[name])[:, cut.carrier] = column
                     carried.setdefault(name, []).append((reading, cut))
             if delta.any():
-                _fold(reading, delta, state, norms, folded)
+                _fold(reading, delta, norms, folded, module)
     for name in [name for name in folded if name not in state]:
         stay[name] = {dim: entries for dim, entries in stay.get(f"{name.removesuffix('bias')}weight", {}).items() if dim == 0}
     return Surgery(stay, folded, carried)
@@ -101,15 +101,17 @@ def _staying(state: Mapping[str, Tensor], cuts: Sequence[Cut]) -> dict[str, dict
     return {name: {dim: whole.nonzero().flatten() for dim, whole in of.items()} for name, of in kept.items()}
 
 
-def _fold(reading: Reading, delta: Tensor, state: Mapping[str, Tensor], norms: Mapping[str, str], folded: dict[str, Tensor]) -> None:
+def _fold(reading: Reading, delta: Tensor, norms: Mapping[str, str], folded: dict[str, Tensor], module: nn.Module) -> None:
     """Add something to what a layer puts out: to its bias, or to the mean that the batch norm behind it takes away."""
-    bias, norm = f"{reading.heard.module}.bias".lstrip("."), norms.get(reading.heard.node)
-    if bias not in state and norm is not None:
-        name, delta = f"{norm}.running_mean", -delta
-    else:
-        name = bias
-    old = folded.get(name, state.get(name))
-    folded[name] = delta + old.double() if old is not None else delta
+    layer, norm = module.get_submodule(reading.heard.module), norms.get(reading.heard.node)
+    leaf = "bias"
+    if getattr(layer, "bias", None) is None and norm is not None:
+        layer, leaf, delta = module.get_submodule(norm), "running_mean", -delta
+    old: Tensor | None = getattr(layer, leaf, None)
+    same = [path for path, part in module.named_modules(remove_duplicate=False) if part is layer]
+    for name in (f"{path}.{leaf}".lstrip(".") for path in same):  # a layer may be known under several names
+        before = folded.get(name, old)
+        folded[name] = delta + before.detach().double() if before is not None else delta
 
 
 def norms_after(module: nn.Module, inputs: Tensor) -> dict[str, str]:
@@ -121,9 +123,14 @@ def norms_after(module: nn.Module, inputs: Tensor) -> dict[str, str]:
         after = next(iter(node.users)) if node.op == "call_module" and len(node.users) == 1 else None
         if after is not None and after.op == "call_module" and times.count(str(after.target)) == 1:
             norm = module.get_submodule(str(after.target))
-            if isinstance(norm, BATCH_NORMS) and norm.running_mean is not None:
+            if isinstance(norm, BATCH_NORMS) and norm.running_mean is not None and _channels_second(module, node):
                 found[node.name] = str(after.target)
     return found
+
+
+def _channels_second(module: nn.Module, node: fx.Node) -> bool:
+    """Whether a layer puts its outputs where a batch norm looks for channels: not a linear layer on tokens."""
+    return not isinstance(module.get_submodule(str(node.target)), nn.Linear) or len(shape_of(node)) == 2
 
 
 def _names(module: nn.Module) -> dict[str, list[str]]:

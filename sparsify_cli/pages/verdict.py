@@ -115,7 +115,7 @@ def who_pays(view: View) -> str:
     """The class or group that lost most beyond noise, and how many would look so by chance; empty when none was compared."""
     compared = [(s, c) for s, c in slices(view) if judge(c) not in {"unknown", "unsure"}]
     if not compared:
-        return ""
+        return _gaps(view).strip()
     harmed = sorted(((s, c) for s, c in compared if judge(c) == "worse"), key=lambda pair: gain(pair[1]))
     if not harmed:
         return f"No {_kind(view)} or group has worse {called(view)} beyond noise ({len(compared)} compared).{_gaps(view)}"

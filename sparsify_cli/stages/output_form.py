@@ -11,6 +11,7 @@ matter. Some do so only in eval mode. Numbers to predict are left as they are. W
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,10 +24,14 @@ from sparsify_cli.training.modes import evaluating
 from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.samples import Samples
 
+SLACK = 1e-2
+"""How far probabilities may sum to something else than one, in 16 bits too."""
 NAMED = "yes"
 """The attribute, where data does not name its second class."""
-RESHAPING = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Select", "Slice", "Clone", "T", "Permute", "Alias")
-"""Backward nodes of changes of shape, by the beginnings of their names."""
+RESHAPING = re.compile(
+    r"((Unsafe)?View|ReshapeAlias|(Un)?[Ss]queeze|Select|Slice|Clone|T|Transpose|Permute|Alias|ToCopy|Clamp(Min|Max)?)Backward\d+"
+)
+"""Backward nodes of changes of shape, type and range."""
 
 
 def in_a_column(module: nn.Module) -> nn.Module:
@@ -83,17 +88,24 @@ def forms_of(module: nn.Module, samples: Samples) -> Forms:
     """What the network's answers to these samples are; one that ends in probabilities is also tried in training mode, as a copy."""
     if samples.kind == "numbers":
         return Forms()
-    with evaluating(module):
-        found = _form(_tried(module, samples, 1))
-    return Forms(found, _form(_tried(deepcopy(module).train(), samples, 2)) if found else "")
+    try:
+        aside = deepcopy(module)  # a network may keep what it has computed
+    except Exception:  # and some cannot be copied
+        with evaluating(module):
+            found = _form(_tried(module, samples, 1))
+        return Forms(found, found)
+    found = _form(_tried(aside.eval(), samples, 1))
+    return Forms(found, _form(_tried(aside.train(), samples, 2)) if found else "")
 
 
 def _form(output: Any) -> str:
     made = output.grad_fn if isinstance(output, Tensor) else None
-    while made is not None and made.name().startswith(RESHAPING):
+    while made is not None and RESHAPING.fullmatch(made.name()):
         made = made.next_functions[0][0]
     name = "" if made is None else made.name().lower()
-    return next((form for form in CHANGES if name.startswith(form)), "")
+    form = next((form for form in CHANGES if name.startswith(form)), "")
+    sums_to_one = form != "softmax" or bool(((output.double().sum(-1) - 1).abs() < SLACK).all())
+    return form if sums_to_one else ""
 
 
 def _tried(module: nn.Module, samples: Samples, count: int) -> Any:
@@ -106,16 +118,24 @@ def _tried(module: nn.Module, samples: Samples, count: int) -> Any:
 
 
 def _column(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    alone = isinstance(output, Tensor) and output.ndim == 1 and bool(args) and isinstance(args[0], Tensor) and len(args[0]) == len(output)
-    return output.unsqueeze(1) if alone else output
+    if not (isinstance(output, Tensor) and output.ndim < 2 and args and isinstance(args[0], Tensor) and args[0].ndim):
+        return output
+    return output.reshape(-1, 1) if output.numel() == len(args[0]) else output
 
 
 def _log(output: Tensor) -> Tensor:
-    return output.clamp_min(torch.finfo(output.dtype).tiny).log()
+    exact = _exact(output)
+    return exact.clamp_min(torch.finfo(exact.dtype).tiny).log()
 
 
 def _logit(output: Tensor) -> Tensor:
-    return output.logit(torch.finfo(output.dtype).eps)
+    exact = _exact(output)
+    return exact.logit(torch.finfo(exact.dtype).eps)
+
+
+def _exact(output: Tensor) -> Tensor:
+    """In float32 at least: in 16 bits a probability near one has no logarithm to speak of."""
+    return output.float() if output.element_size() < 4 else output
 
 
 CHANGES: dict[str, Callable[[Tensor], Tensor]] = {"softmax": _log, "sigmoid": _logit}

@@ -67,6 +67,7 @@ def test_a_residual_sum_joins_its_branches():
         (lambda net, y: torch.cat([y[:, :4], y[:, 4:]], 1), {}, True),
         (lambda net, y: torch.cat(y.chunk(4, 1)[::-1], 1), {}, True),
         (lambda net, y: y[:, ::2].repeat_interleave(2, 1), {}, False),
+        (lambda net, y: torch.cat(y.chunk(2, 2), 3).chunk(2, 3)[0], {}, True),
         (lambda net, y: functional.interpolate(y, scale_factor=2), {}, True),
         (lambda net, y: net.c(y), {"c": nn.InstanceNorm2d(8, affine=True)}, True),
         (lambda net, y: net.c(y), {"c": nn.Sequential(nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1))}, True),

@@ -33,7 +33,7 @@ def test_with_all_its_heads_it_is_torchs_own(bias: bool, first: bool, weights: b
     own = nn.MultiheadAttention(12, 4, bias=bias, batch_first=first).double()
     ours = deepcopy(own)
     with_fewer_heads(ours)
-    assert isinstance(ours, FewerHeads) and (ours.num_heads, ours.embed_dim) == (4, 12)
+    assert isinstance(ours, FewerHeads) and (ours.heads, ours.num_heads, ours.embed_dim) == (4, 4, 12)
     q, k = (torch.randn((3, 5, 12) if first else (5, 3, 12), dtype=torch.float64) for _ in range(2))
     expected, found = (net(q, k, k, need_weights=weights, **masks) for net in (own, ours))
     torch.testing.assert_close(found[0], expected[0])
@@ -53,7 +53,7 @@ def test_two_of_four_heads_are_the_sum_of_two():
     with_fewer_heads(ours)
     x = torch.randn(5, 12, dtype=torch.float64)
     torch.testing.assert_close(ours(x, x, x)[0], own(x, x, x)[0])
-    assert ours.num_heads == 2 and ours(x, x, x, average_attn_weights=False)[1].shape == (2, 5, 5)
+    assert (ours.heads, ours.num_heads) == (2, 4) and ours(x, x, x, average_attn_weights=False)[1].shape == (2, 5, 5)
 
 
 @pytest.mark.parametrize("extra", [{"add_bias_kv": True}, {"add_zero_attn": True}, {"kdim": 6}])

@@ -69,7 +69,7 @@ def test_a_head_of_constant_values_goes_into_the_bias():
     module = trained_looking(Attending())
     module.attend.in_proj_weight.data.view(3, HEADS, SIZE, WIDTH)[2, 1] = 0
     after, found = shrunk_alike(module, 6, 5)
-    assert found.heads == 1 and after.attend.num_heads == 3
+    assert found.heads == 1 and after.attend.heads == 3
     assert not torch.equal(after.attend.out_proj.bias, module.attend.out_proj.bias)
 
 
@@ -87,7 +87,7 @@ def test_channels_that_attention_makes_and_reads_go_too():
         "attend.out_proj.weight": [11, 12],
         "out.weight": [3, 11],
     }
-    assert (found.heads, found.channels, after.attend.embed_dim) == (0, 1, 11)
+    assert (found.heads, found.channels, after.attend.heads) == (0, 1, 4)
 
 
 class Telling(Attending):
@@ -107,6 +107,42 @@ def test_heads_stay_where_their_shares_are_used():
     assert shrunk_alike(module, 6, 5)[1].heads == 0
 
 
+class Masked(Attending):
+    """A mask for each head of each sample, and a padding mask."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Three numbers of a token; [tokens, n, 5]."""
+        y = self.into(x)
+        by_head = torch.zeros(1, 1, 1, dtype=x.dtype).expand(HEADS * x.size(1), x.size(0), x.size(0))
+        hidden = {"attn_mask": by_head} if self.kind == "heads" else {"key_padding_mask": (x[:, :, 0] > 1e9).transpose(0, 1)}
+        return self.out(torch.relu(self.attend(y, y, y, need_weights=False, **hidden)[0]))
+
+
+@pytest.mark.parametrize("kind", ["heads", "padding"])
+def test_heads_stay_where_masks_count_or_hide(kind: str):
+    """A mask for each head has as many as there were; what padding hides torch computes otherwise."""
+    module = trained_looking(Masked(kind))
+    unread(module.attend, 0)
+    assert shrunk_alike(module, 6, 5)[1].heads == 0
+
+
+def test_what_is_viewed_after_attention_still_can_be():
+    """With tokens first the outputs lie in memory as torch's own do."""
+
+    class Viewed(Attending):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.into(x)
+            return self.attend(y, y, y, need_weights=False)[0].view(-1, WIDTH)
+
+    module = trained_looking(Viewed())
+    unread(module.attend, 0)
+    assert shrunk_alike(module, 6, 5)[1].heads == 1
+
+
 def test_what_has_lost_heads_can_lose_more():
     """The network without heads is followed as the one with them was."""
     module = trained_looking(Encoder())
@@ -114,7 +150,7 @@ def test_what_has_lost_heads_can_lose_more():
     after, _ = shrunk_alike(module, 6, 5)
     after.encoder.layers[0].self_attn.out_proj.weight.data[:, :SIZE] = 0
     again, found = shrunk_alike(after, 6, 5)
-    assert found.heads == 1 and again.encoder.layers[0].self_attn.num_heads == 2
+    assert found.heads == 1 and again.encoder.layers[0].self_attn.heads == 2
 
 
 def test_masks_reach_attention_without_all_heads():
