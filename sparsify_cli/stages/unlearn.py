@@ -33,9 +33,9 @@ from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
 from sparsify_cli.stages.tables import listing, said
 from sparsify_cli.stages.write import Product, data_identity, output_folder, write_product
-from sparsify_cli.training.forgetting import draw
+from sparsify_cli.training.forgetting import answered_by, draw
 from sparsify_cli.values.artifact import CERTIFICATE, MEMO, claimed
-from sparsify_cli.values.choices import kinds
+from sparsify_cli.values.choices import kinds, unheard_of
 from sparsify_cli.values.mask_file import write_tensors
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Better, Finding, Report
@@ -47,7 +47,7 @@ MEANING = {
     "forget": "training samples that were to be forgotten",
     "retain": "training samples that stay",
     "test": "test samples",
-    "test_others": "test samples of classes that were not forgotten as a whole",
+    "test_others": "test samples of classes and attributes that stay",
 }
 SHOWN = 5000
 """Most retained samples whose accuracy is measured, drawn at random."""
@@ -243,9 +243,9 @@ def _ruined(recipe: UnlearnRecipe, report: Report) -> Anomalous | None:
 
 def _splits(request: Request, test: Samples) -> dict[str, Samples]:
     """Splits by name, without those that hold nothing."""
-    gone = set(kinds(request.forget.targets).tolist()) - set(kinds(request.retain.targets).tolist())
-    others = [i for i, label in enumerate(kinds(test.targets).tolist()) if label not in gone]
-    splits = {"forget": request.forget, "retain": draw(request.retain, SHOWN, 0), "test": test, "test_others": test.take(others)}
+    gone = bool(unheard_of(request.forget.targets, request.retain.targets).any())
+    others = test.take(answered_by(test.targets, request.retain.targets))
+    splits = {"forget": request.forget, "retain": draw(request.retain, SHOWN, 0), "test": test, "test_others": others}
     return {name: samples for name, samples in splits.items() if len(samples) and (name != "test_others" or gone)}
 
 

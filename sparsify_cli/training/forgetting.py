@@ -9,7 +9,8 @@ what the model pays on unseen samples, plus what they were harder than retained 
 the gap shrinks in proportion, because an easy sample is not a memorised one. Before the step, because a step that hurts a
 class raises the loss of its validation samples too, and chasing that moving target overshoots what retraining does (half a
 class of digits: 0.67 nats, where retraining gives 0.06 and unseen samples of that class had 0.07). Samples of a class of
-which nothing is retained are to be answered wrongly, since a model trained without a class never answers it.
+which nothing is retained are to be answered wrongly, since a model trained without a class never answers it; so is an attribute
+that nobody has any more.
 
 Source: ours.
 """
@@ -32,7 +33,7 @@ from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.maths.per_sample_gradients import Coordinates
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.values.arrays import as_taken_by
-from sparsify_cli.values.choices import alike, choices, kinds, of_samples
+from sparsify_cli.values.choices import alike, choices, in_any, of_samples, unheard_of
 from sparsify_cli.values.samples import Samples
 
 LEAST, MOST, WORK = 200, 2000, 10**10
@@ -40,8 +41,8 @@ BATCH = 500
 """Samples in one forward pass."""
 
 
-Outcome = tuple[Float[Tensor, " n"], Float[Tensor, " n"]]
-"""Loss and correctness of each sample."""
+Outcome = tuple[Float[Tensor, " n"], Float[Tensor, "n *a"]]
+"""Loss of each sample, and 1 or 0 for each right or wrong answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +67,8 @@ class Reading:
 
     @property
     def gone_accuracy(self) -> float:
-        """On those whose class goes as a whole."""
-        return _mean(self._forget[1][self.judge.gone])
+        """On the answers of which none is retained."""
+        return _mean(self._forget[1][self.judge.unheard])
 
     @property
     def validation_accuracy(self) -> float:
@@ -105,7 +106,7 @@ class Judge:
     """Tries steps on probe samples; the model itself never changes.
 
     Args:
-        gone: one entry a forget sample: no sample of its class is retained.
+        unheard: right answers of forget samples that no retained sample has, see `unheard_of`.
         target: loss that forget samples whose class stays are to reach.
         floor: validation accuracy that must be kept.
         start: what the model as it is does with the samples to forget and for validation.
@@ -117,7 +118,7 @@ class Judge:
     forget: Samples
     retain: Samples
     validation: Samples
-    gone: Bool[Tensor, " forget"]
+    unheard: Bool[Tensor, "forget *a"]
     forgotten: float
     target: float = 0.0
     floor: float = 0.0
@@ -139,22 +140,16 @@ class Judge:
             seed: for the draw.
         """
         quiet = copy.deepcopy(model).eval()
-        most = most or probe_size(quiet, request.forget)
+        most = most or probe_size(quiet, request.forget, len(request.forget) + len(request.retain))
         parameters = {name: p.detach() for name, p in quiet.named_parameters()}
-        forget = draw(request.forget, most, seed)
-        known, valid = kinds(forget.targets), kinds(request.validation.targets)
-        gone = ~torch.isin(known, kinds(request.retain.targets))
-        stays = (~torch.isin(valid, known[gone])).nonzero().reshape(-1)
-        validation = draw(request.validation.take(stays), most, seed)
+        forget, left = draw(request.forget, most, seed), request.retain.targets
+        validation = draw(request.validation.take(answered_by(request.validation.targets, left)), most, seed)
         retain = draw(request.retain, most, seed)
-        return cls(quiet, parameters, coordinates, forget, retain, validation, gone, forgotten)._started(tolerance)
+        unheard = unheard_of(forget.targets, left)
+        return cls(quiet, parameters, coordinates, forget, retain, validation, unheard, forgotten)._started(tolerance)
 
     def _started(self, tolerance: float) -> Judge:
-        sides = (self.forget.targets, self.retain.targets, self.validation.targets)
-        forgotten, retained, unknown = alike(*sides)
-        if self.forget.has_attributes and not bool(torch.isin(forgotten, retained).any()):  # whole attributes go
-            forgotten, retained, unknown = map(kinds, sides)
-        known = forgotten[~self.gone]
+        known, retained, unknown = alike(self.forget.targets[~self.gone], self.retain.targets, self.validation.targets)
         here = Reading(self, self.parameters)
         seen, _ = self.outcome(self.parameters, self.retain)
         losses, (unseen, right) = here._forget[0], here._validation
@@ -162,6 +157,11 @@ class Judge:
         gap = float(unseen @ mixture(unknown, known)) - level
         target = before + gap * (min(1.0, before / level) if level else 1.0)
         return replace(self, target=target, floor=_mean(right) - tolerance, start=(here._forget, here._validation))
+
+    @cached_property
+    def gone(self) -> Bool[Tensor, " forget"]:
+        """Forget samples with an answer that no retained sample has: their class, or one of their attributes, goes as a whole."""
+        return in_any(self.unheard)
 
     @cached_property
     def before(self) -> Reading:
@@ -185,18 +185,27 @@ class Judge:
         return outcomes(self.model, samples, parameters)
 
 
-def probe_size(model: nn.Module, samples: Samples) -> int:
-    """Samples of each kind that may be looked at for every step that is tried: 10^10 multiply-accumulates, 200 to 2,000 samples."""
+def probe_size(model: nn.Module, samples: Samples, n: int) -> int:
+    """Samples of each kind that may be looked at for every step that is tried.
+
+    At most 10^10 multiply-accumulates and a tenth of the training set, because forgetting is to cost next to nothing beside training
+    anew; but 200 to 2,000 samples.
+
+    Args:
+        model: in eval mode.
+        samples: as the model takes them.
+        n: samples in the training set.
+    """
     if not len(samples):
         return MOST
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     work = sum(uses * sizes[name] for name, uses in macs_per_weight(model, samples.inputs).items() if name in sizes)
-    return max(LEAST, min(MOST, WORK // max(1, work)))
+    return max(LEAST, min(MOST, n // 10, WORK // max(1, work)))
 
 
 @torch.no_grad()
 def outcomes(model: nn.Module, samples: Samples, parameters: Mapping[str, Tensor] | None = None) -> Outcome:
-    """Loss (nats) and correctness (1 or 0; the share of right attributes) of each sample, float64; a non-finite loss counts as enormous.
+    """Loss (nats) of each sample and which answers are right (1 or 0; for each attribute), float64; a non-finite loss counts as enormous.
 
     Args:
         model: in the mode it is to run in.
@@ -204,19 +213,29 @@ def outcomes(model: nn.Module, samples: Samples, parameters: Mapping[str, Tensor
         parameters: to be taken instead of the model's own.
     """
     if not len(samples):
-        return torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
+        return torch.zeros(0, dtype=torch.float64), torch.zeros(samples.targets.shape, dtype=torch.float64)
     parts = torch.split(samples.inputs, BATCH)
     logits = torch.cat([functional_call(model, dict(parameters or {}), (as_taken_by(model, x),)).cpu() for x in parts]).double()
     rows, right = choices(logits, samples.targets)
     losses = cross_entropy(rows, right, reduction="none").nan_to_num(1e30, posinf=1e30)
-    correct, each = (rows.argmax(dim=1) == right).double(), len(right) / len(samples)
-    return of_samples(losses, samples.targets), of_samples(correct, samples.targets) / each
+    return of_samples(losses, samples.targets), (rows.argmax(dim=1) == right).double().reshape(samples.targets.shape)
 
 
 def right_answers(model: nn.Module, samples: Samples) -> Float[Tensor, " n"]:
-    """1 where the model in eval mode answers rightly, else 0."""
+    """1 where the model in eval mode answers rightly, else 0; the share of right attributes."""
     with evaluating(model):
-        return outcomes(model, samples)[1]
+        right = outcomes(model, samples)[1]
+    return right if right.ndim == 1 else right.mean(dim=1)
+
+
+def answered_by(targets: Int[Tensor, "n *a"], retained: Int[Tensor, "m *a"]) -> Int[Tensor, " some"]:
+    """Positions of the samples all of whose right answers some retained sample has.
+
+    Args:
+        targets: labels, or 0 and 1 for each attribute.
+        retained: the same of the samples that stay.
+    """
+    return (~in_any(unheard_of(targets, retained))).nonzero().reshape(-1)
 
 
 def draw(samples: Samples, most: int, seed: int) -> Samples:

@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.training.erasing import Cost, Erasing, Student, copied, require
 from sparsify_cli.training.forgetting import mixture, right_answers
-from sparsify_cli.values.choices import alike, choices, kinds, options
+from sparsify_cli.values.choices import alike, choices, in_any, options, unheard_of
 from sparsify_cli.values.report import Finding
 
 REWOUND = "Epoch whose weights were taken, 1 = the first."
@@ -94,7 +94,8 @@ class Scrub(Erasing):
 
     def _chosen(self, student: Student, request: Request, errors: Sequence[float]) -> int:
         """Position of the epoch that is taken."""
-        if not self.rewind or not bool(torch.isin(kinds(request.forget.targets), kinds(request.retain.targets)).any()):
+        gone = unheard_of(request.forget.targets, request.retain.targets)
+        if not self.rewind or bool(in_any(gone).all()):
             return self.epochs - 1
         weights = mixture(*alike(request.validation.targets, request.forget.targets))
         unseen = float((1 - right_answers(student.model, request.validation)) @ weights)

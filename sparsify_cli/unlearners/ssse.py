@@ -80,7 +80,8 @@ class Ssse(Unlearner):
         trust: longest step, relative to the norm of the parameters that may move.
         tolerance: fall of validation accuracy on the classes that stay that may be paid, fraction.
         forgotten: accuracy on a wholly forgotten class that counts as forgotten, fraction.
-        probe: most samples of each kind looked at while epsilon is chosen, drawn at random; 0 = 200 to 2,000 by the network's size.
+        probe: most samples of each kind looked at while epsilon is chosen, drawn at random; 0 = 200 to 2,000 by the network's size
+            and that of the training set.
         seed: for every random draw.
     """
 

@@ -14,7 +14,7 @@ Source: standard (the logistic function is the softmax of two).
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 TOGETHER, DIFFERENT = 4, 0.05
@@ -64,6 +64,23 @@ def alike(*sides: Int[Tensor, "_ *a"]) -> tuple[Int[Tensor, " _"], ...]:
     chosen = [i for i in apart.argsort(descending=True, stable=True).tolist() if apart[i] > DIFFERENT][:TOGETHER]
     powers = 2 ** torch.arange(len(chosen))
     return tuple((side[:, chosen] * powers).sum(dim=1) for side in sides)
+
+
+def unheard_of(targets: Int[Tensor, "n *a"], retained: Int[Tensor, "m *a"]) -> Bool[Tensor, "n *a"]:
+    """Which right answers no retained sample has: a label of which nothing is left, a yes (or no) to an attribute that nobody has.
+
+    Args:
+        targets: labels, or 0 and 1 for each attribute.
+        retained: the same of the samples that stay.
+    """
+    if targets.ndim == 1:
+        return ~torch.isin(targets, retained)
+    return torch.stack([~torch.isin(one, left) for one, left in zip(targets.T, retained.T, strict=True)], dim=1)
+
+
+def in_any(answers: Bool[Tensor, "n *a"]) -> Bool[Tensor, " n"]:
+    """Which samples are marked in any of their answers."""
+    return answers if answers.ndim == 1 else answers.any(dim=1)
 
 
 def kinds(targets: Num[Tensor, "n *a"]) -> Int[Tensor, " n"]:

@@ -72,6 +72,22 @@ def test_vanished_class_is_judged_by_accuracy():
     assert (away.gone_accuracy, away.reached, away.acceptable) == (0.0, True, True)
 
 
+def test_vanished_attribute_is_judged_by_its_answers():
+    """Nobody that stays has attribute 0: its answers alone are to turn; validation samples that have it are left out."""
+    have, lack = torch.tensor([[1, 1], [1, 0]]), torch.tensor([[0, 1], [0, 0]])
+
+    def people(targets, *rows):
+        ids = tuple(map(str, range(len(rows))))
+        return Samples(torch.tensor(rows), targets, ids, classes=("hat", "coat"))
+
+    both, none = people(have, [2.0, 1.0], [2.0, -1.0]), people(lack, [-2.0, 1.0], [-2.0, -1.0])
+    it = judge(both, none, people(torch.cat([have, lack]), [1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [-2.0, -1.0]))
+    assert (it.before.gone_accuracy, it.before.reached, len(it.validation), it.before.validation_accuracy) == (1.0, False, 2, 0.75)
+    assert it.unheard.tolist() == [[True, False], [True, False]]
+    away = it.read(torch.tensor([0, 0, 0, 0, -3.0, 0.0]))
+    assert (away.gone_accuracy, away.forget_accuracy, away.reached, away.validation_accuracy) == (0.0, 0.5, True, 1.0)
+
+
 def test_harm_is_a_fall_beyond_the_tolerance():
     """Moving the bias by 2 makes one of two right answers wrong: 0.5 less, acceptable at tolerance 0.5 and not at 0.4."""
     parts = margins([5.0]), margins([5.0]), margins([1.0, 5.0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from sparsify_cli.values.choices import alike, choices, kinds, of_samples, options
+from sparsify_cli.values.choices import alike, choices, kinds, of_samples, options, unheard_of
 
 LABELS, ATTRIBUTES = torch.tensor([2, 0]), torch.tensor([[1, 0, 1], [0, 0, 1]])
 
@@ -36,6 +36,13 @@ def test_kinds_are_labels_or_one():
     """Samples with attributes are all of one kind."""
     assert kinds(LABELS).tolist() == [2, 0]
     assert kinds(ATTRIBUTES).tolist() == [0, 0]
+
+
+def test_answers_that_nobody_has_any_more():
+    """Label 3 is left nowhere; nobody that stays lacks attribute 1."""
+    assert unheard_of(torch.tensor([3, 1, 3]), torch.tensor([1, 2])).tolist() == [True, False, True]
+    left = torch.tensor([[0, 1], [1, 1]])
+    assert unheard_of(torch.tensor([[1, 0], [0, 1]]), left).tolist() == [[False, True], [False, False]]
 
 
 def test_sets_are_told_apart_by_the_attributes_that_differ():
