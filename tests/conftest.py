@@ -54,7 +54,7 @@ def _seeded() -> None:
     """Every test starts from the same generators, whatever ran before it."""
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,6 +150,12 @@ def _register() -> None:
 _register()
 
 
+@cache
+def _command() -> Any:
+    """The command line, put together once: it has hundreds of options."""
+    return typer.main.get_command(app)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. `SPARSIFY_DEBUG=1` re-raises errors."""
     for stream in (sys.stdout, sys.stderr):
@@ -156,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal without the letter must not cost the result
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        code = app(args=arguments, prog_name="sparsify", standalone_mode=False)
+        code = _command()(args=arguments, prog_name="sparsify", standalone_mode=False)
     except SystemExit:  # the reader of a pipe went away: there is nobody to tell
         return 1
     except TyperException as error:

@@ -28,6 +28,9 @@ from torch import Tensor
 Z = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 
+HALVINGS = 42
+"""Bisections from at most 2 down to 1e-12."""
+
 RESAMPLED_UP_TO = 20_000
 """Above this many values the mean is normal to within a percent of the interval's width, and resampling is only slow."""
 
@@ -54,6 +57,7 @@ def wilson(successes: int, n: int) -> Estimate:
     return Estimate(p, max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half) if successes < n else 1.0)
 
 
+@lru_cache(maxsize=4096)
 def tango(gained: int, lost: int, n: int) -> Estimate:
     """Difference of two shares of the same samples, (gained - lost) / n.
 
@@ -115,7 +119,7 @@ def _score(gained: int, lost: int, n: int, d: float) -> float:
 def _last_accepted(score: Callable[[float], float], value: float) -> float:
     """The largest difference that the test does not reject, by bisection between `value` and 1."""
     low, high = value, 1.0
-    for _ in range(60):
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if score(middle) > -Z else (low, middle)
     return low

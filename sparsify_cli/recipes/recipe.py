@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -21,6 +22,16 @@ from sparsify_cli.recipes.yaml import read_yaml, write_yaml
 R = TypeVar("R", bound="Recipe")
 
 
+def adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    """What reads and writes values of a type; it takes longer to make than to use."""
+    return _adapter(cast(Hashable, kind))
+
+
+@cache
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast(Any, kind))
+
+
 class Recipe:
     """Base of every verb's recipe; subclasses are frozen keyword-only dataclasses."""
 
@@ -29,7 +40,7 @@ class Recipe:
 
     def to_plain(self) -> dict[str, Any]:
         """Plain JSON values, the verb first; `resolve` reads them back."""
-        values: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
+        values: dict[str, Any] = adapter(type(self)).dump_python(self, mode="json")
         return {"verb": self.verb, **values}
 
     def to_yaml(self) -> str:
@@ -71,9 +82,10 @@ def validated(kind: type[R], values: Mapping[str, Any]) -> R:
     if unknown:
         raise UnknownName(f"option of `{kind.verb}` named", str(unknown[0]), known)
     try:
-        return TypeAdapter(kind).validate_python(_named(kind, values))
+        recipe: R = adapter(kind).validate_python(_named(kind, values))
     except ValidationError as error:
         raise BadRequest(problems(error)) from error
+    return recipe
 
 
 def _named(kind: type[Recipe], values: Mapping[str, Any]) -> dict[str, Any]:

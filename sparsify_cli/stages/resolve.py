@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from sparsify_cli.contracts.architecture import Architecture
@@ -21,6 +21,7 @@ from sparsify_cli.errors import BadData, BadRequest, KeyMismatch, UnknownName
 from sparsify_cli.maths.compact_conv import compacted
 from sparsify_cli.maths.identities import without
 from sparsify_cli.maths.resize import resized
+from sparsify_cli.recipes.recipe import adapter
 from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.hugging_face import plainly_called
 from sparsify_cli.stages.output_form import in_a_column
@@ -155,7 +156,7 @@ def _strategy(package: str, spec: Spec) -> Any:
         raise BadRequest(f"The dataset {spec.name} needs a location.", "", f"Write --data {spec.name}:PATH.")
     _require_known(shelf.noun, spec, known, flag)
     try:
-        return TypeAdapter(strategy).validate_python(dict(spec.options))
+        return adapter(strategy).validate_python(dict(spec.options))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
         raise BadRequest(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from sparsify_cli.errors import BadRequest, UnknownName
 from sparsify_cli.recipes.option import Choice
-from sparsify_cli.recipes.recipe import problems
+from sparsify_cli.recipes.recipe import adapter, problems
 from sparsify_cli.shelf import Shelf
 
 
@@ -35,6 +35,6 @@ def strategy(package: str, choice: Choice, *, seed: int | None = None) -> Any:
         )
     options = {"seed": seed, **choice.options} if seed is not None and "seed" in known else dict(choice.options)
     try:
-        return TypeAdapter(kind).validate_python(options)
+        return adapter(kind).validate_python(options)
     except ValidationError as error:
         raise BadRequest(f"The {shelf.noun} {choice.name} cannot be made. {problems(error)}") from error

@@ -7,6 +7,7 @@ import hashlib
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,7 @@ def _stored(weights: Written | None) -> tuple[str, ...]:
     return (*(weights.parts if weights else ()), MASKS, MEMO, CERTIFICATE, FORECAST)
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of everything a result may depend on."""
     return {"sparsify": version("sparsify-cli"), "python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}

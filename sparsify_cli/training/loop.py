@@ -24,6 +24,7 @@ from sparsify_cli.errors import BadData, BadRequest, Diverged, Interrupted
 from sparsify_cli.training import guard, loss_scale
 from sparsify_cli.training.batches import as_taken_by, batches, derived_seed
 from sparsify_cli.training.batchnorm import has_batchnorm
+from sparsify_cli.training.seeding import seed_torch
 from sparsify_cli.values.losses import require_answers
 from sparsify_cli.values.run import Run
 from sparsify_cli.values.samples import Samples
@@ -190,7 +191,7 @@ def _stop_here(run: Run, stop: Callable[[], bool]) -> None:
 def _ready(run: Run, rate: float, seed: int) -> None:
     """Train mode, learning rate and random numbers of this step, whatever happened since the last."""
     run.forward.train()  # the model is inside it
-    torch.manual_seed(seed)
+    seed_torch(seed)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
 

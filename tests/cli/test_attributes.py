@@ -63,6 +63,7 @@ def test_pruning_looks_at_attributes(run: Run, how: str):
     assert numbers("pruned", "accuracy")["all"] > (0.4 if "grasp" in how else 0.8)
 
 
+@pytest.mark.slow
 def test_finetuning_distils_and_embeds(run: Run):
     """Both objectives, a nest, and a level out of it."""
     assert run("prune dense --sparsity 0.8 --out pruned").code == 0

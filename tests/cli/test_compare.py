@@ -36,6 +36,7 @@ def test_a_dense_network_is_the_baseline(here, run: Run):
     assert (kept["verb"], kept["recipe"]["dense"], kept["recipe"]["networks"]) == ("compare", DENSE, [DENSE, TUNED])
 
 
+@pytest.mark.slow
 def test_networks_of_one_name_are_called_by_their_folders(here, run: Run):
     """Two that were pruned alike."""
     assert run(f"prune {DENSE} --sparsity 0.8 --out first").code == 0
@@ -81,6 +82,7 @@ def test_the_json_is_what_its_schema_says(here, run: Run):
     assert list(validator.iter_errors(found))
 
 
+@pytest.mark.slow
 def test_the_spreadsheet_holds_every_finding(here, run: Run):
     """As many rows as the JSON has findings, the same numbers, and no text that a spreadsheet would run."""
     assert run(f"report {TUNED} --out page").code == 0

@@ -48,6 +48,7 @@ def test_frozen_weights_keep_their_bits(here: Path, run: Run, loop: str) -> None
             assert torch.equal(sparser[name][held], denser[name][held])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS[1:3])
 def test_an_interrupted_nest_ends_with_the_same_bits(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch, loop: str) -> None:
     """Stopped in the second level, averages and all, and resumed."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from sparsify_cli.stages.measure import predict
 from sparsify_cli.stages.subject import open_path
 from tests.cli.conftest import NAMES, Run
@@ -48,6 +50,7 @@ def test_it_is_scored_by_what_changed(here, run: Run):
     assert 'id="forecast"' in Path("page/report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_scored_is_told(here, run: Run):
     """A sparse network foretells nothing; another network's forecast, other samples, a changed file and no file are refused by name."""
     assert "is sparse already" in run(f"report {PRUNED} --forecast").sentence

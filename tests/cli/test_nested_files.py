@@ -185,7 +185,9 @@ def test_shared_state_is_stored_once_and_measured_anew(cnn, run: Run):
     assert all(torch.equal(again[name], tensor) for name, tensor in found["0.9"].items())
 
 
-@pytest.mark.parametrize("state", ["private", "shared-affine", "shared"])
+@pytest.mark.parametrize(
+    "state", ["private", pytest.param("shared-affine", marks=pytest.mark.slow), pytest.param("shared", marks=pytest.mark.slow)]
+)
 def test_a_private_classifier_is_dense_and_of_each_level(cnn, run: Run, state: str):
     """Weight and bias differ between levels whatever is shared, and no weight of it is pruned."""
     found = embedded(run, f"--classifier private --state {state}")
@@ -218,6 +220,7 @@ def test_levels_in_one_shot(cnn, run: Run):
     assert torch.equal(sparse["bn1.weight"], given.checkpoint.tensors["bn1.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", [pytest.param("private", marks=pytest.mark.slow), "shared"])
 def test_levels_in_one_shot_are_repaired_beside_one_another(cnn, run: Run, state: str):
     """Better than without at nine tenths zeros; nested, and weights of the sparser level are the same bits in the denser one."""

@@ -110,6 +110,7 @@ def counted(monkeypatch) -> list[int]:
     return passes
 
 
+@pytest.mark.slow
 def test_a_second_report_computes_one_batch(run: Run, monkeypatch):
     """The answers of both networks are read; the numbers are the same."""
     assert run("report pruned0 --out first").code == 0
@@ -148,6 +149,7 @@ def test_a_full_cache_forgets_the_oldest(run: Run, monkeypatch):
     assert 1 <= len(left) < 3
 
 
+@pytest.mark.slow
 def test_every_column_is_compared_with_the_same_dense_networks(run: Run):
     """A network beside the subject: its change is its number less the one in the dense column."""
     assert run("report pruned0 --population pruned1 --also pruned2 --out page").code == 0

@@ -107,6 +107,7 @@ class Net(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_blocks_that_do_nothing_go_as_a_whole(here: Path, run: Run) -> None:
     """One of three residual blocks is silent: it goes with its five tensors, later verbs build the network without it, and train it."""
     (here / "blocks.py").write_text(BLOCKS)
@@ -149,6 +150,7 @@ class Net(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_heads_go_and_what_is_beside_them(here: Path, run: Run) -> None:
     """Two of four heads that `prune` silenced as blocks of columns; a neuron that is concatenated; every later verb takes the rest."""
     (here / "encoder.py").write_text(ENCODER)
@@ -168,6 +170,7 @@ def test_heads_go_and_what_is_beside_them(here: Path, run: Run) -> None:
     assert run("finetune less --epochs 1 --out tuned").code == 0 and run("report tuned").code == 0
 
 
+@pytest.mark.slow
 def test_zero_columns_become_smaller_products(zeroed: Path, run: Run) -> None:
     """Of the second convolution's 72 columns 18 are left, so a quarter of its work; later verbs know it, masks and pruning included."""
     state = torch.load("zeroed.pt", weights_only=True)

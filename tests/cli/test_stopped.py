@@ -22,9 +22,8 @@ PRUNED = f"runs/{NAMES['pruned']}"
 NEWEST = f"runs/{NAMES['tuned']}"
 LONG = "--epochs 8 --batch-size 32"
 RESUMED = [
-    "acdc --set regime.finetune_dense=true",
     "rigl",
-    *(pytest.param(one, marks=pytest.mark.slow) for one in ("sr-ste", "imp", "cram-plus")),
+    *(pytest.param(one, marks=pytest.mark.slow) for one in ("acdc --set regime.finetune_dense=true", "sr-ste", "imp", "cram-plus")),
 ]
 
 
@@ -123,6 +122,7 @@ def hidden(folder: str) -> list[str]:
     return [name for name in names(folder) if name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_resumes_bit_for_bit(here: Path, run: Run, start) -> None:
     """SIGINT: exit 130 and the command that continues; resumed, even when another model is newest by then, it ends with the same bits."""
     process = start(f"finetune {LONG} --out run")

@@ -13,6 +13,7 @@ from tests.cli.conftest import NAMES, Run
 DENSE, PRUNED = (f"runs/{NAMES[name]}" for name in ("dense", "pruned"))
 
 
+@pytest.mark.slow
 def test_a_page_against_sparsity(here, run: Run):
     """Columns by rising sparsity; each network has as many zeros as was asked; the section with its curves is there."""
     assert run(f"report {DENSE} --sparsities 0.95,0.5,0.8 --solver sparsegpt --out page").code == 0

@@ -81,6 +81,7 @@ def test_it_learns(results):
     assert "training_macs_share" not in numbers(results / "up80-linear")  # of the classifier alone it would say nothing
 
 
+@pytest.mark.slow
 def test_later_verbs_take_it(results, monkeypatch, capsys):
     """validate, finetune and export know the classifier; a report asks for a dense network of this task."""
     monkeypatch.chdir(results)
@@ -296,6 +297,7 @@ def net():
 """
 
 
+@pytest.mark.slow
 def test_reports_name_strangers(results, monkeypatch, capsys):
     """A dense network of another task, and one that is sparse: numbers are shown, and a note says what they are."""
     monkeypatch.chdir(results)

@@ -135,6 +135,7 @@ def test_nest_is_prepared_level_by_level(here, run: Run):
     assert all(torch.equal(tensor, once[name]) for name, tensor in apart.items())
 
 
+@pytest.mark.slow
 def test_statistics_can_be_measured_again(here, run: Run):
     """--batchnorm gives running statistics of what stays; without it they are what they were."""
     assert run("train --arch cnn --data digits --epochs 1 --out cnn").code == 0
@@ -156,6 +157,7 @@ def test_every_method_runs_on_a_sparse_network(here, run: Run, kind: str):
     assert all(not after.checkpoint.tensors[name][~mask].any() for name, mask in after.masks.items())
 
 
+@pytest.mark.slow
 def test_more_than_half_is_warned_about(here, run: Run):
     """Not refused, but said."""
     assert "more than half" in run(f"unlearn {DENSE} --forget random:60% --out out").err
@@ -268,6 +270,7 @@ class Tied(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_certificate_of_another_network_is_not_shown(here, run: Run):
     """The manifest vouches for it: one that was put in its place, changed or taken away is refused by name."""
     for out, label in (("a", 3), ("b", 4)):

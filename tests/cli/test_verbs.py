@@ -222,6 +222,7 @@ def test_flags_win_over_settings_over_the_recipe(here: Path, run: Run) -> None:
     assert float(recipe["sparsity"]) == 0.8
 
 
+@pytest.mark.slow
 def test_the_pipeline_of_newest_artifacts(here: Path, run: Run) -> None:
     """Verbs without a model follow each other: each takes the newest that fits and numbers its folder next."""
     lines = ("prune --sparsity 0.5", "finetune --epochs 1", "export", "report")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 
 import pytest
 
@@ -12,17 +13,23 @@ CHECKS = ("assert", "raises", "warns", "fail")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def is_check(node: ast.AST, checkers: frozenset[str]) -> bool:
-    """True for an assert that can fail, and for a call of something that asserts."""
-    if isinstance(node, ast.Assert):
-        return not (isinstance(node.test, ast.Constant) and bool(node.test.value))
-    name = dotted(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
-    return name.startswith(CHECKS) or name in checkers
+def is_check(node: ast.AST) -> bool:
+    """True for an assert that can fail."""
+    return isinstance(node, ast.Assert) and not (isinstance(node.test, ast.Constant) and bool(node.test.value))
+
+
+@functools.cache
+def found_in(function: Function) -> tuple[bool, frozenset[str]]:
+    """Whether the function's own code, or that of functions inside it, checks something, and the names of what it calls."""
+    inside = [node for statement in function.body for node in ast.walk(statement)]
+    called = frozenset(dotted(node.func).rpartition(".")[2] for node in inside if isinstance(node, ast.Call))
+    return any(map(is_check, inside)) or any(name.startswith(CHECKS) for name in called), called
 
 
 def can_fail(function: Function, checkers: frozenset[str] = frozenset()) -> bool:
-    """True when the function's own code, or that of functions inside it, checks something; `checkers` are functions that do."""
-    return any(is_check(node, checkers) for statement in function.body for node in ast.walk(statement))
+    """True when the function checks something, or calls one of `checkers`, which do."""
+    checks, called = found_in(function)
+    return checks or bool(called & checkers)
 
 
 def asserting(found: list[Function]) -> frozenset[str]:

@@ -94,6 +94,7 @@ def test_escapes_never_retain_less_and_repeat():
     assert torch.equal(escaped.order, best_order(scores, 2, 4, escapes=20, seed=5).order)
 
 
+@pytest.mark.slow
 def test_wide_layers_are_searched_in_random_pairs(monkeypatch):
     """Where a map of all pairs is too much work, random pairs gain at least nine tenths of what the map gains, on average of three."""
     matrices = [uniform(seed, 32, 64) for seed in (4, 5, 6)]

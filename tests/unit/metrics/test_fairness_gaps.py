@@ -194,6 +194,7 @@ def test_groups_that_are_alike_reach_down_to_zero():
     assert 90 <= sum(f.low == 0 for f in found) <= 99 and "would show about" in found[0].note
 
 
+@pytest.mark.slow
 def test_the_level_of_groups_without_difference_is_what_they_show():
     """Five groups of 60 with chance .7: the mean gap of 150 test sets is the level within 8 %."""
     found = [report(tossed(60, [0.7] * 5, seed)).get(NAMES[1], scope="group:g") for seed in range(150)]

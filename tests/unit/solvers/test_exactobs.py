@@ -177,6 +177,7 @@ def test_what_it_cannot_do_is_said():
         ExactOBS(damping=0.0).solve(*problem(0, 2, 8, rows=3), Keep(4, ANY))
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(seed=seeds, outputs=st.integers(2, 6), share=st.sampled_from([0.2, 0.4, 0.6]))
 def test_rows_that_compete_change_outputs_less_on_average(seed, outputs, share):

@@ -78,6 +78,7 @@ def test_imitation_improves_digits_and_is_kept(digits):
     assert high.report.get("nll").value < plain.report.get("nll").value
 
 
+@pytest.mark.slow
 def test_imitation_that_does_not_help_is_put_back(digits, monkeypatch):
     """With a learning rate that destroys the network, everything is as without imitation bit for bit, and the note says it."""
     real = module_under_test.Imitation
@@ -149,6 +150,7 @@ def test_operations_are_four_passes_over_each_sample(digits):
     assert module_under_test.operations(digits, torch.zeros(5, 64), 3) == 4 * 3 * 5 * (64 * 16 + 16 * 10)
 
 
+@pytest.mark.slow
 def test_names_with_a_prefix_are_imitated(digits):
     """A checkpoint whose names have a wrapper's prefix becomes what the plain one becomes."""
     torch.save({f"net.{name}": tensor for name, tensor in digits.state_dict().items()}, "wrapped.pt")

@@ -135,6 +135,7 @@ def test_mean_outputs_of_convolutions_too():
     assert [int(layer.mask[half].sum()) for half in (slice(0, 3), slice(3, 6)) for layer in [layers["2.weight"]]] == [27, 27]
 
 
+@pytest.mark.slow
 def test_dense_targets_beat_own_targets():
     """Summed over five networks, final outputs are nearer to the dense ones when these are imitated than when inputs are taken as given."""
     off = {"dense": 0.0, "own": 0.0}
