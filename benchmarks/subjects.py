@@ -31,6 +31,7 @@ NUMBERS, WORDS = [0, 2, 4, 10, 11, 12], [1, 3, 5, 6, 7, 8, 9, 13]
 Part = dict[str, Any]
 
 
+@functools.cache
 def cifar_6000(split: str) -> Part:
     """CIFAR-10 with 6,000 training images, 2,000 of validation and 2,000 of the test half, as ResNet-20 wants them."""
     part = cifar(split, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -38,6 +39,7 @@ def cifar_6000(split: str) -> Part:
     return {name: values[:count] for name, values in part.items()}
 
 
+@functools.cache
 def fashion(split: str) -> Part:
     """Images of 14 x 14 pixels, standardised."""
     name = "t10k" if split == "test" else "train"
@@ -60,6 +62,7 @@ def fashion_net() -> nn.Module:
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(64, 10))
 
 
+@functools.cache
 def adult(split: str) -> Part:
     """Rows of people, whether they earn more than 50,000, their sex and race."""
     train, test = _rows("adult.data"), _rows("adult.test")
@@ -80,10 +83,10 @@ def _rows(name: str) -> list[list[str]]:
 
 def adult_net() -> nn.Module:
     """Two hidden layers of 64: 11 k weights."""
-    width = adult("validation")["x"].shape[1]
-    return nn.Sequential(nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+    return nn.Sequential(nn.Linear(104, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
 
 
+@functools.cache
 def faces(split: str) -> Part:
     """Faces and three yes-or-no attributes of each."""
     labels = list(csv.reader((FOLDER / "utkface64/labels.csv").open()))[1:]

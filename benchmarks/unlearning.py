@@ -6,8 +6,10 @@
 For each seed a network is trained, and trained anew without each set by the same recipe (`--unlearner retrain`); then every method
 forgets the set. All by the tool's own commands, on one thread. `half:3` is a random half of class 3. Distances are the mean share of the
 answer that differs (total variation) from the network trained anew, over forgotten and over test samples; `nothing` is the network as it
-was. Time is that of forgetting, after `--prepare` where a method has one, relative to training anew. Every cell is kept in
-`unlearning.jsonl`, which a second call goes on with; the tables are written to `unlearning.txt`.
+was, `anew, other seed` a second network trained anew, which is as near as a method can be expected to come: training is chaotic, and what
+is nearer than that is not closer to retraining, only to the run that both started from. Time is that of forgetting, after `--prepare`
+where a method has one, relative to training anew. Every cell is kept in `unlearning.jsonl`, which a second call goes on with; the tables
+are written to `unlearning.txt`.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ METHODS = {
     "finetune": ["--unlearner", "finetune"],
     "scrub": ["--unlearner", "scrub"],
     "salun": ["--unlearner", "salun"],
+    "anew, other seed": [],
 }
+OTHER = 1000
+"""Added to the seed of the second network that is trained anew."""
 PREPARED = ("ssse", "ssse, kronecker", "ssse, low-rank", "ssse, diagonal", "fisher-forgetting", "ssd")
 SETS = "random:1%;random:5%;half:3;class:3"
 SHOWN = {
@@ -86,24 +91,29 @@ class Seed:
         """The network trained anew without a set."""
         out = self.folder / f"anew-{which.replace(':', '-').replace('%', '')}"
         if not out.exists():
-            how = [f"unlearner.epochs={self.args.epochs}", f"unlearner.lr={self.args.lr}"]
-            words = ["--unlearner", "retrain", *(word for one in how for word in ("--set", one)), "--most-harm", "1"]
-            run("unlearn", str(self.dense), "--forget", self.forget(which), "--seed", str(self.seed), *words, "--out", str(out))
+            words = [*self.again(), "--seed", str(self.seed), "--most-harm", "1"]
+            run("unlearn", str(self.dense), "--forget", self.forget(which), *words, "--out", str(out))
         return out
 
+    def again(self) -> list[str]:
+        """Flags of training anew."""
+        how = [f"unlearner.epochs={self.args.epochs}", f"unlearner.lr={self.args.lr}"]
+        return ["--unlearner", "retrain", *(word for one in how for word in ("--set", one))]
+
     def forget(self, which: str) -> str:
-        """What --forget is given."""
+        """What --forget is given: a file of ids where samples are drawn, so that another seed forgets the same ones."""
         kind, _, label = which.partition(":")
-        if kind != "half":
+        file = self.folder / f"{kind}-{label}.csv"
+        if kind not in ("half", "random"):
             return which
-        file = self.folder / f"half-{label}.csv"
         if not file.exists():
             from sparsify_cli.stages.resolve import load_samples, parse_spec
 
             train = load_samples(parse_spec(self.args.data, ()), "train")
-            ids = [name for name, target in zip(train.ids, train.targets.tolist(), strict=True) if target == int(label)]
+            ids = [name for name, target in zip(train.ids, train.targets.tolist(), strict=True) if kind == "random" or target == int(label)]
+            share = 0.5 if kind == "half" else float(label.rstrip("%")) / 100
             with file.open("w", newline="") as out:
-                csv.writer(out).writerows([["id"], *([name] for name in random.Random(self.seed).sample(ids, len(ids) // 2))])
+                csv.writer(out).writerows([["id"], *([name] for name in random.Random(self.seed).sample(ids, round(share * len(ids))))])
         return str(file)
 
     def memo(self, method: str) -> list[str]:
@@ -115,14 +125,21 @@ class Seed:
             run("unlearn", str(self.dense), "--prepare", *METHODS[method], "--out", str(self.memos[method]))
         return ["--memo", str(self.memos[method])]
 
+    def flags(self, method: str) -> list[str]:
+        """Flags of a method."""
+        if method == "anew, other seed":
+            return self.again()
+        if method == "nothing":
+            return [*METHODS["ssse"], "--set", "unlearner.epsilon=0", *self.memo("ssse")]
+        return [*METHODS[method], *self.memo(method)]
+
     def cell(self, method: str, which: str) -> Cell:
         """One method on one set."""
         about = {"name": self.args.name or self.args.data, "method": method, "set": which, "seed": self.seed}
         reference, out = self.reference(which), self.folder / f"out-{len(list(self.folder.iterdir()))}"
-        flags = METHODS[method] or [*METHODS["ssse"], "--set", "unlearner.epsilon=0"]
-        memo = self.memo(method if METHODS[method] else "ssse")
-        words = ["--forget", self.forget(which), "--seed", str(self.seed), "--audit", "--reference", str(reference), "--most-harm", "1"]
-        code = run("unlearn", str(self.dense), *words, *flags, *memo, "--out", str(out))
+        seed = self.seed + OTHER * (method == "anew, other seed")
+        words = ["--forget", self.forget(which), "--seed", str(seed), "--audit", "--reference", str(reference), "--most-harm", "1"]
+        code = run("unlearn", str(self.dense), *words, *self.flags(method), "--out", str(out))
         if code:
             return {**about, "failed": code}
         found, anew = numbers(out), numbers(reference)

@@ -56,7 +56,7 @@ def add_gram(total: Float[Tensor, "blocks size size"], gradients: Float[Tensor, 
         total: from `empty_gram`.
         gradients: one row a sample.
     """
-    columns = _blocks_of(gradients.to(total.dtype), total.shape[-1]).transpose(0, 1)
+    columns = blocks_of(gradients.to(total.dtype), total.shape[-1]).transpose(0, 1)
     return total.baddbmm_(columns.transpose(1, 2), columns)
 
 
@@ -89,8 +89,8 @@ def solve_blocks(
         Anomalous: a block is not positive definite.
     """
     size = blocks.shape[-1]
-    parts = _blocks_of(vector.double() if free is None else vector.double() * free, size)
-    inside = None if free is None else _blocks_of(free.double(), size)
+    parts = blocks_of(vector.double() if free is None else vector.double() * free, size)
+    inside = None if free is None else blocks_of(free.double(), size)
     step = max(1, TOGETHER // size**2)
     solved = [_solve(blocks, parts, inside, damping, slice(i, i + step)) for i in range(0, len(blocks), step)]
     return torch.cat(solved).reshape(-1)[: len(vector)]
@@ -141,7 +141,8 @@ def mean_diagonal(blocks: Float[Tensor, "blocks size size"], count: int) -> floa
     return float(blocks.diagonal(dim1=-2, dim2=-1).double().sum() / count)
 
 
-def _blocks_of(rows: Tensor, size: int) -> Tensor:
+def blocks_of(rows: Tensor, size: int) -> Tensor:
+    """The last dimension cut into blocks of `size`, [..., blocks, size]; the last one is filled up with zeros."""
     missing = -rows.shape[-1] % size
     return torch.nn.functional.pad(rows, (0, missing)).reshape(*rows.shape[:-1], -1, size)
 

@@ -1,6 +1,7 @@
 """Forms in which an empirical Fisher is kept, and products with its damped inverse in each.
 
-    dense, block   diagonal blocks of consecutive weights (`fisher.py`); one block is the whole matrix
+    dense, block   diagonal blocks of consecutive weights (`fisher.py`); one block is the whole matrix. Blocks of up to 1,024 weights are
+                   kept as their eigenvectors Q and eigenvalues w:  (F + lambda I)^-1 v = Q ((Q^T v) / (w + lambda)),  at any damping
     low-rank       m rows r_i = g_i / sqrt(m) as they are:  (R^T R + lambda I)^-1 v = (v - R^T (R R^T + lambda I)^-1 R v) / lambda
     kronecker      a weight matrix [rows, cols] with per-sample gradients G_i:  F = A (x) B / tr,  A = E[G G^T], B = E[G^T G], tr = E|G|^2;
                    with A = U a U^T, B = W b W^T:  (F + lambda I)^-1 V = U ((U^T V W) / (a b^T / tr + lambda)) W^T ;  vectors dense
@@ -25,12 +26,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsify_cli.errors import Anomalous
-from sparsify_cli.maths.fisher import add_gram, empty_gram, mean_diagonal, solve_blocks
+from sparsify_cli.maths.fisher import add_gram, blocks_of, empty_gram, mean_diagonal, solve_blocks
 from sparsify_cli.maths.per_sample_gradients import Coordinates
 
 Rows = Iterator[Float[Tensor, "rows d"]]
 TOGETHER = 2**25
 """Numbers of the gradients whose products are summed before they are added to the rest: 128 MB in float32."""
+SPECTRAL = 1024
+"""Weights in a block up to which its eigenvectors are worth their time, four Cholesky factors."""
 COLUMNS = 2**16
 """Columns of the rows that are multiplied at a time in float64."""
 
@@ -78,6 +81,14 @@ class BlockForm:
         """By Cholesky factors, block by block."""
         return solve_blocks(self.blocks, vector, damping=damping, free=free)
 
+    def spectral(self) -> SpectralForm:
+        """The same in eigenvectors, which take the place of the blocks: less memory than both."""
+        values = torch.empty(self.blocks.shape[:2], dtype=torch.float64)
+        for value, block in zip(values, self.blocks, strict=True):
+            found = torch.linalg.eigh(block.double())
+            value.copy_(found.eigenvalues), block.copy_(found.eigenvectors)
+        return SpectralForm(self.blocks, values, self.count)
+
     def without(self, rows: Rows, n: int) -> BlockForm:
         """The mean over what stays: (n F - sum g g^T over the rows) / (n - k), where F was the mean over all n.
 
@@ -92,6 +103,51 @@ class BlockForm:
     def tensors(self) -> dict[str, Tensor]:
         """The blocks."""
         return {"fisher": self.blocks}
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralForm:
+    """Diagonal blocks by their eigenvectors (columns) and eigenvalues: decomposed once, solved at any damping by two products."""
+
+    vectors: Float[Tensor, "blocks size size"]
+    values: Float[Tensor, "blocks size"]
+    count: int
+
+    @property
+    def scale(self) -> float:
+        """Mean diagonal entry."""
+        return float(self.values.sum()) / self.count
+
+    @property
+    def blocks(self) -> BlockForm:
+        """The blocks themselves."""
+        blocks = torch.empty_like(self.vectors)
+        for block, q, w in zip(blocks, self.vectors, self.values, strict=True):
+            block.copy_((q.double() * w) @ q.double().T)
+        return BlockForm(blocks, self.count)
+
+    def solve(self, vector: Tensor, damping: float, free: Tensor | None = None) -> Tensor:
+        """In the eigenbasis; by Cholesky factors where some weights may not move.
+
+        Raises:
+            Anomalous: a block is not positive definite.
+        """
+        if free is not None:
+            return self.blocks.solve(vector, damping, free)
+        damped = self.values + damping
+        if float(damped.min()) <= 0:
+            raise Anomalous(f"The Fisher matrix is not positive definite at damping {damping:.3g}.", "", "Use a larger damping.")
+        parts = blocks_of(vector.double(), self.vectors.shape[-1])
+        solved = [q.double() @ (q.double().T @ part / w) for q, w, part in zip(self.vectors, damped, parts, strict=True)]
+        return torch.cat(solved).reshape(-1)[: len(vector)]
+
+    def without(self, rows: Rows, n: int) -> BlockForm:
+        """The mean over what stays."""
+        return self.blocks.without(rows, n)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Eigenvectors and eigenvalues."""
+        return {"vectors": self.vectors, "values": self.values}
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +251,9 @@ def form_of(kind: str, memo: Mapping[str, Tensor], coordinates: Coordinates) -> 
     """The form that was kept; None where the memo holds another one."""
     d = coordinates.count
     if kind in ("dense", "block"):
+        if "vectors" in memo and "values" in memo:
+            fits = _holds(memo["vectors"], d) and memo["values"].shape == memo["vectors"].shape[:2]
+            return SpectralForm(memo["vectors"], memo["values"], d) if fits else None
         return BlockForm(memo["fisher"], d) if "fisher" in memo and _holds(memo["fisher"], d) else None
     if kind == "low-rank":
         fits = {"rows", "row_gram"} <= set(memo) and memo["rows"].ndim == 2 and memo["rows"].shape[1] == d

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from sparsify_cli.contracts.unlearner import Erasure, Memo, Request, Unlearner
 from sparsify_cli.errors import Anomalous, BadRequest, MissingContext
 from sparsify_cli.maths.fisher import numerator
-from sparsify_cli.maths.fisher_forms import BlockForm, Form, KroneckerForm, LowRankForm, Rows, factor_sizes, form_of
+from sparsify_cli.maths.fisher_forms import SPECTRAL, BlockForm, Form, KroneckerForm, LowRankForm, Rows, SpectralForm, factor_sizes, form_of
 from sparsify_cli.maths.memory import machine_memory
 from sparsify_cli.maths.per_sample_gradients import Coordinates, gradient_sum, per_sample_gradients
 from sparsify_cli.maths.step_search import guided_step, longest_step, lowest_step
@@ -183,7 +183,8 @@ class Ssse(Unlearner):
             return LowRankForm.gathered(rows)
         if self.fisher == "kronecker":
             return KroneckerForm.gathered(rows, coordinates)
-        return BlockForm.gathered(rows, coordinates.count, self._size(coordinates), like, self._precision(coordinates))
+        blocks = BlockForm.gathered(rows, coordinates.count, self._size(coordinates), like, self._precision(coordinates))
+        return blocks.spectral() if self._size(coordinates) <= SPECTRAL else blocks
 
     def _form(self, memo: Memo, coordinates: Coordinates) -> Form:
         """The kept Fisher.
@@ -295,7 +296,7 @@ class _Newton:
         k, rest = len(request.forget), len(request.retain)
         total = gradient_sum(model, request.forget.inputs, request.forget.targets, coordinates)
         theta = coordinates.flatten({name: p.detach() for name, p in model.named_parameters()}).double().cpu()
-        if how.retained and isinstance(form, BlockForm):
+        if how.retained and isinstance(form, BlockForm | SpectralForm):
             form = form.without(rows(), k + rest)
         free = coordinates.free_of(request.frozen) if request.frozen else None
         return cls(form, total, numerator(total, theta, k=k, weight_decay=how.weight_decay), theta, k, rest, free)

@@ -28,9 +28,10 @@ def rows(coordinates):
 
 
 def forms(rows, count):
-    """The two that are the Fisher itself: one block, and all rows."""
-    parts = iter(rows.split(7))
-    yield BlockForm.gathered(parts, count, count, rows, torch.float64)
+    """The three that are the Fisher itself: one block, its eigenvectors, and all rows."""
+    for spectral in (False, True):
+        block = BlockForm.gathered(iter(rows.split(7)), count, count, rows, torch.float64)
+        yield block.spectral() if spectral else block
     yield LowRankForm.gathered(iter(rows.split(7)))
 
 
@@ -59,11 +60,25 @@ def test_frozen_weights_are_taken_out_of_the_fisher(rows, coordinates):
         assert not solved[~free].any()
 
 
+def test_eigenvectors_of_blocks_solve_as_the_blocks_do(rows):
+    """Ten weights in blocks of four, the last one filled up: the same solution at every damping, and the blocks come back."""
+    blocks = BlockForm.gathered(iter([rows]), 10, 4, rows, torch.float64)
+    before, v = blocks.blocks.clone(), torch.arange(10.0, dtype=torch.float64)
+    wanted = [blocks.solve(v, damping) for damping in (1e-3, 0.1, 10.0)]
+    spectral = blocks.spectral()
+    for damping, solution in zip((1e-3, 0.1, 10.0), wanted, strict=True):
+        torch.testing.assert_close(spectral.solve(v, damping), solution, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(spectral.blocks.blocks, before, rtol=1e-12, atol=1e-12)
+    with pytest.raises(Anomalous, match="not positive definite"):
+        spectral.solve(v, -float(spectral.values.max()))
+
+
 def test_taking_samples_out_is_the_fisher_of_the_rest(rows):
     """N F minus the outer products of the first five, over fifteen, is the mean over the last fifteen."""
     whole = BlockForm.gathered(iter([rows]), 10, 10, rows, torch.float64)
-    rest = whole.without(iter(rows[:5].split(2)), 20)
-    torch.testing.assert_close(rest.blocks[0], fisher(rows[5:]), rtol=1e-12, atol=1e-12)
+    for form in (whole, BlockForm(whole.blocks.clone(), 10).spectral()):
+        rest = form.without(iter(rows[:5].split(2)), 20)
+        torch.testing.assert_close(rest.blocks[0], fisher(rows[5:]), rtol=1e-12, atol=1e-12)
 
 
 def test_kronecker_factors_are_exact_where_the_fisher_is_a_product():
@@ -92,19 +107,21 @@ def test_kronecker_form_keeps_the_trace_and_leaves_vectors_dense(rows, coordinat
     assert sorted(factor_sizes(coordinates)) == [3, 3, 4]
 
 
-@pytest.mark.parametrize("kind", ["dense", "low-rank", "kronecker"])
+@pytest.mark.parametrize("kind", ["dense", "block", "low-rank", "kronecker"])
 def test_forms_come_back_from_their_tensors(rows, coordinates, kind):
     """What was kept gives the same inverse; another form's tensors are not taken."""
     made = {
         "dense": lambda: BlockForm.gathered(iter([rows]), 10, 10, rows, torch.float64),
+        "block": lambda: BlockForm.gathered(iter([rows]), 10, 10, rows, torch.float64).spectral(),
         "low-rank": lambda: LowRankForm.gathered(iter([rows])),
         "kronecker": lambda: KroneckerForm.gathered(iter([rows]), coordinates),
     }
     form, v = made[kind](), torch.arange(10.0, dtype=torch.float64)
     again = form_of(kind, form.tensors(), coordinates)
     assert torch.equal(again.solve(v, LAMBDA), form.solve(v, LAMBDA))
-    others = [form_of(other, form.tensors(), coordinates) for other in made if other != kind]
-    assert others == [None, None]
+    blocks = {"dense", "block"}
+    others = [form_of(other, form.tensors(), coordinates) for other in made if other != kind and not {other, kind} <= blocks]
+    assert set(others) == {None}
 
 
 def test_rows_without_damping_have_no_inverse():
