@@ -34,6 +34,8 @@ TOGETHER = 2**25
 """Numbers of the gradients whose products are summed before they are added to the rest: 128 MB in float32."""
 SPECTRAL = 1024
 """Weights in a block up to which its eigenvectors are worth their time, four Cholesky factors."""
+CHUNK = 2**20
+"""Numbers of blocks that are copied to float64 together."""
 COLUMNS = 2**16
 """Columns of the rows that are multiplied at a time in float64."""
 
@@ -84,9 +86,9 @@ class BlockForm:
     def spectral(self) -> SpectralForm:
         """The same in eigenvectors, which take the place of the blocks: less memory than both."""
         values = torch.empty(self.blocks.shape[:2], dtype=torch.float64)
-        for value, block in zip(values, self.blocks, strict=True):
-            found = torch.linalg.eigh(block.double())
-            value.copy_(found.eigenvalues), block.copy_(found.eigenvectors)
+        for some in _some_at_a_time(self.blocks):
+            found = torch.linalg.eigh(self.blocks[some].double())
+            values[some], self.blocks[some] = found.eigenvalues, found.eigenvectors.to(self.blocks.dtype)
         return SpectralForm(self.blocks, values, self.count)
 
     def without(self, rows: Rows, n: int) -> BlockForm:
@@ -122,8 +124,9 @@ class SpectralForm:
     def blocks(self) -> BlockForm:
         """The blocks themselves."""
         blocks = torch.empty_like(self.vectors)
-        for block, q, w in zip(blocks, self.vectors, self.values, strict=True):
-            block.copy_((q.double() * w) @ q.double().T)
+        for some in _some_at_a_time(blocks):
+            q = self.vectors[some].double()
+            blocks[some] = ((q * self.values[some].unsqueeze(1)) @ q.mT).to(blocks.dtype)
         return BlockForm(blocks, self.count)
 
     def solve(self, vector: Tensor, damping: float, free: Tensor | None = None) -> Tensor:
@@ -137,9 +140,11 @@ class SpectralForm:
         damped = self.values + damping
         if float(damped.min()) <= 0:
             raise Anomalous(f"The Fisher matrix is not positive definite at damping {damping:.3g}.", "", "Use a larger damping.")
-        parts = blocks_of(vector.double(), self.vectors.shape[-1])
-        solved = [q.double() @ (q.double().T @ part / w) for q, w, part in zip(self.vectors, damped, parts, strict=True)]
-        return torch.cat(solved).reshape(-1)[: len(vector)]
+        parts = blocks_of(vector.double(), self.vectors.shape[-1]).unsqueeze(-1)
+        for some in _some_at_a_time(self.vectors):
+            q = self.vectors[some].double()
+            parts[some] = q @ (q.mT @ parts[some] / damped[some].unsqueeze(-1))
+        return parts.reshape(-1)[: len(vector)]
 
     def without(self, rows: Rows, n: int) -> BlockForm:
         """The mean over what stays."""
@@ -233,6 +238,12 @@ class KroneckerForm:
     def tensors(self) -> dict[str, Tensor]:
         """The factors; a factor is named by its weight and its place."""
         return {f"factor.{i}.{name}": factor for name, each in self.factors.items() for i, factor in enumerate(each)}
+
+
+def _some_at_a_time(blocks: Float[Tensor, "blocks size size"]) -> list[slice]:
+    """Blocks that are copied to float64 together."""
+    step = max(1, CHUNK // blocks.shape[-1] ** 2)
+    return [slice(i, i + step) for i in range(0, len(blocks), step)]
 
 
 def gathered_rows(rows: Rows, most: int) -> Rows:

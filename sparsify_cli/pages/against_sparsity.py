@@ -4,8 +4,9 @@
     less sure       accuracy is not worse beyond noise, but more answers are unsure
     worse           accuracy is worse beyond noise
 
-A network is on the frontier when no other is at least as small (packed bytes) and at least as accurate, and better in one of them.
-Parameter efficiency is the number of parameters removed for each point of accuracy lost, where some was lost beyond noise.
+Where answers are texts or numbers, perplexity or the error stands in the place of accuracy, and nothing is called less sure. A network
+is on the frontier when no other is at least as small (packed bytes) and at least as good, and better in one of them. Parameter efficiency
+is the number of parameters removed for each point of accuracy lost, where some was lost beyond noise.
 
 Source: the three regimes follow the findings of Iofinova, Peste, Alistarh 2023 (arXiv 2304.12622); the rules are ours.
 """
@@ -21,6 +22,7 @@ from matplotlib.axes import Axes
 
 from sparsify_cli.pages.svg import COMPRESSED, DENSE, GRID, draw
 from sparsify_cli.pages.tables import Cell, cell
+from sparsify_cli.pages.verdict import called
 from sparsify_cli.pages.verdict import verdict as one_verdict
 from sparsify_cli.pages.view import View, missing
 from sparsify_cli.pages.wording import clean, judge, percent
@@ -29,7 +31,21 @@ from sparsify_cli.values.report import Finding
 LEAST = 3
 """Sparsities that a curve needs."""
 AS_DENSE, LESS_SURE, WORSE = "as dense", "less sure", "worse"
-CURVES = (("accuracy", "accuracy, %"), ("uncertainty", "unsure answers, %"), ("ece", "calibration error, %"))
+CURVES = {
+    "accuracy": (("accuracy", "accuracy, %"), ("uncertainty", "unsure answers, %"), ("ece", "calibration error, %")),
+    "perplexity": (
+        ("perplexity", "perplexity"),
+        ("accuracy", "next tokens right, %"),
+        ("token_agreement", "tokens as the dense one says, %"),
+    ),
+    "rmse": (("rmse", "root mean square error"), ("mae", "mean absolute error"), ("output_shift", "distance from the dense one's outputs")),
+}
+"""What is drawn, by what says how good networks are; in percent where the label says so."""
+COLUMNS = {
+    "accuracy": ("Accuracy", "Change", "Worst class or group", "Unsure", "Calibration error", "Packed", "Parameters removed a lost point"),
+    "perplexity": ("Perplexity", "Change", "Worst group", "Next tokens right", "As the dense one says", "Packed"),
+    "rmse": ("Root mean square error", "Change", "Worst group", "Mean absolute error", "From the dense outputs", "Packed"),
+}
 HEIGHT, WIDTH = 220, 300
 
 
@@ -43,7 +59,7 @@ class Point:
         sparsity: of its prunable weights.
         regime: what became of it.
         frontier: no other network is smaller and more accurate.
-        cells: accuracy, its change, worst class or group, unsure answers, calibration error, packed bytes, efficiency.
+        cells: one for each of `COLUMNS`.
     """
 
     name: str
@@ -55,27 +71,30 @@ class Point:
 
 
 def points(view: View) -> list[Point]:
-    """The networks by sparsity, the dense one first; none where there are fewer than three sparse ones, or answers are texts or numbers."""
-    if view.quality != "accuracy":
-        return []
+    """The networks by sparsity, the dense one first; none where there are fewer than three sparse ones."""
     known = {i: view.number("sparsity", i) for i in range(1, len(view.stages))}
-    sparse = {i: f.value for i, f in known.items() if f is not None and f.value and view.number("accuracy", i)}
+    sparse = {i: f.value for i, f in known.items() if f is not None and f.value and view.number(view.quality, i)}
     if len(set(sparse.values())) < LEAST:
         return []
     order = [0, *sorted(sparse, key=lambda i: sparse[i])]
-    best = frontier([(_value(_bytes(view, i)), _value(view.number("accuracy", i))) for i in order])
+    best = frontier([(_value(_bytes(view, i)), _goodness(view.number(view.quality, i))) for i in order])
     return [_point(view, i, sparse.get(i, 0.0), i in {order[at] for at in best}) for i in order]
 
 
-def verdict(found: Sequence[Point]) -> str:
-    """Where harm starts, in one or two sentences."""
+def verdict(found: Sequence[Point], about: str = "accuracy") -> str:
+    """Where harm starts, in one or two sentences.
+
+    Args:
+        found: the networks by sparsity.
+        about: what says how good they are.
+    """
     same = list(takewhile(lambda p: p.regime == AS_DENSE, found[1:]))
     unsure, worse = (next((p for p in found[1:] if p.regime == regime), None) for regime in (LESS_SURE, WORSE))
     parts = [
         f"Up to {percent(same[-1].sparsity)} zeros nothing is changed beyond noise" if same else "No sparsity here leaves all as it was"
     ]
     parts += [f"from {percent(unsure.sparsity)} more answers are unsure while accuracy holds"] if unsure else []
-    parts += [f"from {percent(worse.sparsity)} accuracy is worse"] if worse else ["accuracy is nowhere worse beyond noise"]
+    parts += [f"from {percent(worse.sparsity)} {about} is worse"] if worse else [f"{about} is nowhere worse beyond noise"]
     return f"{'; '.join(parts)}."
 
 
@@ -83,7 +102,7 @@ def headline(view: View) -> str:
     """The page in a sentence or two: of many sparsities where harm starts, then what became of the network it is about."""
     found, several = points(view), len(view.stages) > 2
     about = f"{view.about.name}: {one_verdict(view)}" if several else one_verdict(view)
-    return f"{verdict(found)} {about}" if found else about
+    return f"{verdict(found, called(view))} {about}" if found else about
 
 
 def frontier(sizes: Sequence[tuple[float | None, float | None]]) -> list[int]:
@@ -93,35 +112,39 @@ def frontier(sizes: Sequence[tuple[float | None, float | None]]) -> list[int]:
 
 
 def figures(view: View, found: Sequence[Point]) -> list[tuple[str, Markup]]:
-    """A curve for each number there is."""
-    return [
-        (label, _curve(view, found, name, label)) for name, label in CURVES if not any(missing(view.number(name, p.index)) for p in found)
-    ]
+    """A curve for each number that every sparse network has."""
+    drawn = [(name, label) for name, label in CURVES[view.quality] if not any(missing(view.number(name, p.index)) for p in found[1:])]
+    return [(label, _curve(view, found, name, label)) for name, label in drawn]
 
 
 def regime(view: View, index: int) -> str:
     """What became of a network."""
-    if judge(view.change("accuracy", index)) == "worse":
+    if judge(view.change(view.quality, index)) == "worse":
         return WORSE
     return LESS_SURE if judge(view.change("uncertainty", index)) in ("higher", "worse") else AS_DENSE
 
 
 def _point(view: View, index: int, sparsity: float, best: bool) -> Point:
-    change = view.change("accuracy", index) if index else None
+    change = view.change(view.quality, index) if index else None
     kind = regime(view, index) if index else AS_DENSE
-    cells = (
-        cell(view.number("accuracy", index)), cell(change, judge(change)), cell(_lowest(view, index)),
-        cell(view.number("uncertainty", index)), cell(view.number("ece", index)), cell(_bytes(view, index)),
-        Cell(_efficiency(view, index, change) if kind == WORSE else "\u2013"),
-    )  # fmt: skip
+    others = [cell(view.number(name, index)) for name, _ in CURVES[view.quality][1:]]
+    efficiency = [Cell(_efficiency(view, index, change) if kind == WORSE else "\u2013")] if view.quality == "accuracy" else []
+    first = (cell(view.number(view.quality, index)), cell(change, judge(change)), cell(_lowest(view, index)))
+    cells = (*first, *others, cell(_bytes(view, index)), *efficiency)
     return Point(clean(view.stages[index].name), index, sparsity, kind, best, cells)
 
 
 def _lowest(view: View, index: int) -> Finding | None:
-    """Accuracy of the class, attribute or group that fares worst."""
+    """How the class, attribute or group fares that fares worst."""
     scopes = [scope for kind in ("class", "attribute", "group") for scope in view.scopes(kind) if scope.count("=") < 2]
-    found = [f for scope in scopes if (f := view.number("accuracy", index, scope)) is not None and not missing(f)]
-    return min(found, key=lambda f: f.value or 0.0, default=None)
+    found = [f for scope in scopes if (f := view.number(view.quality, index, scope)) is not None and not missing(f)]
+    return min(found, key=lambda f: _goodness(f) or 0.0, default=None)
+
+
+def _goodness(finding: Finding | None) -> float | None:
+    """The number, or minus it where lower is better."""
+    value = _value(finding)
+    return -value if value is not None and finding is not None and finding.better == "lower" else value
 
 
 def _bytes(view: View, index: int) -> Finding | None:
@@ -141,20 +164,22 @@ def _value(finding: Finding | None) -> float | None:
 
 
 def _curve(view: View, found: Sequence[Point], name: str, label: str) -> Markup:
-    """One number against sparsity, with intervals; the dense network is a broken line."""
-    numbers = [view.number(name, p.index) for p in found]
-    across = [100 * p.sparsity for p in found]
-    up = [100 * (f.value or 0.0) if f else 0.0 for f in numbers]
+    """One number against sparsity, with intervals; the dense network, where it has one, is a broken line."""
+    measured = [(p, f) for p in found if (f := view.number(name, p.index)) is not None and not missing(f)]
+    times = 100 if label.endswith("%") else 1
+    across, up = [100 * p.sparsity for p, _ in measured], [times * (f.value or 0.0) for _, f in measured]
     ends = [
-        (100 * f.low, 100 * f.high) if f and f.low is not None and f.high is not None else (y, y) for f, y in zip(numbers, up, strict=True)
+        (times * f.low, times * f.high) if f.low is not None and f.high is not None else (y, y)
+        for (_, f), y in zip(measured, up, strict=True)
     ]
 
     def paint(axes: Axes) -> None:
         axes.grid(color=GRID)
-        axes.axhline(up[0], color=DENSE, linestyle=(0, (4, 3)), linewidth=1.2)
+        if not measured[0][0].index:
+            axes.axhline(up[0], color=DENSE, linestyle=(0, (4, 3)), linewidth=1.2)
         axes.vlines(across, [low for low, _ in ends], [high for _, high in ends], color=COMPRESSED, linewidth=1.2)
         axes.plot(across, up, color=COMPRESSED, marker="o", markersize=3.5, linewidth=1.6)
         axes.set(xlabel="zeros, % of the prunable weights", ylabel=label)
 
-    told = "; ".join(f"{x:.0f} % zeros: {y:.1f}" for x, y in zip(across, up, strict=True))
+    told = "; ".join(f"{x:.0f} % zeros: {y:.3g}" for x, y in zip(across, up, strict=True))
     return draw(f"fig-against-{name}", f"{label.capitalize()} against sparsity", f"{told}.", paint, height=HEIGHT, width=WIDTH)

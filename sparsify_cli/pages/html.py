@@ -84,7 +84,8 @@ def _against(view: View) -> dict[str, Any] | None:
     found = against_sparsity.points(view)
     if not found:
         return None
-    return {"points": found, "said": against_sparsity.verdict(found), "figures": against_sparsity.figures(view, found)}
+    said, drawn = against_sparsity.verdict(found, called(view)), against_sparsity.figures(view, found)
+    return {"points": found, "said": said, "figures": drawn, "columns": against_sparsity.COLUMNS[view.quality]}
 
 
 def _answers(view: View) -> dict[str, Any]:

@@ -79,3 +79,31 @@ def test_the_first_sentence_says_where_harm_starts_and_of_which_network_it_speak
     for count in (2, 3):
         few = View("t", STAGES[:count])
         assert against_sparsity.headline(few).startswith(f"{few.about.name}: ") == (count == 3)
+
+
+def text(sparsity: float, perplexity: float, size: float) -> Stage:
+    """A language model beside a dense one of perplexity 4."""
+    found = (
+        Finding(name="sparsity", value=sparsity),
+        finding("perplexity", perplexity, better="lower"),
+        finding("perplexity", 4.0, "dense", better="lower"),
+        finding("perplexity", perplexity - 4.0, "change", better="lower"),
+        finding("token_agreement", 1 - sparsity),
+        Finding(name="bytes_packed", value=size, unit="bytes"),
+    )
+    return Stage(f"pruned {sparsity:.0%}", "prune", f"at-{sparsity}", {}, Report(found))
+
+
+def test_language_models_are_read_by_their_perplexity():
+    """Lower is better: as dense, worse, worse; the larger and worse one is not worth its bytes; the dense one agrees with itself."""
+    whole = View("t", (DENSE, text(0.8, 9.0, 800), text(0.7, 9.5, 1200), text(0.5, 4.0, 2000)))
+    found = against_sparsity.points(whole)
+    assert [(p.sparsity, p.regime, p.frontier) for p in found] == [
+        (0.0, "as dense", False), (0.5, "as dense", True), (0.7, "worse", False), (0.8, "worse", True),
+    ]  # fmt: skip
+    assert {len(p.cells) for p in found} == {len(against_sparsity.COLUMNS["perplexity"])}
+    assert [label for label, _ in against_sparsity.figures(whole, found)] == ["perplexity", "tokens as the dense one says, %"]
+    said = against_sparsity.headline(whole)
+    assert said.startswith("Up to 50.0 % zeros nothing is changed beyond noise; from 70.0 % perplexity is worse.")
+    page = render_html(whole)
+    assert "perplexity is not changed beyond noise" in page and "Parameters removed a lost point" not in page
