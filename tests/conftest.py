@@ -23,8 +23,9 @@ for name in LOUD:
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-CHECKED = ["sparsify_cli.maths", "sparsify_cli.values"]
-"""Packages whose annotations, shapes included, are checked at every call while the tests run."""
+SHAPED = [path.stem for path in (ROOT / "sparsify_cli" / "values").glob("*.py") if "jaxtyping" in path.read_text(encoding="utf-8")]
+CHECKED = ["sparsify_cli.maths", *(f"sparsify_cli.values.{name}" for name in sorted(SHAPED))]
+"""Modules whose annotations, shapes included, are checked at every call while the tests run: the maths, and values that are arrays."""
 install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import numpy as np  # noqa: E402
