@@ -98,17 +98,19 @@ def guided_step(attempt: Callable[[float], T], start: T, limit: float, guess: fl
     return Found(*long, "reached") if long[1].acceptable else shortest_step(attempt, start, limit)
 
 
-def lowest_step(loss: Callable[[float], float], top: float, *, pull: float, bend: float = 0.0) -> float:
-    """The length up to `top` that brings down the loss of a whole whose slope at 0 is known, where only a part of it can be evaluated.
+def lowest_step(loss: Callable[[float], float], top: float, *, pull: float, bend: float = 0.0, least: float = 0.0) -> float:
+    """The length from `least` to `top` that brings down the loss of a whole whose slope at 0 is known, of which only a part is evaluated.
 
     It minimises loss(e) - loss(0) - e loss'(0) + bend e^2 - e pull: the part says how the loss bends, the whole how steeply it falls.
-    Halvings of `top` are tried until it rises again, then the parabola through the last three; 0 where nothing lowers it.
+    Halvings of `top` are tried until it rises again, then the parabola through the last three; `least` where nothing lowers it, which
+    a length twice as large tells where `least` is not 0.
 
     Args:
         loss: of the part, at a length.
         top: longest length, > 0.
         pull: minus the slope of the whole at 0.
         bend: half the second derivative of what is known besides.
+        least: a length that is taken anyway, <= top.
     """
     start, h = loss(0.0), top / 256
     slope = (loss(h) - loss(-h)) / (2 * h)
@@ -116,6 +118,8 @@ def lowest_step(loss: Callable[[float], float], top: float, *, pull: float, bend
     def rise(length: float) -> float:
         return loss(length) - start - length * slope + bend * length**2 - length * pull
 
+    if least and rise(min(2 * least, top)) >= rise(least):
+        return least
     lengths = [top]
     values = [rise(top)]
     while len(lengths) <= HALVINGS and (len(values) < 3 or values[-1] <= values[-2]):
@@ -123,10 +127,10 @@ def lowest_step(loss: Callable[[float], float], top: float, *, pull: float, bend
         values.append(rise(lengths[-1]))
     best = min(range(len(values)), key=values.__getitem__)
     if values[best] >= 0:
-        return 0.0
+        return least
     middle = min(max(best, 1), len(values) - 2)
     found = _vertex(lengths[middle - 1 : middle + 2], values[middle - 1 : middle + 2])
-    return min(found, top) if found > 0 else lengths[best]
+    return max(least, min(found, top) if found > 0 else lengths[best])
 
 
 def _vertex(x: list[float], y: list[float]) -> float:

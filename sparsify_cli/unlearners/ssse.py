@@ -10,6 +10,8 @@ How epsilon is chosen, when it is not given; the test split is never seen. With 
 region upwards by factors of two and then by bisection, the smallest epsilon is taken at which both hold:
   - samples whose class stays: their mean loss reaches what the model paid before the step on validation samples of the same
     mixture of classes, corrected for how hard they were among retained samples (`training/forgetting.py`);
+    The step is longer where that brings the loss of the samples that stay lower still, as where half of a class goes and with it
+    what the model knew of how often that class is right;
   - samples whose whole class goes: their accuracy is at most `forgotten`, because a model trained without a class never
     answers it. This takes long steps, on which the Fisher of all samples misleads; so damping ten and a hundred times larger is
     tried as well, and the step is taken that leaves the samples that stay the lowest loss (probed), which is what retraining minimises.
@@ -31,7 +33,7 @@ could not be verified. `retained` is the Fisher of what stays, from the same sum
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -246,13 +248,18 @@ class Ssse(Unlearner):
             found, note = longest_step(attempt, judge.before, self._lowest(judge, newton, unit, limit)), NO_GAP
         else:
             found = guided_step(attempt, judge.before, limit, newton.guess(unit, judge))
+            if found.ending == "reached" and not bool(judge.gone.any()):
+                further = self._lowest(judge, newton, unit, limit, least=found.length)
+                longer = longest_step(attempt, found.trial, further)
+                found = replace(longer, ending="reached") if longer.length > found.length else found
             note = {"reached": "", "harm": HARM.format(self.tolerance), "limit": FAR.format(self.trust)}[found.ending]
         return _Attempt(found.trial, found.length, damping, found.length * unit, clipped=found.length == limit, note=note)
 
-    def _lowest(self, judge: Judge, newton: _Newton, unit: Float[Tensor, " d"], limit: float) -> float:
-        """The epsilon up to 1 that brings the loss of what stays lowest."""
+    def _lowest(self, judge: Judge, newton: _Newton, unit: Float[Tensor, " d"], limit: float, least: float = 0.0) -> float:
+        """The epsilon from `least` up to 1 that brings the loss of what stays lowest."""
         pull, bend = float(newton.asked @ unit) / newton.rest, self.weight_decay / 2 * float(unit @ unit)
-        return lowest_step(lambda epsilon: judge.retained_loss(epsilon * unit), min(1.0, limit), pull=pull, bend=bend)
+        top = max(least, min(1.0, limit))
+        return lowest_step(lambda epsilon: judge.retained_loss(epsilon * unit), top, pull=pull, bend=bend, least=least)
 
     def _needed(self, coordinates: Coordinates, n: int, dtype: torch.dtype | None = None) -> int:
         """Bytes at the peak: what is summed, in float64 also its float32 copy, and one block that is solved."""

@@ -103,6 +103,20 @@ def test_lowest_is_the_minimum_of_a_parabola(best):
         assert found == pytest.approx(best, rel=1e-6)
 
 
+def test_a_length_that_is_taken_anyway_is_left_where_going_on_pays():
+    """The lowest lies at 0.4: from 0.1 the search goes there, from 0.5 it stays, and asks for one length beyond."""
+    asked = []
+
+    def loss(e: float) -> float:
+        asked.append(e)
+        return 7 + 2 * e
+
+    assert lowest_step(loss, 1.0, pull=2.4, bend=3.0, least=0.1) == pytest.approx(0.4)
+    asked.clear()
+    assert lowest_step(loss, 1.0, pull=2.4, bend=3.0, least=0.5) == 0.5
+    assert sorted(set(asked)) == [-1 / 256, 0.0, 1 / 256, 0.5, 1.0]
+
+
 def test_lowest_knows_what_bends_besides():
     """With 3 e^2 told as `bend` instead of measured, the same; beyond the top it is the top; uphill it is nothing."""
     assert lowest_step(lambda e: 7 + 2 * e, 1.0, pull=2.4, bend=3.0) == pytest.approx(0.4)
