@@ -39,7 +39,7 @@ torch.set_num_threads(1)
 SLOW_MACHINE = [HealthCheck.too_slow, HealthCheck.data_too_large]
 FAILURES = DirectoryBasedExampleDatabase(ROOT / ".hypothesis" / "examples")
 settings.register_profile("dev", deadline=None, max_examples=25, suppress_health_check=SLOW_MACHINE, database=FAILURES)
-settings.register_profile("ci", deadline=None, max_examples=50, suppress_health_check=SLOW_MACHINE, derandomize=True, database=None)
+settings.register_profile("ci", deadline=None, max_examples=25, suppress_health_check=SLOW_MACHINE, derandomize=True, database=None)
 settings.register_profile("deep", deadline=None, max_examples=2000, suppress_health_check=SLOW_MACHINE, database=FAILURES)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
