@@ -143,7 +143,7 @@ class UnlearnRecipe(ModelFields, DataFields, WeightsFields):
     """Forget training samples, with evidence: in one step (SSSE), or by another method."""
 
     verb: ClassVar[str] = "unlearn"
-    forget: Annotated[str, Option("A CSV or JSON file of sample ids, class:NAME, or random:5%.")] = ""
+    forget: Annotated[str, Option("A CSV or JSON file of sample ids, class:NAME, attribute:NAME, or random:5%.")] = ""
     unlearner: Annotated[Strategy, Option("How samples are forgotten.", shelf="unlearners")] = Choice("ssse")
     prepare: Annotated[bool, Option("Only prepare: compute and store what later erasures need.")] = False
     memo: Annotated[str, Option("Artifact of an earlier --prepare.")] = ""
@@ -152,8 +152,13 @@ class UnlearnRecipe(ModelFields, DataFields, WeightsFields):
         bool, Option("Measure what an auditor asks: membership attacks, distances of answers, how fast the samples are relearned.")
     ] = False
     reference: Annotated[
-        str, Option("--audit: a network trained anew without the samples (--unlearner retrain), to compare with.", metavar="ARTIFACT")
-    ] = ""
+        Texts,
+        Option(
+            "--audit: a network trained anew without the samples (--unlearner retrain), to compare with; a second one, of another --seed, "
+            "shows how far two such networks are apart.",
+            metavar="ARTIFACT",
+        ),
+    ] = ()
     most_harm: Annotated[
         float, Field(ge=0, le=1), Option("Largest fall of test accuracy on the classes that stay; a larger one is exit 4.")
     ] = 0.1

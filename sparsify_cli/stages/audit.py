@@ -50,7 +50,7 @@ class Audit:
     Args:
         request: the samples.
         unseen: the test split.
-        networks: `before`, `after` and, where there is one, `reference`: the network trained anew.
+        networks: `before`, `after` and, where there are such, `reference`: the network trained anew; `second`: another one.
         seed: of draws.
         reference_masks: of the network trained anew.
     """
@@ -68,7 +68,7 @@ class Audit:
             when: {name: predict(module, samples) for name, samples in splits.items() if len(samples)}
             for when, module in self.networks.items()
         }
-        for when, answers in said_by.items():
+        for when, answers in ((when, answers) for when, answers in said_by.items() if when in WHEN):
             yield from _membership(when, answers, self.alike[1], self.seed)
         yield from _distances(said_by)
         yield from self._weights()
@@ -142,11 +142,20 @@ def _distances(said_by: Mapping[str, Mapping[str, Predictions]]) -> Iterator[Fin
     text = "Mean share of the answer that differs (total variation) between the network after and the network {}, over {} samples."
     after = said_by["after"]
     for name in after:
-        far = {when: answer_distance(after[name].chances, said_by[when][name].chances) for when in said_by if when != "after"}
+        far = {
+            when: answer_distance(after[name].chances, said_by[when][name].chances) for when in said_by if when in ("before", "reference")
+        }
         for when, estimate in far.items():
             yield Finding(
                 name=f"distance_{name}_{when}", value=estimate.value, low=estimate.low, high=estimate.high, unit="fraction",
                 n=len(after[name]), definition=text.format(WHEN[when], name),
+            )  # fmt: skip
+        if "second" in said_by:
+            apart = answer_distance(said_by["second"][name].chances, said_by["reference"][name].chances)
+            words = f"Mean share of the answer that differs between two networks trained anew, over {name} samples: what chance does."
+            yield Finding(
+                name=f"distance_{name}_between", value=apart.value, low=apart.low, high=apart.high, unit="fraction",
+                n=len(after[name]), definition=words,
             )  # fmt: skip
         if "reference" in far:
             value = similarity(far["before"].value, far["reference"].value)
@@ -172,9 +181,10 @@ def audit_tables(findings: tuple[Finding, ...]) -> tuple[Table, ...]:
     )
     far = [name for name in ("forget", "retain", "unseen", "test") if f"distance_{name}_before" in there]
     towards = [when for when in ("before", "reference") if f"distance_{far[0]}_{when}" in there]
-    columns = [*(f"distance_{{}}_{when}" for when in towards), *(["similarity_{}"] if "reference" in towards else [])]
+    chance = {"distance_{}_between": "between two trained anew"} if f"distance_{far[0]}_between" in there else {}
+    columns = [*(f"distance_{{}}_{when}" for when in towards), *chance, *(["similarity_{}"] if "reference" in towards else [])]
     lines = tuple((CALLED[name], *(said(there[column.format(name)]) for column in columns)) for name in far)
-    titles = ("samples", *(f"from {WHEN[when]}" for when in towards), *(["similarity"] if "reference" in towards else []))
+    titles = ("samples", *(f"from {WHEN[when]}" for when in towards), *chance.values(), *(["similarity"] if "reference" in towards else []))
     again = tuple((WHEN[when], _passes(there[f"relearn_passes_{when}"])) for when in WHEN if f"relearn_passes_{when}" in there)
     return (*tables, Table("How far the answers moved", titles, lines), Table(RELEARN, ("network", "passes"), again))
 
@@ -188,8 +198,19 @@ def _is_reference_of(other: Finding, finding: Finding) -> bool:
     return (other.name, other.scope) == ("membership_reference", finding.scope) and other.value is not None
 
 
+def _by_chance(findings: tuple[Finding, ...]) -> Iterator[str]:
+    """How the distance to the network trained anew compares with that between two such networks."""
+    for apart in (f for f in findings if f.name == "distance_forget_between" and f.value is not None):
+        far = next((f for f in findings if (f.name, f.scope) == ("distance_forget_reference", apart.scope)), None)
+        if far is not None and far.value is not None:
+            said_far = f"answers on the forgotten samples differ by {said(far)} from those of the network trained anew"
+            at = "" if apart.scope == "all" else f" ({apart.scope.replace(':', ' ')})"
+            yield f"{said_far}, those of a second one by {said(apart)}: nearer than that is chance{at}."
+
+
 def audit_notes(findings: tuple[Finding, ...]) -> Iterator[str]:
     """What a person should not miss."""
+    yield from _by_chance(findings)
     for finding in findings:
         at = "" if finding.scope == "all" else f" ({finding.scope.replace(':', ' ')})"
         if finding.name == "membership_after" and finding.value is not None and finding.high is not None and finding.low is not None:

@@ -64,7 +64,7 @@ def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
     subject.checkpoint.require_finite()
     if recipe.prepare:
         return _prepared(recipe, method, subject, listener)
-    reference = _reference(recipe, subject)
+    references = _references(recipe, subject)
     request = _request(recipe, subject, listener)
     start = time.monotonic()
     took = 0.0
@@ -81,7 +81,7 @@ def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
 
     done, known = erase_all(method, subject, request, memos, seed=recipe.seed, batchnorm=recipe.batchnorm)
     seconds = Finding(name="seconds_erase", value=time.monotonic() - start - took, unit="s", better="lower", definition=SECONDS)
-    return _written(recipe, subject, done, known, seconds, reference)
+    return _written(recipe, subject, done, known, seconds, references)
 
 
 def _request(recipe: UnlearnRecipe, subject: Subject, listener: Listener) -> Request:
@@ -94,19 +94,22 @@ def _request(recipe: UnlearnRecipe, subject: Subject, listener: Listener) -> Req
     return Request(forget, retain, subject.samples("validation"), subject.masks)
 
 
-def _reference(recipe: UnlearnRecipe, subject: Subject) -> Subject | None:
-    """The network trained anew without the samples, when one was named.
+def _references(recipe: UnlearnRecipe, subject: Subject) -> tuple[Subject, ...]:
+    """The networks trained anew without the samples: none, one, or two of different seeds.
 
     Raises:
-        MissingContext: it is named without an audit that compares with it.
+        MissingContext: there is one, and no audit that compares with it.
+        BadRequest: there are more, or they are no networks like this one.
     """
-    if not recipe.reference:
-        return None
-    if not recipe.audit:
+    if recipe.reference and not recipe.audit:
         raise MissingContext("--reference is what --audit compares with, which was not asked for.", "", "Add --audit.")
-    reference = with_context_of(open_path(Path(recipe.reference)), subject)
-    _require_alike(reference, subject)
-    return reference
+    if len(set(recipe.reference)) != len(recipe.reference) or len(recipe.reference) > 2:
+        what = f"--reference names {len(recipe.reference)} networks, {len(set(recipe.reference))} of them different."
+        raise BadRequest(what, "One is compared with; how far a second one is from it shows what chance does.", "Give one, or two.")
+    found = tuple(with_context_of(open_path(Path(path)), subject) for path in recipe.reference)
+    for reference in found:
+        _require_alike(reference, subject)
+    return found
 
 
 def _require_alike(reference: Subject, subject: Subject) -> None:
@@ -125,14 +128,13 @@ def _require_alike(reference: Subject, subject: Subject) -> None:
         raise BadRequest(f"{reference.path} holds other levels than {subject.path}.", "", "Retrain the same nest, or take a level out.")
 
 
-def _reference_note(reference: Subject | None, request: Request) -> Iterator[str]:
-    """That the reference is known to have seen what it stands for not having seen."""
-    if reference is None or reference.artifact is None:
-        return
-    seen = set(request.forget.ids) - forgotten_ids(reference.artifact)
-    if seen:
-        what = f"{reference.path} is no reference: nothing says that it was trained without {len(seen):,} of the forgotten samples"
-        yield f"{what}. Make one: --unlearner retrain with the same --forget and --seed."
+def _reference_notes(references: tuple[Subject, ...], request: Request) -> Iterator[str]:
+    """That a reference is known to have seen what it stands for not having seen."""
+    for reference in references:
+        seen = set(request.forget.ids) - forgotten_ids(reference.artifact)
+        if reference.artifact is not None and seen:
+            what = f"{reference.path} is no reference: nothing says that it was trained without {len(seen):,} of the forgotten samples"
+            yield f"{what}. Make one: --unlearner retrain with the same --forget and --seed."
 
 
 def _prepared(recipe: UnlearnRecipe, method: Unlearner, subject: Subject, listener: Listener) -> Outcome:
@@ -161,12 +163,12 @@ def _prepared(recipe: UnlearnRecipe, method: Unlearner, subject: Subject, listen
 
 
 def _written(
-    recipe: UnlearnRecipe, subject: Subject, done: list[Erased], known: Prepared, seconds: Finding, reference: Subject | None
+    recipe: UnlearnRecipe, subject: Subject, done: list[Erased], known: Prepared, seconds: Finding, references: tuple[Subject, ...]
 ) -> Outcome:
     """Measure, write the artifact, then certify what is on disk."""
     request, after = done[-1].request, rejoined(subject, done)
     measured = [
-        replace(f, scope=scope) if scope != "all" else f for scope, one in levels_of(done) for f in _measured(recipe, one, reference)
+        replace(f, scope=scope) if scope != "all" else f for scope, one in levels_of(done) for f in _measured(recipe, one, references)
     ]
     facts = {"forgotten": len(request.forget), "forgotten_sha256": data_identity(request.forget), "retained": len(request.retain)}
     last = done[-1]
@@ -178,14 +180,14 @@ def _written(
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
         gone = {FORGOTTEN: sorted(forgotten_ids(subject.artifact) | set(request.forget.ids))}
-        certificate = _certificate(recipe, subject, done, report, gates, failure, reference)
+        certificate = _certificate(recipe, subject, done, report, gates, failure, references)
 
         def certify(folder: Path, digest: str) -> None:
             replace(certificate, after=digest).write(folder)
 
         made = Product(recipe, after, report, subject, after.checkpoint, after.masks, after.nest, facts=gone, certify=certify)
         write_product(folder, made)
-    notes = (*known.notes(), *_reference_note(reference, request), *_notes(done, report), *gates)
+    notes = (*known.notes(), *_reference_notes(references, request), *_notes(done, report), *gates)
     headline, hints = _headline(request, report), (f"sparsify report {folder}",)
     return Outcome("unlearn", headline, report, folder, _tables(last, report), notes, hints, files=(folder / CERTIFICATE,), failure=failure)
 
@@ -197,7 +199,7 @@ def _latencies(subject: Subject) -> list[Finding]:
     return [one for one in found if one.scope.startswith("level:")]
 
 
-def _measured(recipe: UnlearnRecipe, one: Erased, reference: Subject | None) -> Iterator[Finding]:
+def _measured(recipe: UnlearnRecipe, one: Erased, references: tuple[Subject, ...]) -> Iterator[Finding]:
     """Numbers of one network: accuracies, the step, the audit."""
     before, after, test = one.before.module(), one.after.module(), one.before.samples("test")
     splits = _splits(one.request, test)
@@ -205,17 +207,18 @@ def _measured(recipe: UnlearnRecipe, one: Erased, reference: Subject | None) -> 
     yield from one.erasure.findings
     if recipe.audit:
         networks, masks = {"before": before, "after": after}, MaskSet()
-        if reference is not None:
+        for name, reference in zip(("reference", "second"), references, strict=False):
             anew = reference if reference.nest is None else level_network(reference, one.level)
-            networks |= {"reference": anew.module()}
-            yield from _accuracies(networks["reference"], splits, "reference")
-            masks = anew.masks
+            networks |= {name: anew.module()}
+            if name == "reference":
+                yield from _accuracies(networks[name], splits, name)
+                masks = anew.masks
         yield from Audit(one.request, test, networks, recipe.seed, masks).findings()
 
 
 def _certificate(
     recipe: UnlearnRecipe, subject: Subject, done: list[Erased], report: Report, gates: tuple[str, ...],
-    failure: SparsifyError | None, reference: Subject | None,
+    failure: SparsifyError | None, references: tuple[Subject, ...],
 ) -> Certificate:  # fmt: skip
     """What is certified; the hash of the weights comes when they are written."""
     after = rejoined(subject, done)
@@ -224,7 +227,7 @@ def _certificate(
         method=recipe.unlearner, request=done[-1].request, before=subject.checkpoint.source.sha256, after="",
         masks=after.masks.digest() if after.masks else "", seed=recipe.seed, findings=measured, gates=gates, failure=failure,
         options=asdict(strategy("unlearners", recipe.unlearner, seed=recipe.seed)),
-        reference=reference.checkpoint.source.sha256 if reference else "", memo=recipe.memo,
+        reference=references[0].checkpoint.source.sha256 if references else "", memo=recipe.memo,
     )  # fmt: skip
 
 

@@ -62,6 +62,26 @@ def test_audit_beside_a_network_trained_anew(here, run: Run):
     assert "trained anew without" in certificate("anew")["limits"]
 
 
+def test_a_second_network_trained_anew_says_what_chance_does(here, run: Run):
+    """Its distance from the first stands beside that of the network that forgot; two that are one, and three, are refused."""
+    for seed in (0, 1):
+        how = f"--unlearner retrain --set unlearner.epochs=3 --seed {seed} --most-harm 1"
+        assert run(f"unlearn {DENSE} --forget class:3 {how} --out anew{seed}").code == 0
+    said = run(f"unlearn {DENSE} --forget class:3 --audit --reference anew0 --reference anew1 --out out")
+    assert said.code == 0
+    found = numbers("out")
+    one, other, samples = (open_path(Path(name)) for name in ("anew0", "anew1", DENSE))
+    images = samples.samples("test").inputs
+    with torch.no_grad():
+        apart = (one.module()(images).softmax(1) - other.module()(images).softmax(1)).abs().sum(1).mean() / 2
+    assert found["distance_test_between"]["value"] == pytest.approx(float(apart), rel=1e-5)
+    assert "between two trained anew" in said.out and "nearer than that is chance" in said.err
+    assert "membership_second" not in found and "accuracy_forget_second" not in found
+    assert certificate("out")["reference_sha256"] == one.checkpoint.source.sha256
+    for twice in ("--reference anew0 --reference anew0", "--reference anew0 --reference anew1 --reference out"):
+        assert run(f"unlearn {DENSE} --forget class:3 --audit {twice} --out no").code == 2
+
+
 def test_reference_that_knows_the_samples_is_told(here, run: Run):
     """The network itself is no reference; a reference without an audit is refused."""
     said = run(f"unlearn {DENSE} --forget class:3 --audit --reference {PRUNED} --out out")
