@@ -104,10 +104,33 @@ def problems(error: ValidationError) -> str:
 
 def _problem(one: dict[str, Any]) -> str:
     path = ".".join(str(part) for part in one["loc"])
-    reason = str(one["msg"]).removeprefix("Value error, ").rstrip(".")
+    reason = _in_our_words(str(one["msg"]).removeprefix("Value error, ").rstrip("."))
     if one["type"] == "missing":
         return f"{path}: required and not given."
     return f"{path} = {one['input']!r}: {reason}."
+
+
+PLAIN = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid string": "a text",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+}
+"""The validation library's words, and ours."""
+
+
+def _in_our_words(reason: str) -> str:
+    """`Input should be a valid integer, unable to ...` -> `it must be a whole number`."""
+    if not reason.startswith("Input should be "):
+        return reason
+    wanted = reason.removeprefix("Input should be ")
+    for theirs, ours in PLAIN.items():
+        if wanted.startswith(theirs):
+            kept = wanted.removeprefix(theirs) if theirs.endswith("to") else ""
+            return f"it must be {ours}{kept}"
+    return f"it must be {wanted}"
 
 
 def _from_file(kind: type[Recipe], file: Path) -> dict[str, Any]:

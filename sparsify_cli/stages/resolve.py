@@ -133,17 +133,31 @@ def _tried(module: nn.Module, samples: Samples) -> Any:
     modes = {part: part.training for part in module.modules()}
     try:
         with torch.no_grad():
+            if len(samples) and not samples.inputs.is_floating_point():  # the largest and smallest tokens, wherever they are
+                flat = samples.inputs.reshape(len(samples), -1)
+                module.eval()(as_taken_by(module, samples.inputs[[int(flat.amax(1).argmax()), int(flat.amin(1).argmin())]]))
             return module.eval()(as_taken_by(module, samples.inputs[:2]))
     except Exception as error:  # whatever the network says about inputs it does not take
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise BadData(
             f"The network does not take the data: inputs of shape {list(samples.inputs.shape[1:])}, {samples.inputs.dtype}.",
-            f"It says: {said[0]}.",
-            "Choose other data with --data, or another network with --arch and --arch-arg (in_channels, inputs).",
+            f"It says: {said[0].rstrip('.')}.",
+            _advice(module, samples),
         ) from error
     finally:
         for part, training in modes.items():
             part.training = training
+
+
+def _advice(module: nn.Module, samples: Samples) -> str:
+    """What to do about inputs that a network does not take: what is known to go wrong most often, where it shows."""
+    shape = samples.inputs.shape[1:]
+    rows = [part.num_embeddings for part in module.modules() if isinstance(part, nn.Embedding)]
+    if rows and not samples.inputs.is_floating_point() and int(samples.inputs.max()) >= min(rows):
+        return f"The largest token is {int(samples.inputs.max())}, the smallest embedding has {min(rows)} rows: check the tokenizer."
+    if len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4):
+        return "Channels come last here, and networks of torch want them first: x.permute(0, 3, 1, 2)."
+    return "Choose other data with --data, or another network with --arch and --arch-arg (in_channels, inputs)."
 
 
 def _strategy(package: str, spec: Spec) -> Any:

@@ -248,7 +248,7 @@ class Ssse(Unlearner):
             found, note = longest_step(attempt, judge.before, self._lowest(judge, newton, unit, limit)), NO_GAP
         else:
             found = guided_step(attempt, judge.before, limit, newton.guess(unit, judge))
-            if found.ending == "reached" and not bool(judge.gone.any()):
+            if found.ending == "reached":
                 further = self._lowest(judge, newton, unit, limit, least=found.length)
                 longer = longest_step(attempt, found.trial, further)
                 found = replace(longer, ending="reached") if longer.length > found.length else found
