@@ -33,7 +33,7 @@ Rows = Iterator[Float[Tensor, "rows d"]]
 TOGETHER = 2**25
 """Numbers of the gradients whose products are summed before they are added to the rest: 128 MB in float32."""
 SPECTRAL = 1024
-"""Weights in a block up to which its eigenvectors are worth their time, four Cholesky factors."""
+"""Weights in a block up to which its eigenvectors are worth their time, that of five to ten Cholesky factors."""
 CHUNK = 2**20
 """Numbers of blocks that are copied to float64 together."""
 COLUMNS = 2**16
@@ -96,7 +96,7 @@ class BlockForm:
 
         Rounding can leave it slightly indefinite; damping has to be larger than that.
         """
-        left, k = self.blocks.double() * n, 0
+        left, k = self.blocks.to(torch.float64, copy=True).mul_(n), 0
         for some in rows:
             left -= add_gram(torch.zeros_like(left), some)
             k += len(some)
@@ -120,14 +120,10 @@ class SpectralForm:
         """Mean diagonal entry."""
         return float(self.values.sum()) / self.count
 
-    @property
-    def blocks(self) -> BlockForm:
-        """The blocks themselves."""
-        blocks = torch.empty_like(self.vectors)
-        for some in _some_at_a_time(blocks):
-            q = self.vectors[some].double()
-            blocks[some] = ((q * self.values[some].unsqueeze(1)) @ q.mT).to(blocks.dtype)
-        return BlockForm(blocks, self.count)
+    def blocks(self, some: slice = slice(None)) -> Float[Tensor, "some size size"]:
+        """The blocks themselves, float64."""
+        q = self.vectors[some].double()
+        return (q * self.values[some].unsqueeze(1)) @ q.mT
 
     def solve(self, vector: Tensor, damping: float, free: Tensor | None = None) -> Tensor:
         """In the eigenbasis; by Cholesky factors where some weights may not move.
@@ -136,7 +132,7 @@ class SpectralForm:
             Anomalous: a block is not positive definite.
         """
         if free is not None:
-            return self.blocks.solve(vector, damping, free)
+            return self._solved_inside(vector, damping, free)
         damped = self.values + damping
         if float(damped.min()) <= 0:
             raise Anomalous(f"The Fisher matrix is not positive definite at damping {damping:.3g}.", "", "Use a larger damping.")
@@ -148,7 +144,15 @@ class SpectralForm:
 
     def without(self, rows: Rows, n: int) -> BlockForm:
         """The mean over what stays."""
-        return self.blocks.without(rows, n)
+        return BlockForm(self.blocks(), self.count).without(rows, n)
+
+    def _solved_inside(self, vector: Tensor, damping: float, free: Tensor) -> Tensor:
+        """By Cholesky factors, a few blocks at a time."""
+        size, parts = self.vectors.shape[-1], []
+        for some in _some_at_a_time(self.vectors):
+            there = slice(some.start * size, some.stop * size)
+            parts.append(solve_blocks(self.blocks(some), vector[there], damping=damping, free=free[there]))
+        return torch.cat(parts)
 
     def tensors(self) -> dict[str, Tensor]:
         """Eigenvectors and eigenvalues."""

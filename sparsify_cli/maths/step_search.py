@@ -4,6 +4,8 @@ A trial of a step length says whether the target is `reached` and whether the da
 1/1024 of a limit by factors of two; between the last that was too short and the first that was long enough (or too much)
 bisection narrows it down. Growing from below, not bisecting from the start, makes no assumption about what happens far out.
 
+A step that does enough may still be short of where it is best: `lowest_step` then goes on from it.
+
 With a guess, which a slope can give, lengths go up or down from there by factors of two until one is long enough and one is not; the
 damage is asked for at the end alone. Only where that is too large the search from below is made.
 
@@ -18,6 +20,8 @@ from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 HALVINGS = 10
 """The shortest length tried is 2^-10 of the limit."""
+FURTHER = 1.25
+"""Times a length that is taken anyway, where it is asked whether going on pays."""
 REFINEMENTS = 4
 """Bisections: the length is right to 1/16 of the interval."""
 
@@ -103,7 +107,7 @@ def lowest_step(loss: Callable[[float], float], top: float, *, pull: float, bend
 
     It minimises loss(e) - loss(0) - e loss'(0) + bend e^2 - e pull: the part says how the loss bends, the whole how steeply it falls.
     Halvings of `top` are tried until it rises again, then the parabola through the last three; `least` where nothing lowers it, which
-    a length twice as large tells where `least` is not 0.
+    a length a quarter larger tells where `least` is not 0.
 
     Args:
         loss: of the part, at a length.
@@ -112,13 +116,15 @@ def lowest_step(loss: Callable[[float], float], top: float, *, pull: float, bend
         bend: half the second derivative of what is known besides.
         least: a length that is taken anyway, <= top.
     """
+    if top <= least:
+        return least
     start, h = loss(0.0), top / 256
     slope = (loss(h) - loss(-h)) / (2 * h)
 
     def rise(length: float) -> float:
         return loss(length) - start - length * slope + bend * length**2 - length * pull
 
-    if least and rise(min(2 * least, top)) >= rise(least):
+    if least and rise(min(FURTHER * least, top)) >= rise(least):
         return least
     lengths = [top]
     values = [rise(top)]

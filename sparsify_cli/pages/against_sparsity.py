@@ -3,6 +3,7 @@
     as dense        neither accuracy nor the share of unsure answers is changed beyond noise
     less sure       accuracy is not worse beyond noise, but more answers are unsure
     worse           accuracy is worse beyond noise
+    not known       there is not enough data to say
 
 Where answers are texts or numbers, perplexity or the error stands in the place of accuracy, and nothing is called less sure. A network
 is on the frontier when no other is at least as small (packed bytes) and at least as good, and better in one of them. Parameter efficiency
@@ -25,12 +26,14 @@ from sparsify_cli.pages.tables import Cell, cell
 from sparsify_cli.pages.verdict import called
 from sparsify_cli.pages.verdict import verdict as one_verdict
 from sparsify_cli.pages.view import View, missing
-from sparsify_cli.pages.wording import clean, judge, percent
+from sparsify_cli.pages.wording import clean, judge, percent, significant
 from sparsify_cli.values.report import Finding
 
+DECADES = 100
+"""Times the lowest that the highest number may be before the axis is logarithmic."""
 LEAST = 3
 """Sparsities that a curve needs."""
-AS_DENSE, LESS_SURE, WORSE = "as dense", "less sure", "worse"
+AS_DENSE, LESS_SURE, WORSE, UNKNOWN = "as dense", "less sure", "worse", "not known"
 CURVES = {
     "accuracy": (("accuracy", "accuracy, %"), ("uncertainty", "unsure answers, %"), ("ece", "calibration error, %")),
     "perplexity": (
@@ -88,13 +91,15 @@ def verdict(found: Sequence[Point], about: str = "accuracy") -> str:
         found: the networks by sparsity.
         about: what says how good they are.
     """
+    if all(p.regime == UNKNOWN for p in found[1:]):
+        return f"There is not enough data to say where {about} changes."
     same = list(takewhile(lambda p: p.regime == AS_DENSE, found[1:]))
     unsure, worse = (next((p for p in found[1:] if p.regime == regime), None) for regime in (LESS_SURE, WORSE))
-    parts = [
-        f"Up to {percent(same[-1].sparsity)} zeros nothing is changed beyond noise" if same else "No sparsity here leaves all as it was"
-    ]
+    none = "Where all is as it was is not known" if found[1].regime == UNKNOWN else "No sparsity here leaves all as it was"
+    parts = [f"Up to {percent(same[-1].sparsity)} zeros nothing is changed beyond noise" if same else none]
     parts += [f"from {percent(unsure.sparsity)} more answers are unsure while accuracy holds"] if unsure else []
-    parts += [f"from {percent(worse.sparsity)} {about} is worse"] if worse else [f"{about} is nowhere worse beyond noise"]
+    nowhere = [f"{about} is nowhere worse beyond noise"] if all(p.regime != UNKNOWN for p in found) else []
+    parts += [f"from {percent(worse.sparsity)} {about} is worse"] if worse else nowhere
     return f"{'; '.join(parts)}."
 
 
@@ -112,15 +117,16 @@ def frontier(sizes: Sequence[tuple[float | None, float | None]]) -> list[int]:
 
 
 def figures(view: View, found: Sequence[Point]) -> list[tuple[str, Markup]]:
-    """A curve for each number that every sparse network has."""
-    drawn = [(name, label) for name, label in CURVES[view.quality] if not any(missing(view.number(name, p.index)) for p in found[1:])]
+    """A curve for each number that three networks have."""
+    drawn = [(name, label) for name, label in CURVES[view.quality] if sum(not missing(view.number(name, p.index)) for p in found) >= LEAST]
     return [(label, _curve(view, found, name, label)) for name, label in drawn]
 
 
 def regime(view: View, index: int) -> str:
     """What became of a network."""
-    if judge(view.change(view.quality, index)) == "worse":
-        return WORSE
+    judged = judge(view.change(view.quality, index))
+    if judged in ("worse", "unknown", "unsure"):
+        return WORSE if judged == "worse" else UNKNOWN
     return LESS_SURE if judge(view.change("uncertainty", index)) in ("higher", "worse") else AS_DENSE
 
 
@@ -180,6 +186,9 @@ def _curve(view: View, found: Sequence[Point], name: str, label: str) -> Markup:
         axes.vlines(across, [low for low, _ in ends], [high for _, high in ends], color=COMPRESSED, linewidth=1.2)
         axes.plot(across, up, color=COMPRESSED, marker="o", markersize=3.5, linewidth=1.6)
         axes.set(xlabel="zeros, % of the prunable weights", ylabel=label)
+        if min(up) > 0 and max(up) > DECADES * min(up):
+            axes.set_yscale("log")
 
-    told = "; ".join(f"{x:.0f} % zeros: {y:.3g}" for x, y in zip(across, up, strict=True))
+    heights = [f"{y:.1f}" if times == 100 else significant(y) for y in up]
+    told = "; ".join(f"{x:.0f} % zeros: {height}" for x, height in zip(across, heights, strict=True))
     return draw(f"fig-against-{name}", f"{label.capitalize()} against sparsity", f"{told}.", paint, height=HEIGHT, width=WIDTH)

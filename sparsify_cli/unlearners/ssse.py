@@ -10,11 +10,11 @@ How epsilon is chosen, when it is not given; the test split is never seen. With 
 region upwards by factors of two and then by bisection, the smallest epsilon is taken at which both hold:
   - samples whose class stays: their mean loss reaches what the model paid before the step on validation samples of the same
     mixture of classes, corrected for how hard they were among retained samples (`training/forgetting.py`);
-    The step is longer where that brings the loss of the samples that stay lower still, as where half of a class goes and with it
-    what the model knew of how often that class is right;
   - samples whose whole class goes: their accuracy is at most `forgotten`, because a model trained without a class never
     answers it. This takes long steps, on which the Fisher of all samples misleads; so damping ten and a hundred times larger is
     tried as well, and the step is taken that leaves the samples that stay the lowest loss (probed), which is what retraining minimises.
+From there the step goes on to where the loss of the samples that stay is expected to be lowest (see below), provided that the target still
+holds there and that loss, measured on a probe, did fall: half of a class takes with it how often that class is right.
 Validation accuracy on the classes that stay may not fall by more than `tolerance`; if the target is not within it, damping
 ten times smaller and ten times larger is tried, then the most forgetful step within the tolerance is taken, and a note says
 so. A model that shows no gap between seen and unseen samples gives no such target. What retraining minimises is the loss of the samples
@@ -231,7 +231,7 @@ class Ssse(Unlearner):
             attempt = self._searched(judge, newton, factor * self.damping * newton.form.scale)
             if attempt.note:
                 continue
-            loss = judge.retained_loss(attempt.step) + self.weight_decay / 2 * float((newton.theta + attempt.step).square().sum())
+            loss = self._objective(judge, newton, attempt.step)
             if best is not None and loss >= best[0]:
                 break
             best = loss, attempt
@@ -250,10 +250,16 @@ class Ssse(Unlearner):
             found = guided_step(attempt, judge.before, limit, newton.guess(unit, judge))
             if found.ending == "reached":
                 further = self._lowest(judge, newton, unit, limit, least=found.length)
-                longer = longest_step(attempt, found.trial, further)
-                found = replace(longer, ending="reached") if longer.length > found.length else found
+                longer = longest_step(attempt, found.trial, further) if further > found.length else found
+                if longer.length > found.length and longer.trial.reached:
+                    here, there = (self._objective(judge, newton, one.length * unit) for one in (found, longer))
+                    found = replace(longer, ending="reached") if there < here else found
             note = {"reached": "", "harm": HARM.format(self.tolerance), "limit": FAR.format(self.trust)}[found.ending]
         return _Attempt(found.trial, found.length, damping, found.length * unit, clipped=found.length == limit, note=note)
+
+    def _objective(self, judge: Judge, newton: _Newton, step: Float[Tensor, " d"]) -> float:
+        """What training without the samples would bring down, on the probed samples that stay."""
+        return judge.retained_loss(step) + self.weight_decay / 2 * float((newton.theta + step).square().sum())
 
     def _lowest(self, judge: Judge, newton: _Newton, unit: Float[Tensor, " d"], limit: float, least: float = 0.0) -> float:
         """The epsilon from `least` up to 1 that brings the loss of what stays lowest."""

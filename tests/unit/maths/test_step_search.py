@@ -114,7 +114,9 @@ def test_a_length_that_is_taken_anyway_is_left_where_going_on_pays():
     assert lowest_step(loss, 1.0, pull=2.4, bend=3.0, least=0.1) == pytest.approx(0.4)
     asked.clear()
     assert lowest_step(loss, 1.0, pull=2.4, bend=3.0, least=0.5) == 0.5
-    assert sorted(set(asked)) == [-1 / 256, 0.0, 1 / 256, 0.5, 1.0]
+    assert sorted(set(asked)) == [-1 / 256, 0.0, 1 / 256, 0.5, 0.625]
+    asked.clear()
+    assert lowest_step(loss, 0.5, pull=2.4, bend=3.0, least=0.5) == 0.5 and not asked
 
 
 def test_lowest_knows_what_bends_besides():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sparsify_cli.pages import against_sparsity
 from sparsify_cli.pages.html import render_html
 from sparsify_cli.pages.view import Stage, View
@@ -107,3 +109,17 @@ def test_language_models_are_read_by_their_perplexity():
     assert said.startswith("Up to 50.0 % zeros nothing is changed beyond noise; from 70.0 % perplexity is worse.")
     page = render_html(whole)
     assert "perplexity is not changed beyond noise" in page and "Parameters removed a lost point" not in page
+
+
+def test_what_was_not_measured_is_not_called_as_dense():
+    """Of three language models one has no perplexity: it is not known, the curve goes on without it, and "nowhere worse" is not said."""
+    lost = text(0.7, 4.0, 1200)
+    few = [Finding(name=f.name, value=None, of=f.of) if f.name == "perplexity" and f.of != "dense" else f for f in lost.report]
+    unknown = replace(lost, report=Report(tuple(few)))
+    whole = View("t", (DENSE, text(0.8, 4.0, 800), unknown, text(0.5, 4.0, 2000)))
+    found = against_sparsity.points(whole)
+    assert [p.regime for p in found] == ["as dense", "as dense", "not known", "as dense"]
+    assert against_sparsity.verdict(found, "perplexity") == "Up to 50.0 % zeros nothing is changed beyond noise."
+    assert [label for label, _ in against_sparsity.figures(whole, found)] == ["perplexity", "tokens as the dense one says, %"]
+    alone = [p for p in found if p.regime == "not known"]
+    assert "not enough data" in against_sparsity.verdict([found[0], *alone], "perplexity")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
 from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.errors import Anomalous, BadRequest, MissingContext
@@ -42,7 +44,7 @@ def found(erasure):
 
 def blocks(memo):
     """The blocks that a preparation keeps by their eigenvectors."""
-    return SpectralForm(memo["vectors"], memo["values"], int(memo["coordinates"])).blocks.blocks
+    return SpectralForm(memo["vectors"], memo["values"], int(memo["coordinates"])).blocks()
 
 
 def test_absolute_damping_is_relative_to_the_mean_diagonal():
@@ -51,7 +53,7 @@ def test_absolute_damping_is_relative_to_the_mean_diagonal():
     nn.init.zeros_(zero.weight), nn.init.zeros_(zero.bias)
     memo = Ssse(damping=0.4).prepare(zero, line([-2.0, 2.0]), MaskSet())
     assert float(memo["damping"]) == pytest.approx(0.25)
-    torch.testing.assert_close(blocks(memo).diagonal(dim1=1, dim2=2).reshape(-1), torch.tensor([1.0, 1.0, 0.25, 0.25]))
+    torch.testing.assert_close(blocks(memo).diagonal(dim1=1, dim2=2).reshape(-1), torch.tensor([1.0, 1.0, 0.25, 0.25], dtype=torch.float64))
     assert (int(memo["n"]), int(memo["samples"]), int(memo["coordinates"])) == (2, 2, 4)
 
 
@@ -90,6 +92,30 @@ def test_chosen_epsilon_reaches_the_loss_of_unseen_samples(model):
     values = found(Ssse(tolerance=1.0, trust=2.0).erase(model, REQUEST, Ssse().prepare(model, TRAIN, MaskSet())))
     assert values["forget_loss_before"] == pytest.approx(0.00248, abs=1e-5)
     assert 0.0107 < values["forget_loss_after"] < 0.0140
+
+
+@pytest.mark.parametrize(("gain", "times"), [(-1, 1), (1, 1.5)])
+def test_it_goes_on_past_its_target_only_where_what_stays_gains(model, monkeypatch, gain, times):
+    """A step half as long again is taken where the measured loss of what stays falls with it, and not where it rises."""
+    memo = Ssse().prepare(model, TRAIN, MaskSet())
+    method = Ssse(tolerance=1.0, trust=2.0)
+    plain = found(method.erase(model, REQUEST, memo))["epsilon"]
+    monkeypatch.setattr(Ssse, "_lowest", lambda *_, least=0.0: 1.5 * least)
+    monkeypatch.setattr(Ssse, "_objective", lambda self, judge, newton, step: -gain * float(step.norm()))
+    assert found(method.erase(model, REQUEST, memo))["epsilon"] == pytest.approx(times * plain)
+
+
+def test_a_loss_of_what_stays_that_rises_ends_the_step(model):
+    """Retained samples lose by every step here, so the step ends where the target is reached, whatever slopes promise."""
+    memo = Ssse().prepare(model, TRAIN, MaskSet())
+    chosen = found(Ssse(tolerance=1.0, trust=2.0).erase(model, REQUEST, memo))
+    assert 0.0107 < chosen["forget_loss_after"] < 0.0140
+    losses = []
+    for epsilon in (0.0, chosen["epsilon"], 1.5 * chosen["epsilon"]):
+        erased = Ssse(epsilon=epsilon, trust=2.0).erase(model, REQUEST, memo).tensors
+        with torch.no_grad():
+            losses.append(float(cross_entropy(functional_call(model, erased, (REQUEST.retain.inputs,)), REQUEST.retain.targets)))
+    assert losses == sorted(losses)
 
 
 def test_model_without_a_gap_gets_the_step_that_suits_what_stays(model):
