@@ -77,7 +77,7 @@ class _Layers(Follower):
             except (TypeError, ValueError, IndexError):  # arguments that are themselves computed, or of an unusual form
                 self.unknown(node, f"`{node.name}`")
         for node, axis in self.axes.items():
-            if any(counts(self, size) for size in sizes_of(node, axis.dim)):
+            if any(counts(size) for size in sizes_of(node, axis.dim)):
                 axis.mix(f"the network's code counts the channels of `{node.name}`")
         leaves = dict.fromkeys(leaf for space in self.spaces for leaf in space.leaves())
         return tuple(_group_of(leaf) for leaf in leaves if leaf.members)

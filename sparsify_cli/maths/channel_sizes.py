@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from sparsify_cli.maths.channel_follower import Follower
 from sparsify_cli.maths.traced import given, name_of, shape_of
 
 SHAPING = frozenset({"view", "reshape", "expand", "eq", "ne"})
@@ -34,9 +33,8 @@ def _is_at(picked: fx.Node, dim: int, rank: int) -> bool:
     return isinstance(at, int) and at % rank == dim
 
 
-def counts(to: Follower, size: fx.Node) -> bool:
+def counts(size: fx.Node) -> bool:
     """Whether a size is used as a number, and not to give a tensor its shape."""
-    del to
     return any(name_of(user) not in SHAPING for user in size.users)
 
 

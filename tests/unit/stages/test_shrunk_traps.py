@@ -47,13 +47,13 @@ LINES = nn.Linear, (5, 5)
 )  # fmt: skip
 def test_code_that_counts_channels_or_looks_at_neighbours(between: Callable[[Any, Tensor], Tensor]):
     """On tokens [n, t, 8]: what a layer takes for space are the channels."""
-    shrunk_alike(unread(Of(nn.Linear(4, 8), between, nn.Linear(8, 3))), 6, 4)
+    assert shrunk_alike(unread(Of(nn.Linear(4, 8), between, nn.Linear(8, 3))), 6, 4)[1].channels == 0
 
 
 def test_an_instance_norm_over_what_it_takes_for_space():
     """On [n, 8] it is about one sample: 8 positions of n channels."""
     module = unread(Of(nn.Linear(4, 8), lambda net, y: net.norm(y), nn.Linear(8, 3), norm=nn.InstanceNorm1d(8)))
-    shrunk_alike(module, 4)
+    assert shrunk_alike(module, 4)[1].channels == 0
 
 
 def test_a_size_that_gives_a_shape_does_no_harm():
@@ -88,7 +88,7 @@ def constant(module: Of) -> Of:
 def test_a_batch_norm_over_tokens_takes_no_constants(bias: bool):
     """Behind a linear layer on tokens its mean is of tokens, not of the layer's outputs."""
     module = Of(nn.Linear(4, 8), lambda net, y: torch.relu(y), nn.Linear(8, 6, bias=bias), norm=nn.BatchNorm1d(6))
-    shrunk_alike(constant(nn.Sequential(module, module.norm)[0]), 6, 4)
+    assert shrunk_alike(constant(nn.Sequential(module, module.norm)[0]), 6, 4)[1].channels == 2
 
     class Normed(Of):
         def forward(self, x: Tensor) -> Tensor:
@@ -111,7 +111,9 @@ def test_a_bias_of_two_layers_takes_no_constants():
     module.other.bias = module.two.bias
     module = constant(module)
     with torch.no_grad():
-        shrunk_alike(module, 4)
+        found = shrunk_alike(module, 4)[1]
+    assert found.channels == 0
+    assert "what their readers see of them is no constant" in " ".join(found.notes)
 
 
 def test_an_unknown_change_in_place_is_no_constant():
@@ -130,13 +132,16 @@ def test_an_unknown_change_in_place_is_no_constant():
     module = trained_looking(Changed())
     zero(module.a.weight, 1)
     module.b.weight.data[0, [0, 2]] = 0
-    shrunk_alike(module, 4)
+    found = shrunk_alike(module, 4)[1]
+    assert found.channels == 0
+    assert "`exp_`, which is not followed" in " ".join(found.notes)
 
 
 def test_an_embedding_with_a_largest_norm_keeps_its_width():
     """Its rows are scaled by all of their columns."""
-    module = trained_looking(nn.Sequential(nn.Linear(4, 5), nn.Softmax(1), nn.Linear(5, 3)))
-    shrunk_alike(module, 4)
+    soft = trained_looking(nn.Sequential(nn.Linear(4, 5), nn.Softmax(1), nn.Linear(5, 3)))
+    soft[2].weight.data[:, [1, 3]] = 0
+    assert shrunk_alike(soft, 4)[1].channels == 0
     from sparsify_cli.stages.shrunk import shrinking
 
     words = trained_looking(nn.Sequential(nn.Embedding(9, 8, max_norm=1.0), nn.Linear(8, 3)))
