@@ -96,11 +96,7 @@ class BlockForm:
 
         Rounding can leave it slightly indefinite; damping has to be larger than that.
         """
-        left, k = self.blocks.to(torch.float64, copy=True).mul_(n), 0
-        for some in rows:
-            left -= add_gram(torch.zeros_like(left), some)
-            k += len(some)
-        return BlockForm(left / (n - k), self.count)
+        return _without(self.blocks.to(torch.float64, copy=True), rows, n, self.count)
 
     def tensors(self) -> dict[str, Tensor]:
         """The blocks."""
@@ -120,8 +116,8 @@ class SpectralForm:
         """Mean diagonal entry."""
         return float(self.values.sum()) / self.count
 
-    def blocks(self, some: slice = slice(None)) -> Float[Tensor, "some size size"]:
-        """The blocks themselves, float64."""
+    def blocks(self, some: slice) -> Float[Tensor, "some size size"]:
+        """Some of the blocks themselves, float64."""
         q = self.vectors[some].double()
         return (q * self.values[some].unsqueeze(1)) @ q.mT
 
@@ -143,8 +139,11 @@ class SpectralForm:
         return parts.reshape(-1)[: len(vector)]
 
     def without(self, rows: Rows, n: int) -> BlockForm:
-        """The mean over what stays."""
-        return BlockForm(self.blocks(), self.count).without(rows, n)
+        """The mean over what stays: see `BlockForm.without`."""
+        whole = torch.empty(self.vectors.shape, dtype=torch.float64)
+        for some in _some_at_a_time(self.vectors):
+            whole[some] = self.blocks(some)
+        return _without(whole, rows, n, self.count)
 
     def _solved_inside(self, vector: Tensor, damping: float, free: Tensor) -> Tensor:
         """By Cholesky factors, a few blocks at a time."""
@@ -242,6 +241,16 @@ class KroneckerForm:
     def tensors(self) -> dict[str, Tensor]:
         """The factors; a factor is named by its weight and its place."""
         return {f"factor.{i}.{name}": factor for name, each in self.factors.items() for i, factor in enumerate(each)}
+
+
+def _without(blocks: Float[Tensor, "blocks size size"], rows: Rows, n: int, count: int) -> BlockForm:
+    """(sum g g^T over the rows - n F) / (k - n), in the place of F: large blocks are not there twice."""
+    blocks.mul_(-n)
+    k = 0
+    for some in rows:
+        add_gram(blocks, some)
+        k += len(some)
+    return BlockForm(blocks.div_(k - n), count)
 
 
 def _some_at_a_time(blocks: Float[Tensor, "blocks size size"]) -> list[slice]:

@@ -29,7 +29,7 @@ from sparsify_cli.pages.view import View, missing
 from sparsify_cli.pages.wording import clean, judge, percent, significant
 from sparsify_cli.values.report import Finding
 
-DECADES = 100
+STEEP = 100
 """Times the lowest that the highest number may be before the axis is logarithmic."""
 LEAST = 3
 """Sparsities that a curve needs."""
@@ -186,7 +186,7 @@ def _curve(view: View, found: Sequence[Point], name: str, label: str) -> Markup:
         axes.vlines(across, [low for low, _ in ends], [high for _, high in ends], color=COMPRESSED, linewidth=1.2)
         axes.plot(across, up, color=COMPRESSED, marker="o", markersize=3.5, linewidth=1.6)
         axes.set(xlabel="zeros, % of the prunable weights", ylabel=label)
-        if min(up) > 0 and max(up) > DECADES * min(up):
+        if min(up) > 0 and max(up) > STEEP * min(up):
             axes.set_yscale("log")
 
     heights = [f"{y:.1f}" if times == 100 else significant(y) for y in up]

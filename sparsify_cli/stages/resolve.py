@@ -142,19 +142,19 @@ def _tried(module: nn.Module, samples: Samples) -> Any:
         raise BadData(
             f"The network does not take the data: inputs of shape {list(samples.inputs.shape[1:])}, {samples.inputs.dtype}.",
             f"It says: {said[0].rstrip('.')}.",
-            _advice(module, samples),
+            _advice(module, samples, error),
         ) from error
     finally:
         for part, training in modes.items():
             part.training = training
 
 
-def _advice(module: nn.Module, samples: Samples) -> str:
+def _advice(module: nn.Module, samples: Samples, error: Exception) -> str:
     """What to do about inputs that a network does not take: what is known to go wrong most often, where it shows."""
     shape = samples.inputs.shape[1:]
     rows = [part.num_embeddings for part in module.modules() if isinstance(part, nn.Embedding)]
-    if rows and not samples.inputs.is_floating_point() and int(samples.inputs.max()) >= min(rows):
-        return f"The largest token is {int(samples.inputs.max())}, the smallest embedding has {min(rows)} rows: check the tokenizer."
+    if rows and isinstance(error, IndexError) and not samples.inputs.is_floating_point() and int(samples.inputs.max()) >= max(rows):
+        return f"The largest token is {int(samples.inputs.max())}, the largest embedding has {max(rows)} rows: check the tokenizer."
     if len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4):
         return "Channels come last here, and networks of torch want them first: x.permute(0, 3, 1, 2)."
     return "Choose other data with --data, or another network with --arch and --arch-arg (in_channels, inputs)."

@@ -268,13 +268,14 @@ class Ssse(Unlearner):
         return lowest_step(lambda epsilon: judge.retained_loss(epsilon * unit), top, pull=pull, bend=bend, least=least)
 
     def _needed(self, coordinates: Coordinates, n: int, dtype: torch.dtype | None = None) -> int:
-        """Bytes at the peak: what is summed, in float64 also its float32 copy, and one block that is solved."""
+        """Bytes at the peak: what is summed, in float64 also its float32 copy (`retained`: what is kept, and in float64 what stays of it),
+        and one block that is solved."""
         count, size = coordinates.count, self._size(coordinates)
         if self.fisher == "low-rank":
             return 8 * self._used(n) * count  # the rows, and once more while they are put together
         if self.fisher == "kronecker":
             return 24 * sum(width**2 for width in factor_sizes(coordinates))
-        wide = (dtype or self._precision(coordinates)) == torch.float64
+        wide = self.retained or (dtype or self._precision(coordinates)) == torch.float64
         return (-(-count // size) * (12 if wide else 4) + 16) * size**2
 
     def _precision(self, coordinates: Coordinates) -> torch.dtype:

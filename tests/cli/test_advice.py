@@ -18,10 +18,10 @@ from torch import nn
 class Reader(nn.Module):
     def __init__(self):
         super().__init__()
-        self.embedding, self.out = nn.Embedding(10, 4), nn.Linear(4, 10)
+        self.embedding, self.kinds, self.out = nn.Embedding(10, 4), nn.Embedding(2, 4), nn.Linear(4, 10)
 
     def forward(self, x):
-        return self.out(self.embedding(x))
+        return self.out(self.embedding(x) + self.kinds(x // 100))
 
 
 def tokens(split):
@@ -43,7 +43,7 @@ def last(split):
 def code(tmp_path: Path) -> None:
     """Two networks, and data that neither takes."""
     Path("net.py").write_text(CODE)
-    reader = nn.ModuleDict({"embedding": nn.Embedding(10, 4), "out": nn.Linear(4, 10)})
+    reader = nn.ModuleDict({"embedding": nn.Embedding(10, 4), "kinds": nn.Embedding(2, 4), "out": nn.Linear(4, 10)})
     viewer = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     torch.save(reader.state_dict(), "reader.pt"), torch.save(viewer.state_dict(), "viewer.pt")
 
