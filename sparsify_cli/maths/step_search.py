@@ -6,8 +6,9 @@ bisection narrows it down. Growing from below, not bisecting from the start, mak
 
 A step that does enough may still be short of where it is best: `lowest_step` then goes on from it.
 
-With a guess, which a slope can give, lengths go up or down from there by factors of two until one is long enough and one is not; the
-damage is asked for at the end alone. Only where that is too large the search from below is made.
+With a guess, which a slope can give, and a trial that says how much is `missing`, lengths follow the straight line through what is known
+until one is long enough and the target is expected within a sixteenth below it; the damage is asked for at the end alone. Only where that
+is too large the search from below is made.
 
 Source: ours (a backtracking line search run forwards).
 """
@@ -24,6 +25,10 @@ FURTHER = 1.25
 """Times a length that is taken anyway, where it is asked whether going on pays."""
 REFINEMENTS = 4
 """Bisections: the length is right to 1/16 of the interval."""
+WIDTH = 16
+"""A length is good enough when the target is expected in its last sixteenth."""
+BEYOND = 1 + 1 / (2 * WIDTH)
+"""Times the length where the target is expected, so that one trial is long enough."""
 
 
 @runtime_checkable
@@ -37,6 +42,10 @@ class Trial(Protocol):
     @property
     def acceptable(self) -> bool:
         """It did no more harm than allowed."""
+
+    @property
+    def missing(self) -> float:
+        """What is missing to the target, best in a measure that falls linearly with the length; at most 0 where it is reached."""
 
 
 T = TypeVar("T", bound=Trial)
@@ -76,7 +85,7 @@ def shortest_step(attempt: Callable[[float], T], start: T, limit: float) -> Foun
 
 
 def guided_step(attempt: Callable[[float], T], start: T, limit: float, guess: float) -> Found[T]:
-    """As `shortest_step`, in fewer trials where the guess is good.
+    """As `shortest_step`, in fewer trials where the guess is good, and where what is missing falls about linearly with the length.
 
     Args:
         attempt: tries a length.
@@ -84,22 +93,63 @@ def guided_step(attempt: Callable[[float], T], start: T, limit: float, guess: fl
         limit: longest length allowed, > 0.
         guess: a length, > 0.
     """
-    shortest = limit / 2**HALVINGS
+    between, shortest = Bracket((0.0, start)), limit / 2**HALVINGS
     length = min(max(guess, shortest), limit)
-    short, long = (0.0, start), (length, attempt(length))
-    while long[1].reached and long[0] > shortest:
-        half = (long[0] / 2, attempt(long[0] / 2))
-        if not half[1].reached:
-            short = half
-            break
-        long = half
-    while not long[1].reached and long[0] < limit:
-        short, length = long, min(2 * long[0], limit)
-        long = (length, attempt(length))
-    if not long[1].reached:
-        return Found(*long, "limit") if long[1].acceptable else shortest_step(attempt, start, limit)
-    long = _narrowed(attempt, short, long)
-    return Found(*long, "reached") if long[1].acceptable else shortest_step(attempt, start, limit)
+    while True:
+        between = between.told(length, attempt(length))
+        if between.long is None and length >= limit:
+            return Found(*between.short, "limit") if between.short[1].acceptable else shortest_step(attempt, start, limit)
+        if between.long is not None and (between.narrow or between.long[0] <= shortest):
+            return Found(*between.long, "reached") if between.long[1].acceptable else shortest_step(attempt, start, limit)
+        length = min(max(between.next, shortest), limit)
+
+
+@dataclass(frozen=True)
+class Bracket(Generic[T]):
+    """What is known of where the target is.
+
+    Args:
+        short: the longest length that is not enough, and its trial.
+        long: the shortest that is enough; None while there is none.
+        before: of the lengths that were not enough the one before the last.
+    """
+
+    short: tuple[float, T]
+    long: tuple[float, T] | None = None
+    before: tuple[float, T] | None = None
+
+    def told(self, length: float, trial: T) -> Bracket[T]:
+        """With another trial."""
+        return Bracket(self.short, (length, trial), self.before) if trial.reached else Bracket((length, trial), self.long, self.short)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the long end is known to be, or expected to be, hardly longer than it must."""
+        return self.long is not None and self.expected >= (1 - 1 / WIDTH) * self.long[0]
+
+    @property
+    def expected(self) -> float:
+        """Where the target is expected: on a straight line between both ends, or halfway where what is missing tells nothing."""
+        assert self.long is not None
+        (a, near), (b, far) = self.short, self.long
+        return a + (b - a) * (near.missing / (near.missing - far.missing) if near.missing > 0 >= far.missing else 0.5)
+
+    @property
+    def next(self) -> float:
+        """The length to try: a little beyond what is expected, and away from both ends."""
+        if self.long is None:
+            return self._further
+        margin = (self.long[0] - self.short[0]) / 8
+        return min(max(BEYOND * self.expected, self.short[0] + margin), self.long[0] - margin)
+
+    @property
+    def _further(self) -> float:
+        """On the straight line through the last two, but an eighth to four times as long again; without such a line twice as long."""
+        (a, one), (b, two) = self.before or self.short, self.short
+        fall = one.missing - two.missing
+        if fall <= 0 or two.missing <= 0:
+            return 2 * b
+        return min(max(BEYOND * (b + (b - a) * two.missing / fall), 1.125 * b), 4 * b)
 
 
 def lowest_step(loss: Callable[[float], float], top: float, *, pull: float, bend: float = 0.0, least: float = 0.0) -> float:
@@ -143,15 +193,6 @@ def _vertex(x: list[float], y: list[float]) -> float:
     """Where the parabola through three points is lowest; -1 where it has no lowest point."""
     bend = ((y[2] - y[1]) / (x[2] - x[1]) - (y[1] - y[0]) / (x[1] - x[0])) / (x[2] - x[0])
     return (x[0] + x[1]) / 2 - (y[1] - y[0]) / (x[1] - x[0]) / (2 * bend) if bend > 0 else -1.0
-
-
-def _narrowed(attempt: Callable[[float], T], short: tuple[float, T], long: tuple[float, T]) -> tuple[float, T]:
-    """The shortest that is long enough, to 1/8 of the interval."""
-    for _ in range(REFINEMENTS - 1):
-        middle = (short[0] + long[0]) / 2
-        trial = attempt(middle)
-        short, long = (short, (middle, trial)) if trial.reached else ((middle, trial), long)
-    return long
 
 
 def longest_step(attempt: Callable[[float], T], start: T, length: float) -> Found[T]:

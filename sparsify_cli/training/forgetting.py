@@ -37,12 +37,16 @@ from sparsify_cli.values.choices import alike, choices, in_any, of_samples, unhe
 from sparsify_cli.values.samples import Samples
 
 LEAST, MOST, WORK = 200, 2000, 10**10
+SHARE = 3
+"""Where a class goes, the part of the probe that is looked at: a share of right answers near 0 is asked for, not a mean loss."""
 BATCH = 500
 """Samples in one forward pass."""
 
 
-Outcome = tuple[Float[Tensor, " n"], Float[Tensor, "n *a"]]
-"""Loss of each sample, and 1 or 0 for each right or wrong answer."""
+Outcome = tuple[Float[Tensor, "n *a"], Float[Tensor, "n *a"]]
+"""Loss of each answer, and 1 or 0 where it is right or wrong."""
+ENDS = 40.0
+"""Nats; margins beyond are cut, because a loss of 0 has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,7 @@ class Reading:
     @property
     def forget_loss(self) -> float:
         """Mean over the samples to forget."""
-        return _mean(self._forget[0])
+        return _mean(self._losses)
 
     @property
     def forget_accuracy(self) -> float:
@@ -78,10 +82,25 @@ class Reading:
     @property
     def reached(self) -> bool:
         """The samples are forgotten."""
+        return self.gone_accuracy <= self.judge.forgotten and self._unpaid <= 0
+
+    @property
+    def missing(self) -> float:
+        """Nats that are missing to `reached`: of loss, or of the margin of the surest answer that is to be wrong.
+
+        Both fall about in a straight line with the step. At most 0 about where it is reached.
+        """
+        return max(self._unpaid, -margin(self._forget[0][self.judge.unheard], self.judge.forgotten))
+
+    @property
+    def _unpaid(self) -> float:
+        """Nats of mean loss that samples whose class stays are missing to the target."""
         stays = ~self.judge.gone
-        if self.gone_accuracy > self.judge.forgotten:
-            return False
-        return not bool(stays.any()) or _mean(self._forget[0][stays]) >= self.judge.target
+        return self.judge.target - _mean(self._losses[stays]) if bool(stays.any()) else -ENDS
+
+    @property
+    def _losses(self) -> Float[Tensor, " forget"]:
+        return of_samples(self._forget[0], self.judge.forget.targets)
 
     @property
     def acceptable(self) -> bool:
@@ -142,7 +161,10 @@ class Judge:
         quiet = copy.deepcopy(model).eval()
         most = most or probe_size(quiet, request.forget, len(request.forget) + len(request.retain))
         parameters = {name: p.detach() for name, p in quiet.named_parameters()}
-        forget, left = draw(request.forget, most, seed), request.retain.targets
+        left = request.retain.targets
+        if bool(unheard_of(request.forget.targets, left).any()):
+            most = max(min(LEAST, most), most // SHARE)
+        forget = draw(request.forget, most, seed)
         validation = draw(request.validation.take(answered_by(request.validation.targets, left)), most, seed)
         retain = draw(request.retain, most, seed)
         unheard = unheard_of(forget.targets, left)
@@ -152,8 +174,9 @@ class Judge:
         known, retained, unknown = alike(self.forget.targets[~self.gone], self.retain.targets, self.validation.targets)
         here = Reading(self, self.parameters)
         seen, _ = self.outcome(self.parameters, self.retain)
-        losses, (unseen, right) = here._forget[0], here._validation
-        before, level = _mean(losses[~self.gone]), float(seen @ mixture(retained, known))
+        before = _mean(here._losses[~self.gone])
+        level = float(of_samples(seen, self.retain.targets) @ mixture(retained, known))
+        unseen, right = of_samples(here._validation[0], self.validation.targets), here._validation[1]
         gap = float(unseen @ mixture(unknown, known)) - level
         target = before + gap * (min(1.0, before / level) if level else 1.0)
         return replace(self, target=target, floor=_mean(right) - tolerance, start=(here._forget, here._validation))
@@ -174,7 +197,13 @@ class Judge:
 
     def retained_loss(self, step: Float[Tensor, " d"]) -> float:
         """Mean loss of the probed samples that stay, after `step`."""
-        return _mean(self.outcome(self.coordinates.moved(self.parameters, step), self.retain)[0])
+        losses = self.outcome(self.coordinates.moved(self.parameters, step), self.retain)[0]
+        return _mean(of_samples(losses, self.retain.targets))
+
+    @property
+    def sureness(self) -> float:
+        """Mean slope of a forget sample's loss by its margin, before the step: the chance it gives to other answers."""
+        return max(1e-12, float(-torch.expm1(-self.before._losses).mean()))
 
     def judged(self, parameters: Mapping[str, Tensor]) -> Reading:
         """What the model does with these parameters (and buffers, where given)."""
@@ -205,7 +234,7 @@ def probe_size(model: nn.Module, samples: Samples, n: int) -> int:
 
 @torch.no_grad()
 def outcomes(model: nn.Module, samples: Samples, parameters: Mapping[str, Tensor] | None = None) -> Outcome:
-    """Loss (nats) of each sample and which answers are right (1 or 0; for each attribute), float64; a non-finite loss counts as enormous.
+    """Loss (nats) of each answer and which are right (1 or 0), float64; a non-finite loss counts as enormous.
 
     Args:
         model: in the mode it is to run in.
@@ -213,12 +242,27 @@ def outcomes(model: nn.Module, samples: Samples, parameters: Mapping[str, Tensor
         parameters: to be taken instead of the model's own.
     """
     if not len(samples):
-        return torch.zeros(0, dtype=torch.float64), torch.zeros(samples.targets.shape, dtype=torch.float64)
+        return torch.zeros(samples.targets.shape, dtype=torch.float64), torch.zeros(samples.targets.shape, dtype=torch.float64)
     parts = torch.split(samples.inputs, BATCH)
     logits = torch.cat([functional_call(model, dict(parameters or {}), (as_taken_by(model, x),)).cpu() for x in parts]).double()
     rows, right = choices(logits, samples.targets)
     losses = cross_entropy(rows, right, reduction="none").nan_to_num(1e30, posinf=1e30)
-    return of_samples(losses, samples.targets), (rows.argmax(dim=1) == right).double().reshape(samples.targets.shape)
+    return losses.reshape(samples.targets.shape), (rows.argmax(dim=1) == right).double().reshape(samples.targets.shape)
+
+
+def margin(losses: Float[Tensor, " n"], share: float) -> float:
+    """By how much wrong answers are ahead, nats, at the answer that must be wrong so that at most a share is right; `ENDS` of none.
+
+    From losses alone: log(e^loss - 1) = log(sum of e^logit over the wrong answers) - the logit of the right one.
+
+    Args:
+        losses: of each answer.
+        share: that may stay right, fraction.
+    """
+    if not len(losses) or share >= 1:
+        return ENDS
+    ahead = losses + torch.log(-torch.expm1(-losses)).clamp(min=-ENDS)
+    return max(-ENDS, min(ENDS, float(ahead.sort().values[int(share * len(losses) + 1e-9)])))
 
 
 def right_answers(model: nn.Module, samples: Samples) -> Float[Tensor, " n"]:

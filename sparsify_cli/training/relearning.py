@@ -16,6 +16,7 @@ from torch import nn
 from sparsify_cli.training.erasing import Student, copied, cross_entropy_of
 from sparsify_cli.training.forgetting import outcomes
 from sparsify_cli.training.modes import evaluating
+from sparsify_cli.values.choices import of_samples
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.samples import Samples
 
@@ -62,4 +63,4 @@ class Relearning:
 def mean_loss(model: nn.Module, samples: Samples) -> float:
     """Mean cross-entropy in eval mode, nats."""
     with evaluating(model):
-        return float(outcomes(model, samples)[0].mean())
+        return float(of_samples(outcomes(model, samples)[0], samples.targets).mean())

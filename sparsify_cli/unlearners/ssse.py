@@ -33,21 +33,20 @@ could not be verified. `retained` is the Fisher of what stays, from the same sum
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sparsify_cli.contracts.unlearner import Erasure, Memo, Request, Unlearner
 from sparsify_cli.errors import Anomalous, BadRequest, MissingContext
-from sparsify_cli.maths.fisher import numerator
-from sparsify_cli.maths.fisher_forms import SPECTRAL, BlockForm, Form, KroneckerForm, LowRankForm, Rows, SpectralForm, factor_sizes, form_of
+from sparsify_cli.maths.fisher_forms import SPECTRAL, BlockForm, Form, KroneckerForm, LowRankForm, Rows, factor_sizes, form_of
 from sparsify_cli.maths.memory import machine_memory
-from sparsify_cli.maths.per_sample_gradients import Coordinates, gradient_sum, per_sample_gradients
-from sparsify_cli.maths.step_search import guided_step, longest_step, lowest_step
-from sparsify_cli.training.forgetting import Judge, Reading, draw
+from sparsify_cli.maths.per_sample_gradients import Coordinates, per_sample_gradients
+from sparsify_cli.maths.step_search import guided_step, longest_step
+from sparsify_cli.training.forgetting import Judge, draw
+from sparsify_cli.training.newton_step import Attempt, Line, Newton
 from sparsify_cli.training.prepared import N, checked, stamped
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding
@@ -56,8 +55,6 @@ from sparsify_cli.values.samples import Samples
 Kind = Literal["block", "dense", "low-rank", "kronecker"]
 DRAWN, ENOUGH = 1024, 4096
 """Gradients that the low-rank form keeps, and that others are averaged over, unless told otherwise."""
-GONE = 3.0
-"""Nats by which the loss of a class that goes as a whole has to rise, as a first guess."""
 NO_GAP = "The model does not tell these samples from unseen ones; epsilon brings the loss of what stays lowest along the step."
 HARM = "The target was not reached within a fall of {:g} of validation accuracy; this is the most forgetful step within it."
 FAR = "The trust region ({:g} of the parameters' norm) ended before the target was reached."
@@ -159,7 +156,7 @@ class Ssse(Unlearner):
         _require(not self.retained or int(known["samples"]) == int(known[N]), "retained=true", "What was prepared is stale, or a sample.")
         if not len(request.forget):
             return Erasure({}, (_finding("step_norm", 0.0, definition=MOVED, note="Nothing was to be forgotten; nothing changed."),))
-        newton = _Newton.of(model, coordinates, request, form, self)
+        newton = Newton.of(model, coordinates, request, form, retained=self.retained, weight_decay=self.weight_decay)
         judge = Judge.of(model, coordinates, request, forgotten=self.forgotten, tolerance=self.tolerance, most=self.probe, seed=self.seed)
         attempt = self._chosen(judge, newton) if self.epsilon is None else self._fixed(judge, newton, self.epsilon)
         return Erasure(coordinates.moved(judge.parameters, attempt.step), _findings(judge, newton, attempt, self.trust))
@@ -200,14 +197,17 @@ class Ssse(Unlearner):
             raise BadRequest(what, "It was prepared with another `fisher` or other `layers`.", "Give the same options, or prepare again.")
         return form
 
-    def _fixed(self, judge: Judge, newton: _Newton, asked: float) -> _Attempt:
-        """The step a person asked for, cut to the trust region."""
-        damping = self.damping * newton.form.scale
-        unit = newton.unit(damping)
-        epsilon = min(asked, newton.limit(unit, self.trust))
-        return _Attempt(judge.read(epsilon * unit), epsilon, damping, epsilon * unit, clipped=epsilon < asked)
+    def _line(self, judge: Judge, newton: Newton, damping: float) -> Line:
+        """The direction at a damping relative to the mean diagonal."""
+        return Line.of(judge, newton, damping, trust=self.trust, weight_decay=self.weight_decay)
 
-    def _chosen(self, judge: Judge, newton: _Newton) -> _Attempt:
+    def _fixed(self, judge: Judge, newton: Newton, asked: float) -> Attempt:
+        """The step a person asked for, cut to the trust region."""
+        line = self._line(judge, newton, self.damping)
+        epsilon = min(asked, line.limit)
+        return Attempt(line, epsilon, line.read(epsilon))
+
+    def _chosen(self, judge: Judge, newton: Newton) -> Attempt:
         """The first damping that reaches the target, or the most forgetful step of all."""
         if not len(judge.validation):
             raise MissingContext(
@@ -219,57 +219,50 @@ class Ssse(Unlearner):
             return best
         attempts = []
         for factor in (1.0, 0.1, 10.0):
-            attempts.append(self._searched(judge, newton, factor * self.damping * newton.form.scale))
+            attempts.append(self._searched(self._line(judge, newton, factor * self.damping)))
             if not attempts[-1].note or judge.before.reached:
                 return attempts[-1]
         return max(attempts, key=lambda a: (-a.reading.gone_accuracy, a.reading.forget_loss))
 
-    def _kindest(self, judge: Judge, newton: _Newton) -> _Attempt | None:
+    def _kindest(self, judge: Judge, newton: Newton) -> Attempt | None:
         """Of the steps that make a class go, at growing damping, the one that leaves what stays the lowest loss; None where none does."""
-        best: tuple[float, _Attempt] | None = None
+        best: tuple[float, Attempt] | None = None
         for factor in (1.0, 10.0, 100.0):
-            attempt = self._searched(judge, newton, factor * self.damping * newton.form.scale)
+            attempt = self._shortest(self._line(judge, newton, factor * self.damping))
             if attempt.note:
                 continue
-            loss = self._objective(judge, newton, attempt.step)
+            loss = attempt.line.objective(attempt.epsilon)
             if best is not None and loss >= best[0]:
                 break
             best = loss, attempt
-        return best[1] if best else None
+        return self._further(best[1]) if best else None
 
-    def _searched(self, judge: Judge, newton: _Newton, damping: float) -> _Attempt:
-        unit = newton.unit(damping)
-        limit = newton.limit(unit, self.trust)
+    def _searched(self, line: Line) -> Attempt:
+        """The step along a line, or the most forgetful one with a note."""
+        if line.judge.before.reached:
+            found = longest_step(line.read, line.judge.before, line.lowest())
+            return Attempt(line, found.length, found.trial, NO_GAP)
+        return self._further(self._shortest(line))
 
-        def attempt(epsilon: float) -> Reading:
-            return judge.read(epsilon * unit)
+    def _shortest(self, line: Line) -> Attempt:
+        """The shortest step that reaches the target."""
+        found = guided_step(line.read, line.judge.before, line.limit, line.newton.guess(line.unit, line.judge))
+        note = {"reached": "", "harm": HARM.format(self.tolerance), "limit": FAR.format(self.trust)}[found.ending]
+        return Attempt(line, found.length, found.trial, note)
 
-        if judge.before.reached:
-            found, note = longest_step(attempt, judge.before, self._lowest(judge, newton, unit, limit)), NO_GAP
-        else:
-            found = guided_step(attempt, judge.before, limit, newton.guess(unit, judge))
-            if found.ending == "reached":
-                further = self._lowest(judge, newton, unit, limit, least=found.length)
-                longer = longest_step(attempt, found.trial, further) if further > found.length else found
-                if longer.length > found.length and longer.trial.reached:
-                    here, there = (self._objective(judge, newton, one.length * unit) for one in (found, longer))
-                    found = replace(longer, ending="reached") if there < here else found
-            note = {"reached": "", "harm": HARM.format(self.tolerance), "limit": FAR.format(self.trust)}[found.ending]
-        return _Attempt(found.trial, found.length, damping, found.length * unit, clipped=found.length == limit, note=note)
-
-    def _objective(self, judge: Judge, newton: _Newton, step: Float[Tensor, " d"]) -> float:
-        """What training without the samples would bring down, on the probed samples that stay."""
-        return judge.retained_loss(step) + self.weight_decay / 2 * float((newton.theta + step).square().sum())
-
-    def _lowest(self, judge: Judge, newton: _Newton, unit: Float[Tensor, " d"], limit: float, least: float = 0.0) -> float:
-        """The epsilon from `least` up to 1 that brings the loss of what stays lowest."""
-        pull, bend = float(newton.asked @ unit) / newton.rest, self.weight_decay / 2 * float(unit @ unit)
-        top = max(least, min(1.0, limit))
-        return lowest_step(lambda epsilon: judge.retained_loss(epsilon * unit), top, pull=pull, bend=bend, least=least)
+    def _further(self, short: Attempt) -> Attempt:
+        """On to where what stays is expected to lose least, if the target holds there and that loss, measured, fell."""
+        if short.note:
+            return short
+        line, least = short.line, short.epsilon
+        further = line.lowest(least)
+        longer = longest_step(line.read, short.reading, further) if further > least else None
+        if longer is None or longer.length <= least or not longer.trial.reached:
+            return short
+        return Attempt(line, longer.length, longer.trial) if line.objective(longer.length) < line.objective(least) else short
 
     def _needed(self, coordinates: Coordinates, n: int, dtype: torch.dtype | None = None) -> int:
-        """Bytes at the peak: what is summed, in float64 also its float32 copy (`retained`: what is kept, and in float64 what stays of it),
-        and one block that is solved."""
+        """Bytes at the peak: sums, in float64 with a float32 copy (`retained`: what is kept and stays of it), one block solved."""
         count, size = coordinates.count, self._size(coordinates)
         if self.fisher == "low-rank":
             return 8 * self._used(n) * count  # the rows, and once more while they are put together
@@ -290,73 +283,18 @@ class Ssse(Unlearner):
             raise BadRequest(f"{what} {there / 1e9:,.1f} GB.", "It is kept in memory while it is made.", smaller)
 
 
-@dataclass(frozen=True, eq=False)
-class _Newton:
-    """Everything the step is made of; `free` is where it may go, None = everywhere."""
-
-    form: Form
-    gradient_sum: Float[Tensor, " d"]
-    asked: Float[Tensor, " d"]
-    theta: Float[Tensor, " d"]
-    k: int
-    rest: int
-    free: Bool[Tensor, " d"] | None
-
-    @classmethod
-    def of(cls, model: nn.Module, coordinates: Coordinates, request: Request, form: Form, how: Ssse) -> _Newton:
-        def rows() -> Rows:
-            return per_sample_gradients(model, request.forget.inputs, request.forget.targets, coordinates)
-
-        k, rest = len(request.forget), len(request.retain)
-        total = gradient_sum(model, request.forget.inputs, request.forget.targets, coordinates)
-        theta = coordinates.flatten({name: p.detach() for name, p in model.named_parameters()}).double().cpu()
-        if how.retained and isinstance(form, BlockForm | SpectralForm):
-            form = form.without(rows(), k + rest)
-        free = coordinates.free_of(request.frozen) if request.frozen else None
-        return cls(form, total, numerator(total, theta, k=k, weight_decay=how.weight_decay), theta, k, rest, free)
-
-    def unit(self, damping: float) -> Float[Tensor, " d"]:
-        """The step of epsilon = 1 at an absolute damping."""
-        step = self.form.solve(self.asked, damping, self.free) / self.rest
-        norm = float(step.norm())
-        if not 0 < norm < float("inf"):
-            raise Anomalous(f"The erasure step has norm {norm}.", "The gradients of the samples to forget are zero or not finite.")
-        return step
-
-    def guess(self, unit: Float[Tensor, " d"], judge: Judge) -> float:
-        """The epsilon at which the loss of the samples to forget would be high enough if it went up in a straight line."""
-        slope = float(self.gradient_sum @ unit) / self.k
-        rise = max(judge.target - judge.before.forget_loss, GONE if bool(judge.gone.any()) else 0.0)
-        return rise / slope if slope > 0 and rise > 0 else 1.0
-
-    def limit(self, unit: Float[Tensor, " d"], trust: float) -> float:
-        """The epsilon at the border of the trust region."""
-        return trust * float(self.theta.norm()) / float(unit.norm())
-
-
-@dataclass(frozen=True, eq=False)
-class _Attempt:
-    """A step, how it was found and what it does."""
-
-    reading: Reading
-    epsilon: float
-    damping: float
-    step: Float[Tensor, " d"]
-    clipped: bool
-    note: str = ""
-
-
-def _findings(judge: Judge, newton: _Newton, attempt: _Attempt, trust: float) -> tuple[Finding, ...]:
+def _findings(judge: Judge, newton: Newton, attempt: Attempt, trust: float) -> tuple[Finding, ...]:
     before, after, norm = judge.before, attempt.reading, float(attempt.step.norm())
     theta, forgets, valids = float(newton.theta.norm()), len(judge.forget), len(judge.validation)
     one = "Length of the step; 1 is the Newton step of a well-specified model."
+    cut = f"1 when the step was cut to {trust:g} of the parameters' norm, else 0."
     stays = "On the classes that stay, over the probed validation samples."
     return (
         _finding("epsilon", attempt.epsilon, definition=one, note=attempt.note),
-        _finding("damping", attempt.damping, definition="lambda added to the diagonal of the empirical Fisher, absolute."),
+        _finding("damping", attempt.line.damping, definition="lambda added to the diagonal of the empirical Fisher, absolute."),
         _finding("step_norm", norm, definition=MOVED),
         _finding("relative_step_norm", norm / theta, "fraction", definition="step_norm over the norm of the parameters that may move."),
-        _finding("clipped", float(attempt.clipped), definition=f"1 when the step was cut to {trust:g} of the parameters' norm, else 0."),
+        _finding("clipped", float(attempt.epsilon >= attempt.line.limit), definition=cut),
         _finding("forget_loss_before", before.forget_loss, "nats", forgets),
         _finding("forget_loss_after", after.forget_loss, "nats", forgets),
         _finding("forget_accuracy_before", before.forget_accuracy, "fraction", forgets),

@@ -46,7 +46,7 @@ def options(logits: Float[Tensor, "*n outputs"], *, attributes: bool) -> Float[T
     return torch.stack([torch.zeros_like(logits), logits], dim=-1).flatten(0, -2)
 
 
-def of_samples(values: Float[Tensor, " m"], targets: Int[Tensor, "n *a"]) -> Float[Tensor, " n"]:
+def of_samples(values: Float[Tensor, "*m"], targets: Int[Tensor, "n *a"]) -> Float[Tensor, " n"]:
     """One number a sample: the sum over its choices."""
     return values if targets.ndim == 1 else values.reshape(targets.shape).sum(dim=1)
 

@@ -16,11 +16,21 @@ class Mark:
     length: float
     reached: bool
     acceptable: bool
+    missing: float = 1.0
 
 
-def track(reach, harm):
-    """Lengths from `reach` on are enough, lengths from `harm` on are too much."""
-    return lambda length: Mark(length, length >= reach, length < harm)
+def track(reach, harm, missing=lambda to_go: 1.0 if to_go > 0 else -1.0):
+    """Lengths from `reach` on are enough, lengths from `harm` on are too much; what is missing hangs on what is left to go."""
+    return lambda length: Mark(length, length >= reach, length < harm, missing(reach - length))
+
+
+MEASURES = {
+    "nothing but the sign": lambda to_go: 1.0 if to_go > 0 else -1.0,
+    "linear": lambda to_go: 3 * to_go,
+    "convex": lambda to_go: to_go if to_go > 0 else -(to_go**2) * 50,
+    "saturated": lambda to_go: min(to_go, 0.01),
+    "wrong sign": lambda to_go: -1.0,
+}
 
 
 @pytest.mark.parametrize("reach", [0.003, 0.1, 1.0, 5.0, 8.0])
@@ -67,24 +77,33 @@ def test_gives_up_at_zero():
 
 @pytest.mark.parametrize("reach", [0.003, 0.1, 1.0, 5.0, 8.0])
 @pytest.mark.parametrize("guess", [1e-6, 0.01, 0.9, 7.0, 1e6])
-def test_a_guess_finds_the_same(reach, guess):
-    """From any guess: the length found reaches the target and is at most an eighth of its interval too long."""
-    found = guided_step(track(reach, 100), Mark(0, False, True), 8.0, guess)
-    assert found.ending == "reached"
-    assert reach <= found.length <= reach + max(reach, 8 / 1024) / 8
-    assert found.trial.length == found.length
-
-
-def test_a_good_guess_takes_few_trials():
-    """The answer just below the guess: itself, half of it, and three bisections."""
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_guess_finds_the_same(reach, guess, measure):
+    """From any guess, whatever is said to be missing: the length reaches the target and is at most a quarter too long."""
     tried = []
 
     def attempt(length):
         tried.append(length)
-        return Mark(length, length >= 0.9, True)
+        return track(reach, 100, MEASURES[measure])(length)
 
-    guided_step(attempt, Mark(0, False, True), 8.0, 1.0)
-    assert len(tried) == 5
+    found = guided_step(attempt, attempt(0.0), 8.0, guess)
+    assert found.ending == "reached"
+    assert reach <= found.length <= max(reach, 8 / 1024) * (1 + (1 / 14 if measure == "linear" else 1 / 4))
+    assert found.trial.length == found.length
+    assert len(tried) <= 40
+
+
+@pytest.mark.parametrize(("guess", "trials"), [(0.5, 2), (0.3, 2), (0.91, 1), (0.95, 1), (4.0, 2), (0.05, 4)])
+def test_what_is_missing_tells_where_to_go(guess, trials):
+    """Linear: one trial where the guess is good, else a second that is a little beyond the target."""
+    tried = []
+
+    def attempt(length):
+        tried.append(length)
+        return track(0.9, 100, MEASURES["linear"])(length)
+
+    guided_step(attempt, track(0.9, 100, MEASURES["linear"])(0.0), 8.0, guess)
+    assert len(tried) == trials
 
 
 def test_a_guess_beyond_harm_falls_back_to_the_careful_search():

@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.maths.per_sample_gradients import Coordinates
-from sparsify_cli.training.forgetting import Judge, draw
+from sparsify_cli.training.forgetting import ENDS, Judge, draw, margin
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.samples import Samples
 
@@ -102,3 +102,21 @@ def test_draw_is_seeded_and_without_replacement():
     assert draw(samples, 3, 7).ids == draw(samples, 3, 7).ids
     assert len(set(draw(samples, 3, 7).ids)) == 3
     assert draw(samples, 9, 7).ids == samples.ids
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99, 1.0])
+def test_margin_is_that_of_the_answer_that_decides(share):
+    """Of logits (0, o_i) and right answer 1 the margin is -o_i: with share * n of ten answers right, the next one decides."""
+    ahead = torch.linspace(-3, 4, 10, dtype=torch.float64)[torch.randperm(10)]
+    losses = torch.nn.functional.softplus(ahead)
+    expected = ENDS if share == 1 else float(ahead.sort().values[int(share * 10)])
+    assert margin(losses, share) == pytest.approx(expected, abs=1e-9)
+    assert margin(torch.tensor([0.0, 1e30]), 0.0) == -ENDS and margin(torch.tensor([1e30]), 0.0) == ENDS
+
+
+def test_what_is_missing_ends_where_it_is_reached():
+    """A class of two samples that goes: along growing steps `missing` falls in a straight line, and is below 0 from where `reached` holds."""
+    it = judge(margins([1.0, 2.0]), margins([-1.0], target=1), margins([-3.0], target=1))
+    readings = [it.read(torch.tensor([0, 0, 0, 0, -step, 0.0])) for step in (0.0, 0.5, 1.5, 1.9, 2.1, 3.0)]
+    assert [reading.missing for reading in readings] == pytest.approx([2.0, 1.5, 0.5, 0.1, -0.1, -1.0], abs=1e-6)
+    assert [reading.reached for reading in readings] == [False] * 4 + [True] * 2

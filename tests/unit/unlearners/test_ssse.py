@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.errors import Anomalous, BadRequest, MissingContext
 from sparsify_cli.maths.fisher_forms import SpectralForm
+from sparsify_cli.training.newton_step import Line
 from sparsify_cli.unlearners.ssse import Ssse
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.samples import Samples
@@ -100,8 +101,8 @@ def test_it_goes_on_past_its_target_only_where_what_stays_gains(model, monkeypat
     memo = Ssse().prepare(model, TRAIN, MaskSet())
     method = Ssse(tolerance=1.0, trust=2.0)
     plain = found(method.erase(model, REQUEST, memo))["epsilon"]
-    monkeypatch.setattr(Ssse, "_lowest", lambda *_, least=0.0: 1.5 * least)
-    monkeypatch.setattr(Ssse, "_objective", lambda self, judge, newton, step: -gain * float(step.norm()))
+    monkeypatch.setattr(Line, "lowest", lambda _, least=0.0: 1.5 * least)
+    monkeypatch.setattr(Line, "objective", lambda _, epsilon: -gain * epsilon)
     assert found(method.erase(model, REQUEST, memo))["epsilon"] == pytest.approx(times * plain)
 
 
