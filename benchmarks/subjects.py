@@ -4,7 +4,8 @@ The files are read from the folder DATA names (`../shared/data` by default): `fa
 `adult/adult.test` (UCI), `utkface64/labels.csv` and `faces64.zip`. CIFAR-10 and its ResNet-20 are in `published.py`.
 
 Fashion-MNIST is averaged to 14 x 14: 6,000 training, 2,000 validation and 4,000 test images. Adult: rows without gaps, numbers
-standardised, words one-hot, 20,000 training, 4,000 validation and 6,000 test rows; income above 50,000. Faces (64 x 64, averaged to
+standardised by all rows of `adult.data`, words one-hot, 20,000 training, 4,000 validation and 6,000 test rows; income above 50,000.
+Faces (64 x 64, averaged to
 32 x 32): three yes-or-no attributes, male, aged 40 or more, and white; 3,200 training, 600 validation, 1,019 test faces, drawn at random.
 """
 

@@ -128,7 +128,7 @@ class Seed:
     def flags(self, method: str) -> list[str]:
         """Flags of a method."""
         if method == "anew, other seed":
-            return self.again()
+            return [*self.again(), "--set", f"unlearner.seed={self.seed + OTHER}"]
         if method == "nothing":
             return [*METHODS["ssse"], "--set", "unlearner.epsilon=0", *self.memo("ssse")]
         return [*METHODS[method], *self.memo(method)]
@@ -137,8 +137,7 @@ class Seed:
         """One method on one set."""
         about = {"name": self.args.name or self.args.data, "method": method, "set": which, "seed": self.seed}
         reference, out = self.reference(which), self.folder / f"out-{len(list(self.folder.iterdir()))}"
-        seed = self.seed + OTHER * (method == "anew, other seed")
-        words = ["--forget", self.forget(which), "--seed", str(seed), "--audit", "--reference", str(reference), "--most-harm", "1"]
+        words = ["--forget", self.forget(which), "--seed", str(self.seed), "--audit", "--reference", str(reference), "--most-harm", "1"]
         code = run("unlearn", str(self.dense), *words, *self.flags(method), "--out", str(out))
         if code:
             return {**about, "failed": code}

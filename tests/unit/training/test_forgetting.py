@@ -115,7 +115,7 @@ def test_margin_is_that_of_the_answer_that_decides(share):
 
 
 def test_what_is_missing_ends_where_it_is_reached():
-    """A class of two samples that goes: along growing steps `missing` falls in a straight line, and is below 0 from where `reached` holds."""
+    """A class of two samples that goes: along growing steps `missing` falls in a straight line, below 0 where `reached` holds."""
     it = judge(margins([1.0, 2.0]), margins([-1.0], target=1), margins([-3.0], target=1))
     readings = [it.read(torch.tensor([0, 0, 0, 0, -step, 0.0])) for step in (0.0, 0.5, 1.5, 1.9, 2.1, 3.0)]
     assert [reading.missing for reading in readings] == pytest.approx([2.0, 1.5, 0.5, 0.1, -0.1, -1.0], abs=1e-6)
