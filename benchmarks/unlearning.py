@@ -1,7 +1,7 @@
 """Forgetting: every method beside a network trained anew without the samples: what is still known, how near the answers are, time.
 
-    python benchmarks/unlearning.py [--arch cnn] [--data digits] [--name NAME] [--epochs 8] [--lr 0.05] [--seeds 3] [--again]
-        [--sets 'random:1%;random:5%;half:3;class:3'] [--methods ssse;gradient-ascent;...]
+    python benchmarks/unlearning.py [--arch cnn] [--data digits] [--name NAME] [--epochs 8] [--lr 0.05] [--weight-decay W]
+        [--seeds 3] [--again] [--sets 'random:1%;random:5%;half:3;class:3'] [--methods ssse;gradient-ascent;...]
 
 For each seed a network is trained, and trained anew without each set by the same recipe (`--unlearner retrain`); then every method
 forgets the set. All by the tool's own commands, on one thread. `half:3` is a random half of class 3. Distances are the mean share of the
@@ -84,7 +84,9 @@ class Seed:
         self.args, self.seed, self.folder = args, seed, folder
         self.dense = folder / "dense"
         how = ["--epochs", str(args.epochs), "--lr", str(args.lr), "--warmup", "0it"]
-        run("train", "--arch", args.arch, "--data", args.data, *how, "--seed", str(seed), "--out", str(self.dense))
+        how += ["--weight-decay", str(args.weight_decay)] if args.weight_decay is not None else []
+        if run("train", "--arch", args.arch, "--data", args.data, *how, "--seed", str(seed), "--out", str(self.dense)):
+            raise SystemExit("The network to forget from could not be trained.")
         self.memos: dict[str, Path] = {}
 
     def reference(self, which: str) -> Path:
@@ -97,8 +99,12 @@ class Seed:
 
     def again(self) -> list[str]:
         """Flags of training anew."""
-        how = [f"unlearner.epochs={self.args.epochs}", f"unlearner.lr={self.args.lr}"]
+        how = [f"unlearner.epochs={self.args.epochs}", f"unlearner.lr={self.args.lr}", *self.regularised()]
         return ["--unlearner", "retrain", *(word for one in how for word in ("--set", one))]
+
+    def regularised(self) -> list[str]:
+        """The option that tells an unlearner of a weight decay, where one is given."""
+        return [f"unlearner.weight_decay={self.args.weight_decay}"] if self.args.weight_decay is not None else []
 
     def forget(self, which: str) -> str:
         """What --forget is given: a file of ids where samples are drawn, so that another seed forgets the same ones."""
@@ -122,16 +128,21 @@ class Seed:
             return []
         if method not in self.memos:
             self.memos[method] = self.folder / f"memo-{len(self.memos)}"
-            run("unlearn", str(self.dense), "--prepare", *METHODS[method], "--out", str(self.memos[method]))
+            run("unlearn", str(self.dense), "--prepare", *self.options(method), "--out", str(self.memos[method]))
         return ["--memo", str(self.memos[method])]
+
+    def options(self, method: str) -> list[str]:
+        """A method and its options."""
+        told = self.regularised() if method.startswith("ssse") else []
+        return [*METHODS[method], *(word for one in told for word in ("--set", one))]
 
     def flags(self, method: str) -> list[str]:
         """Flags of a method."""
         if method == "anew, other seed":
             return [*self.again(), "--set", f"unlearner.seed={self.seed + OTHER}"]
         if method == "nothing":
-            return [*METHODS["ssse"], "--set", "unlearner.epsilon=0", *self.memo("ssse")]
-        return [*METHODS[method], *self.memo(method)]
+            return [*self.options("ssse"), "--set", "unlearner.epsilon=0", *self.memo("ssse")]
+        return [*self.options(method), *self.memo(method)]
 
     def cell(self, method: str, which: str) -> Cell:
         """One method on one set."""
@@ -180,6 +191,7 @@ def main() -> None:
     parser.add_argument("--name", default="")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--weight-decay", type=float)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sets", default=SETS)
     parser.add_argument("--methods", default=";".join(METHODS))
