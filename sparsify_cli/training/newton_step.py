@@ -137,3 +137,8 @@ class Attempt:
     def step(self) -> Float[Tensor, " d"]:
         """The change of the parameters that may move."""
         return self.epsilon * self.line.unit
+
+    @property
+    def objective(self) -> float:
+        """What training without the samples would bring down."""
+        return self.line.objective(self.epsilon)

@@ -225,17 +225,22 @@ class Ssse(Unlearner):
         return max(attempts, key=lambda a: (-a.reading.gone_accuracy, a.reading.forget_loss))
 
     def _kindest(self, judge: Judge, newton: Newton) -> Attempt | None:
-        """Of the steps that make a class go, at growing damping, the one that leaves what stays the lowest loss; None where none does."""
-        best: tuple[float, Attempt] | None = None
+        """Of the steps that make a class go, at growing damping, the one that leaves what stays the lowest loss; None where none does.
+
+        Where going on from it pays, the next larger damping may pay more.
+        """
+        found: list[Attempt] = []
         for factor in (1.0, 10.0, 100.0):
             attempt = self._shortest(self._line(judge, newton, factor * self.damping))
-            if attempt.note:
-                continue
-            loss = attempt.line.objective(attempt.epsilon)
-            if best is not None and loss >= best[0]:
+            if not attempt.note:
+                found.append(attempt)
+            if len(found) > 1 and found[-1].objective >= found[-2].objective:
                 break
-            best = loss, attempt
-        return self._further(best[1]) if best else None
+        if not found:
+            return None
+        best = min(found, key=lambda one: one.objective)
+        longer, more = self._further(best), found[found.index(best) + 1 :]
+        return longer if longer is best or not more else min(longer, self._further(more[0]), key=lambda one: one.objective)
 
     def _searched(self, line: Line) -> Attempt:
         """The step along a line, or the most forgetful one with a note."""
