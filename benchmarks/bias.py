@@ -3,9 +3,9 @@
     python benchmarks/bias.py [--name faces|clothes] [--seeds 5] [--sparsities 0.8,0.9,0.95,0.98,0.99] [--epochs 15] [--again]
 
 For each seed a network is trained (twice the epochs); `report --forecast` tells what is at risk; the network is pruned and trained on by
-gradual magnitude pruning (`finetune --regime gmp`) to each sparsity; `report --score` measures that, and `report` what thresholds make of it
-(`recalibrate --method thresholds`). All by the tool's own commands. Every cell is kept in `bias.jsonl`, which a second call goes on with;
-`bias.txt` shows means over seeds with their standard error, and in how many seeds a number is above the dense network's.
+gradual magnitude pruning (`finetune --regime gmp`) to each sparsity; `report --score` measures that, and `report` what thresholds make of
+it (`recalibrate --method thresholds`). All by the tool's own commands. Every cell is kept in `bias.jsonl`, which a second call goes
+on with; `bias.txt` shows means over seeds with their standard error, and in how many seeds a number is above the dense network's.
 
 Source of the claims: Iofinova, Peste, Alistarh 2023 (arXiv 2304.12622).
 """
