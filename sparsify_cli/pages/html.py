@@ -64,6 +64,7 @@ def _context(view: View) -> dict[str, Any]:
         "bias": bias.rows(view),
         "routed": _routed(view),
         "exemplars": _exemplars(view),
+        "texts": view.quality == "perplexity",
         "changed": _changed(view),
         "everything": [(stage, tables.everything(stage)) for stage in view.stages],
         "recipes": [(stage.name, _pretty(to_json(view)["stages"][i]["recipe"])) for i, stage in enumerate(view.stages) if stage.recipe],

@@ -66,7 +66,7 @@ class Exemplar:
         true, dense, compressed: the true class and what each model said.
         dense_confidence, compressed_confidence: probability each gave its answer, or None.
         groups: column -> value.
-        row: what the network was given, in figures, where it is no image.
+        row: what the network was given where it is no image: figures, or words and in brackets the one that is right next.
     """
 
     id: str

@@ -1,6 +1,7 @@
 """Samples to look at: those whose answer compression changed; of texts and numbers those whose loss it raised most.
 
-Each with its image where it is one, else with what the network was given, in figures.
+Each with its image where it is one, else with what the network was given, in figures; a text with the place that lost most: the words
+before it, the one that is right there, and what both networks say.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from sparsify_cli.pages.view import Exemplar
 from sparsify_cli.pages.wording import significant
 from sparsify_cli.values.positions import Positions
 from sparsify_cli.values.samples import Samples
+from sparsify_cli.values.vocabulary import spelled
 
 SHOWN = 24
 SHOWN_PIXELS = 256 * 256
 SHOWN_NUMBERS = 8
 """Of what is no image."""
+SHOWN_TOKENS, SHOWN_LETTERS = 24, 90
+"""Of a text, before the place that lost most."""
 
 
 def exemplars(seen: Evidence, samples: Samples) -> tuple[Exemplar, ...]:
@@ -48,6 +52,8 @@ def _hurt(dense: Positions, now: Positions, samples: Samples) -> tuple[Exemplar,
     """Samples whose mean loss rose, most first."""
     before, after = (one.total(one.losses) / one.counts.clamp_min(1) for one in (dense, now))
     order = (after - before).argsort(descending=True, stable=True)[:SHOWN].tolist()
+    if now.kind == "tokens":
+        return tuple(_text(samples, dense, now, i, (float(before[i]), float(after[i]))) for i in order if after[i] > before[i])
     return tuple(
         Exemplar(
             id=samples.ids[i], image=_image(samples, i), true=_true(now, i), dense=_said(dense, i, float(before[i])),
@@ -57,16 +63,39 @@ def _hurt(dense: Positions, now: Positions, samples: Samples) -> tuple[Exemplar,
     )  # fmt: skip
 
 
+def _text(samples: Samples, dense: Positions, now: Positions, i: int, losses: tuple[float, float]) -> Exemplar:
+    """A text, and the place at which it lost most."""
+    at = int((now.losses[i] - dense.losses[i]).where(now.counted[i], float("-inf")).argmax())
+    said = [
+        f"{significant(loss)} nats a token, here {_word(samples, one.answers[i, at])}"
+        for one, loss in zip((dense, now), losses, strict=True)
+    ]
+    return Exemplar(
+        id=samples.ids[i], image=None, true=f"{int(now.counts[i])} tokens", dense=said[0], compressed=said[1],
+        groups=_groups(samples, i), row=f"{_before(samples, i, at)} [{_word(samples, now.targets[i, at])}]",
+    )  # fmt: skip
+
+
+def _before(samples: Samples, i: int, at: int) -> str:
+    """What the network was given up to a place."""
+    given = samples.inputs[i].flatten()
+    tokens = [int(token) for token in given[max(0, at + 1 - SHOWN_TOKENS) : at + 1]]
+    text = spelled(tokens, samples.classes)
+    cut = at + 1 > len(tokens) or len(text) > SHOWN_LETTERS
+    return ("… " if cut else "") + " ".join(text[-SHOWN_LETTERS:].split())
+
+
+def _word(samples: Samples, token: Tensor) -> str:
+    word = spelled([int(token)], samples.classes)
+    return word.strip() or repr(word)
+
+
 def _true(one: Positions, i: int) -> str:
     """The number that is right, where it is one; how many there are otherwise."""
-    if one.kind == "tokens":
-        return f"{int(one.counts[i])} tokens"
     return significant(float(one.targets[i, 0])) if one.targets.shape[1] == 1 else f"{one.targets.shape[1]:,} numbers"
 
 
 def _said(one: Positions, i: int, loss: float) -> str:
-    if one.kind == "tokens":
-        return f"{significant(loss)} nats a token"
     return significant(float(one.answers[i, 0])) if one.answers.shape[1] == 1 else f"error {significant(loss**0.5)}"
 
 

@@ -213,6 +213,8 @@ def _require_finite(tensor: Tensor, where: str) -> None:
 
 
 def _require_named_labels(samples: Samples, where: str) -> None:
+    if samples.texts:  # a vocabulary may hold a piece twice
+        return
     twice = sorted(name for name, times in Counter(samples.classes).items() if times > 1)
     if twice:
         raise BadData(f"{where}: {len(twice)} names are given twice, first {twice[0]!r}.", "A name tells one class or attribute.")

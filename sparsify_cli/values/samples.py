@@ -25,7 +25,7 @@ class Samples:
             below 0 not counted; or [n, ...] float32 numbers.
         ids: n unique names, one for each sample; they survive shuffling and go to every report.
         groups: column -> n values, e.g. {"slant": ("left", "right", ...)}.
-        classes: names of the classes, by label, or of the attributes.
+        classes: names of the classes, by label, or of the attributes; of texts the words of the vocabulary, by token.
         texts: the targets are tokens; what else they are is seen by their type and shape.
     """
 

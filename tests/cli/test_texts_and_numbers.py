@@ -181,8 +181,25 @@ def test_samples_that_pay_most_are_shown(run: Run):
         place = {"speaker": 0, "forecaster": 1}[kind]  # of the loss among the words
         before, after = ([float(one[side].split()[place]) for one in shown] for side in ("dense", "compressed"))
         assert len(shown) == 24 and words in shown[0]["dense"] and all(a > b for a, b in zip(after, before, strict=True))
-        assert shown[0]["row"].count(",") == (8 if kind == "speaker" else 2)
+        assert "[" in shown[0]["row"] if kind == "speaker" else shown[0]["row"].count(",") == 2
         assert "Samples that pay most" in Path(f"page-{kind}/report.html").read_text()
+
+
+def test_texts_are_shown_in_words(run: Run):
+    """With a vocabulary, what stands before the token that lost most, and what both networks say there."""
+    words = [chr(ord("a") + i) * 3 for i in range(12)]
+    Path("words.py").write_text(CODE.replace('"groups": {"length"', f'"classes": {words}, "groups": {{"length"'))
+    context = "--arch words.py:speaker --data words.py:texts"
+    assert run(f"prune speaker {context} --sparsity 0.8 --out bare").code == 0
+    assert run(f"report bare {context} --dense speaker --out read").code == 0
+    for one in json.loads(Path("read/report.json").read_text())["exemplars"]:
+        given, right = one["row"].removesuffix("]").split(" [")
+        assert {*given.removeprefix("… ").split()} <= {*words} and right in words
+        guesses = [one[side].split("here ")[1] for side in ("dense", "compressed")]
+        assert {*guesses} <= {*words}
+        last = words.index(given.split()[-1])  # the dense network says the likelier of the two that can follow
+        assert guesses[0] == words[(3 * last + 1) % 12]
+    assert "in brackets the token that is right there" in Path("read/report.html").read_text()
 
 
 def test_one_number_a_sample(run: Run):
