@@ -67,7 +67,7 @@ def _text(samples: Samples, dense: Positions, now: Positions, i: int, losses: tu
     """A text, and the place at which it lost most."""
     at = int((now.losses[i] - dense.losses[i]).where(now.counted[i], float("-inf")).argmax())
     said = [
-        f"{significant(loss)} nats a token, here {_word(samples, one.answers[i, at])}"
+        f"{significant(loss)} nats a token, here “{_word(samples, one.answers[i, at])}”"
         for one, loss in zip((dense, now), losses, strict=True)
     ]
     return Exemplar(

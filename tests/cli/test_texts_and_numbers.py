@@ -195,7 +195,7 @@ def test_texts_are_shown_in_words(run: Run):
     for one in json.loads(Path("read/report.json").read_text())["exemplars"]:
         given, right = one["row"].removesuffix("]").split(" [")
         assert {*given.removeprefix("… ").split()} <= {*words} and right in words
-        guesses = [one[side].split("here ")[1] for side in ("dense", "compressed")]
+        guesses = [one[side].split("here ")[1].strip("“”") for side in ("dense", "compressed")]
         assert {*guesses} <= {*words}
         last = words.index(given.split()[-1])  # the dense network says the likelier of the two that can follow
         assert guesses[0] == words[(3 * last + 1) % 12]

@@ -16,6 +16,7 @@ from sparsify_cli.values.vocabulary import spelled
         ((" a", " lit", "tle"), [0, 1, 2], " a little"),
         (("a", "lit", "##tle"), [0, 1, 2], "a little"),
         (("a", "b", " "), [0, 2, 1], "a b"),
+        (("▁a", "<0x0A>", "<0xE2>", "<0x82>", "<0xAC>"), [0, 1, 2, 3, 4, 0, 2], " a\n€ a�"),
         (("one", "two"), [1, 0, 7, -1], "two one <7> <-1>"),
     ],
 )
