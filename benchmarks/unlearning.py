@@ -1,15 +1,15 @@
 """Forgetting: every method beside a network trained anew without the samples: what is still known, how near the answers are, time.
 
     python benchmarks/unlearning.py [--arch cnn] [--data digits] [--name NAME] [--epochs 8] [--lr 0.05] [--weight-decay W]
-        [--seeds 3] [--again] [--sets 'random:1%;random:5%;half:3;class:3'] [--methods ssse;gradient-ascent;...]
+        [--seeds 3] [--again] [--keep FOLDER] [--sets 'random:1%;random:5%;half:3;class:3'] [--methods ssse;gradient-ascent;...]
 
 For each seed a network is trained, and trained anew without each set by the same recipe (`--unlearner retrain`); then every method
 forgets the set. All by the tool's own commands, on one thread. `half:3` is a random half of class 3. Distances are the mean share of the
 answer that differs (total variation) from the network trained anew, over forgotten and over test samples; `nothing` is the network as it
 was, `anew, other seed` a second network trained anew, which is as near as a method can be expected to come: training is chaotic, and what
 is nearer than that is not closer to retraining, only to the run that both started from. Time is that of forgetting, after `--prepare`
-where a method has one, relative to training anew. Every cell is kept in `unlearning.jsonl`, which a second call goes on with; the tables
-are written to `unlearning.txt`.
+where a method has one, relative to training anew. Every cell is kept in `unlearning.jsonl` under NAME, which a second call goes on
+with, so another recipe needs another name; `--keep` keeps what was trained, too. The tables are written to `unlearning.txt`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ METHODS = {
 }
 OTHER = 1000
 """Added to the seed of the second network that is trained anew."""
+DECAYING = ("ssse", "finetune", "scrub", "salun")
+"""Methods that follow the loss that was trained, its weight decay included."""
 PREPARED = ("ssse", "ssse, kronecker", "ssse, low-rank", "ssse, diagonal", "fisher-forgetting", "ssd")
 SETS = "random:1%;random:5%;half:3;class:3"
 SHOWN = {
@@ -80,18 +82,23 @@ def cells() -> list[Cell]:
 class Seed:
     """One trained network, and everything that is done to it."""
 
+    memos: dict[str, Path]
+
     def __init__(self, args: argparse.Namespace, seed: int, folder: Path) -> None:
         self.args, self.seed, self.folder = args, seed, folder
-        self.dense = folder / "dense"
+        self.kept = args.keep / (args.name or args.data) / str(seed) if args.keep else folder
+        self.kept.mkdir(parents=True, exist_ok=True)
+        self.dense, self.memos = self.kept / "dense", {}
+        if self.dense.exists():
+            return
         how = ["--epochs", str(args.epochs), "--lr", str(args.lr), "--warmup", "0it"]
         how += ["--weight-decay", str(args.weight_decay)] if args.weight_decay is not None else []
         if run("train", "--arch", args.arch, "--data", args.data, *how, "--seed", str(seed), "--out", str(self.dense)):
             raise SystemExit("The network to forget from could not be trained.")
-        self.memos: dict[str, Path] = {}
 
     def reference(self, which: str) -> Path:
         """The network trained anew without a set."""
-        out = self.folder / f"anew-{which.replace(':', '-').replace('%', '')}"
+        out = self.kept / f"anew-{which.replace(':', '-').replace('%', '')}"
         if not out.exists():
             words = [*self.again(), "--seed", str(self.seed), "--most-harm", "1"]
             run("unlearn", str(self.dense), "--forget", self.forget(which), *words, "--out", str(out))
@@ -103,13 +110,13 @@ class Seed:
         return ["--unlearner", "retrain", *(word for one in how for word in ("--set", one))]
 
     def regularised(self) -> list[str]:
-        """The option that tells an unlearner of a weight decay, where one is given."""
+        """The option that tells an unlearner of the weight decay, where one is given."""
         return [f"unlearner.weight_decay={self.args.weight_decay}"] if self.args.weight_decay is not None else []
 
     def forget(self, which: str) -> str:
         """What --forget is given: a file of ids where samples are drawn, so that another seed forgets the same ones."""
         kind, _, label = which.partition(":")
-        file = self.folder / f"{kind}-{label}.csv"
+        file = self.kept / f"{kind}-{label}.csv"
         if kind not in ("half", "random"):
             return which
         if not file.exists():
@@ -133,7 +140,7 @@ class Seed:
 
     def options(self, method: str) -> list[str]:
         """A method and its options."""
-        told = self.regularised() if method.startswith("ssse") else []
+        told = self.regularised() if method.startswith(DECAYING) else []
         return [*METHODS[method], *(word for one in told for word in ("--set", one))]
 
     def flags(self, method: str) -> list[str]:
@@ -196,6 +203,7 @@ def main() -> None:
     parser.add_argument("--sets", default=SETS)
     parser.add_argument("--methods", default=";".join(METHODS))
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--keep", type=Path)
     args = parser.parse_args()
     there = set() if args.again else {(c["name"], c["method"], c["set"], c["seed"]) for c in cells()}
     name = args.name or args.data

@@ -6,9 +6,9 @@ bisection narrows it down. Growing from below, not bisecting from the start, mak
 
 A step that does enough may still be short of where it is best: `lowest_step` then goes on from it.
 
-With a guess, which a slope can give, and a trial that says how much is `missing`, lengths follow the straight line through what is known
-until one is long enough and the target is expected within a sixteenth below it; the damage is asked for at the end alone. Only where that
-is too large the search from below is made.
+With a guess, which a slope can give, and a trial that says how much is `missing`, lengths follow straight lines through what is known
+until one is long enough, the target is expected within a sixteenth below it, and three quarters of it are not enough; the damage is asked
+for at the end alone. Only where that is too large the search from below is made.
 
 Source: ours (a backtracking line search run forwards).
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 HALVINGS = 10
@@ -27,6 +28,10 @@ REFINEMENTS = 4
 """Bisections: the length is right to 1/16 of the interval."""
 WIDTH = 16
 """A length is good enough when the target is expected in its last sixteenth."""
+CLOSE, LOOSE = 8, 3 / 4
+"""It is surely good enough when the last that was not is within an eighth below it, and not good enough before one is at three quarters."""
+TRIALS = 40
+"""After so many the search from below is made instead."""
 BEYOND = 1 + 1 / (2 * WIDTH)
 """Times the length where the target is expected, so that one trial is long enough."""
 
@@ -44,8 +49,8 @@ class Trial(Protocol):
         """It did no more harm than allowed."""
 
     @property
-    def missing(self) -> float:
-        """What is missing to the target, best in a measure that falls linearly with the length; at most 0 where it is reached."""
+    def missing(self) -> tuple[float, ...]:
+        """What is missing to each part of the target, best in measures that fall in a straight line; at most 0 where it is reached."""
 
 
 T = TypeVar("T", bound=Trial)
@@ -85,7 +90,9 @@ def shortest_step(attempt: Callable[[float], T], start: T, limit: float) -> Foun
 
 
 def guided_step(attempt: Callable[[float], T], start: T, limit: float, guess: float) -> Found[T]:
-    """As `shortest_step`, in fewer trials where the guess is good, and where what is missing falls about linearly with the length.
+    """As `shortest_step`, in fewer trials where the guess is good and what is missing falls about in a straight line with the length.
+
+    The length is at most a third too long, whatever is said to be missing; where that is a straight line, a sixteenth.
 
     Args:
         attempt: tries a length.
@@ -94,14 +101,15 @@ def guided_step(attempt: Callable[[float], T], start: T, limit: float, guess: fl
         guess: a length, > 0.
     """
     between, shortest = Bracket((0.0, start)), limit / 2**HALVINGS
-    length = min(max(guess, shortest), limit)
-    while True:
+    length = min(max(guess, shortest), limit) if isfinite(guess) else limit
+    for _ in range(TRIALS):
         between = between.told(length, attempt(length))
         if between.long is None and length >= limit:
             return Found(*between.short, "limit") if between.short[1].acceptable else shortest_step(attempt, start, limit)
         if between.long is not None and (between.narrow or between.long[0] <= shortest):
             return Found(*between.long, "reached") if between.long[1].acceptable else shortest_step(attempt, start, limit)
         length = min(max(between.next, shortest), limit)
+    return shortest_step(attempt, start, limit)
 
 
 @dataclass(frozen=True)
@@ -124,32 +132,52 @@ class Bracket(Generic[T]):
 
     @property
     def narrow(self) -> bool:
-        """Whether the long end is known to be, or expected to be, hardly longer than it must."""
-        return self.long is not None and self.expected >= (1 - 1 / WIDTH) * self.long[0]
-
-    @property
-    def expected(self) -> float:
-        """Where the target is expected: on a straight line between both ends, or halfway where what is missing tells nothing."""
+        """Whether the long end is at most a third too long, and expected to be hardly too long; or surely hardly too long."""
         assert self.long is not None
-        (a, near), (b, far) = self.short, self.long
-        return a + (b - a) * (near.missing / (near.missing - far.missing) if near.missing > 0 >= far.missing else 0.5)
+        near = self.short[0] / self.long[0]
+        return near >= 1 - 1 / CLOSE or (near >= LOOSE - 1e-9 and self._fits)
 
     @property
     def next(self) -> float:
-        """The length to try: a little beyond what is expected, and away from both ends."""
+        """The length to try: a little beyond what is expected, and away from both ends; or one that shows that the long end is needed."""
         if self.long is None:
             return self._further
+        if self._fits:
+            return max(LOOSE * self.long[0], (self.short[0] + self.long[0]) / 2)
         margin = (self.long[0] - self.short[0]) / 8
         return min(max(BEYOND * self.expected, self.short[0] + margin), self.long[0] - margin)
 
     @property
+    def _fits(self) -> bool:
+        return self.long is not None and self.expected >= (1 - 1 / WIDTH) * self.long[0]
+
+    @property
+    def expected(self) -> float:
+        """Where nothing is missing any more: each part on a straight line between both ends; halfway where they tell nothing."""
+        assert self.long is not None
+        (a, near), (b, far) = self.short, self.long
+        parts = [_crossing(n, f) for n, f in zip(near.missing, far.missing, strict=True)]
+        known = [part for part in parts if part is not None]
+        return a + (b - a) * (max(known) if known else 0.5)
+
+    @property
     def _further(self) -> float:
-        """On the straight line through the last two, but an eighth to four times as long again; without such a line twice as long."""
+        """On straight lines through the last two, 1.125 to 4 times as long; without such lines, or after a small step, at least twice."""
         (a, one), (b, two) = self.before or self.short, self.short
-        fall = one.missing - two.missing
-        if fall <= 0 or two.missing <= 0:
-            return 2 * b
-        return min(max(BEYOND * (b + (b - a) * two.missing / fall), 1.125 * b), 4 * b)
+        ways = [_ahead(o, t) for o, t in zip(one.missing, two.missing, strict=True)]
+        known = [way for way in ways if way is not None]
+        least = 1.125 if known and (not a or b >= 2 * a) else 2.0
+        return min(max(BEYOND * (b + (b - a) * max(known)) if known else 0.0, least * b), 4 * b)
+
+
+def _crossing(near: float, far: float) -> float | None:
+    """The part of the way from one end to the other at which nothing is missing; None where that cannot be told."""
+    return near / (near - far) if isfinite(near) and isfinite(far) and near > 0 >= far else None
+
+
+def _ahead(before: float, now: float) -> float | None:
+    """The same beyond two ends at both of which something is missing."""
+    return now / (before - now) if isfinite(before) and isfinite(now) and before > now > 0 else None
 
 
 def lowest_step(loss: Callable[[float], float], top: float, *, pull: float, bend: float = 0.0, least: float = 0.0) -> float:

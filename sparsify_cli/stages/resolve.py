@@ -5,6 +5,7 @@ A name is on a shelf, or it is a user's own `package.module:callable` or `path/f
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -133,9 +134,8 @@ def _tried(module: nn.Module, samples: Samples) -> Any:
     modes = {part: part.training for part in module.modules()}
     try:
         with torch.no_grad():
-            if len(samples) and not samples.inputs.is_floating_point():  # the largest and smallest tokens, wherever they are
-                flat = samples.inputs.reshape(len(samples), -1)
-                module.eval()(as_taken_by(module, samples.inputs[[int(flat.amax(1).argmax()), int(flat.amin(1).argmin())]]))
+            if len(samples) and not samples.inputs.is_floating_point():
+                module.eval()(as_taken_by(module, _extremes(samples)))
             return module.eval()(as_taken_by(module, samples.inputs[:2]))
     except Exception as error:  # whatever the network says about inputs it does not take
         said = str(error).strip().splitlines() or [type(error).__name__]
@@ -149,15 +149,38 @@ def _tried(module: nn.Module, samples: Samples) -> Any:
             part.training = training
 
 
+def _extremes(samples: Samples) -> Tensor:
+    """The inputs with the largest and the smallest number, wherever they are: tokens that no embedding may have."""
+    flat = samples.inputs.reshape(len(samples), -1)
+    return samples.inputs[[int(flat.amax(1).argmax()), int(flat.amin(1).argmin())]]
+
+
 def _advice(module: nn.Module, samples: Samples, error: Exception) -> str:
     """What to do about inputs that a network does not take: what is known to go wrong most often, where it shows."""
     shape = samples.inputs.shape[1:]
-    rows = [part.num_embeddings for part in module.modules() if isinstance(part, nn.Embedding)]
-    if rows and isinstance(error, IndexError) and not samples.inputs.is_floating_point() and int(samples.inputs.max()) >= max(rows):
-        return f"The largest token is {int(samples.inputs.max())}, the largest embedding has {max(rows)} rows: check the tokenizer."
+    if isinstance(error, IndexError) and (missing := _row_that_is_missing(module, samples)) is not None:
+        name, asked, rows = missing
+        return f"The embedding {name} has {rows} rows and was asked for row {asked}: check the tokenizer and the length of texts."
     if len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4):
         return "Channels come last here, and networks of torch want them first: x.permute(0, 3, 1, 2)."
     return "Choose other data with --data, or another network with --arch and --arch-arg (in_channels, inputs)."
+
+
+def _row_that_is_missing(module: nn.Module, samples: Samples) -> tuple[str, int, int] | None:
+    """The first embedding that is asked for a row it has not: its name, the row, and how many it has."""
+    found: list[tuple[str, int, int]] = []
+
+    def look(name: str, part: nn.Embedding, given: tuple[Any, ...]) -> None:
+        if given and isinstance(given[0], Tensor) and given[0].numel() and int(given[0].max()) >= part.num_embeddings:
+            found.append((name, int(given[0].max()), part.num_embeddings))
+
+    embeddings = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Embedding)]
+    hooks = [part.register_forward_pre_hook(lambda it, given, name=name: look(name, it, given)) for name, part in embeddings]
+    with contextlib.suppress(Exception), torch.no_grad():
+        module.eval()(as_taken_by(module, _extremes(samples)))
+    for hook in hooks:
+        hook.remove()
+    return found[0] if found else None
 
 
 def _strategy(package: str, spec: Spec) -> Any:

@@ -21,6 +21,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,16 +38,22 @@ from sparsify_cli.values.choices import alike, choices, in_any, of_samples, unhe
 from sparsify_cli.values.samples import Samples
 
 LEAST, MOST, WORK = 200, 2000, 10**10
-SHARE = 3
-"""Where a class goes, the part of the probe that is looked at: a share of right answers near 0 is asked for, not a mean loss."""
+SHARE, EACH = 3, 20
+"""Where whole classes go and nothing else, the part of the forget and retain probes that is looked at; and samples of each that goes."""
 BATCH = 500
 """Samples in one forward pass."""
 
 
-Outcome = tuple[Float[Tensor, "n *a"], Float[Tensor, "n *a"]]
-"""Loss of each answer, and 1 or 0 where it is right or wrong."""
-ENDS = 40.0
-"""Nats; margins beyond are cut, because a loss of 0 has none."""
+ENDS = 1e30
+"""Nats; what is not finite counts as so much."""
+
+
+class Outcome(NamedTuple):
+    """Of each answer [n, *a]: its loss, 1 or 0 where it is right or wrong, and by how much a wrong one is ahead; nats."""
+
+    losses: Tensor
+    right: Tensor
+    ahead: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,17 +74,17 @@ class Reading:
     @property
     def forget_accuracy(self) -> float:
         """On the samples to forget."""
-        return _mean(self._forget[1])
+        return _mean(self._forget.right)
 
     @property
     def gone_accuracy(self) -> float:
         """On the answers of which none is retained."""
-        return _mean(self._forget[1][self.judge.unheard])
+        return _mean(self._forget.right[self.judge.unheard])
 
     @property
     def validation_accuracy(self) -> float:
         """On the classes that stay."""
-        return _mean(self._validation[1])
+        return _mean(self._validation.right)
 
     @property
     def reached(self) -> bool:
@@ -85,12 +92,12 @@ class Reading:
         return self.gone_accuracy <= self.judge.forgotten and self._unpaid <= 0
 
     @property
-    def missing(self) -> float:
-        """Nats that are missing to `reached`: of loss, or of the margin of the surest answer that is to be wrong.
+    def missing(self) -> tuple[float, float]:
+        """Nats that are missing to `reached`: of mean loss, and of the lead of a wrong answer where the last that counts is to be wrong.
 
-        Both fall about in a straight line with the step. At most 0 about where it is reached.
+        Both fall about in a straight line with the step; both are at most 0 where it is reached, up to ties.
         """
-        return max(self._unpaid, -margin(self._forget[0][self.judge.unheard], self.judge.forgotten))
+        return self._unpaid, -lead(self._forget.ahead[self.judge.unheard], self.judge.forgotten)
 
     @property
     def _unpaid(self) -> float:
@@ -100,7 +107,7 @@ class Reading:
 
     @property
     def _losses(self) -> Float[Tensor, " forget"]:
-        return of_samples(self._forget[0], self.judge.forget.targets)
+        return of_samples(self._forget.losses, self.judge.forget.targets)
 
     @property
     def acceptable(self) -> bool:
@@ -155,28 +162,28 @@ class Judge:
             request: samples to forget, retained and validation samples.
             forgotten: accuracy on a wholly forgotten class that counts as forgotten, fraction.
             tolerance: fall of validation accuracy that is acceptable, fraction.
-            most: samples of each kind at most, drawn at random; 0 = `probe_size`.
+            most: samples of each kind at most, drawn at random; 0 = `probe_size`, where whole classes go a third to forget and retained.
             seed: for the draw.
         """
         quiet = copy.deepcopy(model).eval()
-        most = most or probe_size(quiet, request.forget, len(request.forget) + len(request.retain))
+        left, unheard = request.retain.targets, unheard_of(request.forget.targets, request.retain.targets)
+        chosen = not most
+        few = most = most or probe_size(quiet, request.forget, len(request.forget) + len(request.retain))
+        if chosen and len(request.forget) and bool(in_any(unheard).all()):
+            few = max(LEAST, most // SHARE)
         parameters = {name: p.detach() for name, p in quiet.named_parameters()}
-        left = request.retain.targets
-        if bool(unheard_of(request.forget.targets, left).any()):
-            most = max(min(LEAST, most), most // SHARE)
-        forget = draw(request.forget, most, seed)
+        forget = _with_each(request.forget, unheard, few, seed)
         validation = draw(request.validation.take(answered_by(request.validation.targets, left)), most, seed)
-        retain = draw(request.retain, most, seed)
+        retain = draw(request.retain, few, seed)
         unheard = unheard_of(forget.targets, left)
         return cls(quiet, parameters, coordinates, forget, retain, validation, unheard, forgotten)._started(tolerance)
 
     def _started(self, tolerance: float) -> Judge:
         known, retained, unknown = alike(self.forget.targets[~self.gone], self.retain.targets, self.validation.targets)
         here = Reading(self, self.parameters)
-        seen, _ = self.outcome(self.parameters, self.retain)
-        before = _mean(here._losses[~self.gone])
-        level = float(of_samples(seen, self.retain.targets) @ mixture(retained, known))
-        unseen, right = of_samples(here._validation[0], self.validation.targets), here._validation[1]
+        seen = of_samples(self.outcome(self.parameters, self.retain).losses, self.retain.targets)
+        before, level = _mean(here._losses[~self.gone]), float(seen @ mixture(retained, known))
+        unseen, right = of_samples(here._validation.losses, self.validation.targets), here._validation.right
         gap = float(unseen @ mixture(unknown, known)) - level
         target = before + gap * (min(1.0, before / level) if level else 1.0)
         return replace(self, target=target, floor=_mean(right) - tolerance, start=(here._forget, here._validation))
@@ -197,7 +204,7 @@ class Judge:
 
     def retained_loss(self, step: Float[Tensor, " d"]) -> float:
         """Mean loss of the probed samples that stay, after `step`."""
-        losses = self.outcome(self.coordinates.moved(self.parameters, step), self.retain)[0]
+        losses = self.outcome(self.coordinates.moved(self.parameters, step), self.retain).losses
         return _mean(of_samples(losses, self.retain.targets))
 
     @property
@@ -234,7 +241,7 @@ def probe_size(model: nn.Module, samples: Samples, n: int) -> int:
 
 @torch.no_grad()
 def outcomes(model: nn.Module, samples: Samples, parameters: Mapping[str, Tensor] | None = None) -> Outcome:
-    """Loss (nats) of each answer and which are right (1 or 0), float64; a non-finite loss counts as enormous.
+    """What a model does with each answer, float64; a loss or lead that is not finite counts as enormous.
 
     Args:
         model: in the mode it is to run in.
@@ -242,27 +249,38 @@ def outcomes(model: nn.Module, samples: Samples, parameters: Mapping[str, Tensor
         parameters: to be taken instead of the model's own.
     """
     if not len(samples):
-        return torch.zeros(samples.targets.shape, dtype=torch.float64), torch.zeros(samples.targets.shape, dtype=torch.float64)
+        return Outcome(*torch.zeros(3, *samples.targets.shape, dtype=torch.float64))
     parts = torch.split(samples.inputs, BATCH)
     logits = torch.cat([functional_call(model, dict(parameters or {}), (as_taken_by(model, x),)).cpu() for x in parts]).double()
     rows, right = choices(logits, samples.targets)
-    losses = cross_entropy(rows, right, reduction="none").nan_to_num(1e30, posinf=1e30)
-    return losses.reshape(samples.targets.shape), (rows.argmax(dim=1) == right).double().reshape(samples.targets.shape)
+    losses = cross_entropy(rows, right, reduction="none")
+    wrong = rows.scatter(1, right.unsqueeze(1), float("-inf")).amax(dim=1)
+    ahead = wrong - rows.gather(1, right.unsqueeze(1)).squeeze(1)
+    found = (losses, (rows.argmax(dim=1) == right).double(), ahead)
+    return Outcome(*(one.nan_to_num(ENDS, posinf=ENDS, neginf=-ENDS).reshape(samples.targets.shape) for one in found))
 
 
-def margin(losses: Float[Tensor, " n"], share: float) -> float:
-    """By how much wrong answers are ahead, nats, at the answer that must be wrong so that at most a share is right; `ENDS` of none.
-
-    From losses alone: log(e^loss - 1) = log(sum of e^logit over the wrong answers) - the logit of the right one.
+def lead(ahead: Float[Tensor, " n"], share: float) -> float:
+    """By how much a wrong answer is ahead, nats, where one must be so that at most a share is right; `ENDS` of none.
 
     Args:
-        losses: of each answer.
+        ahead: of each answer that is to be wrong.
         share: that may stay right, fraction.
     """
-    if not len(losses) or share >= 1:
-        return ENDS
-    ahead = losses + torch.log(-torch.expm1(-losses)).clamp(min=-ENDS)
-    return max(-ENDS, min(ENDS, float(ahead.sort().values[int(share * len(losses) + 1e-9)])))
+    right = int(share * len(ahead) + 1e-9)
+    return float(ahead.sort().values[right]) if right < len(ahead) else ENDS
+
+
+def _with_each(samples: Samples, unheard: Bool[Tensor, "n *a"], most: int, seed: int) -> Samples:
+    """As `draw`, but with `EACH` of every class, or attribute, that goes, or all of it, so that none is forgotten to be forgotten."""
+    if len(samples) <= most:
+        return samples
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+    going = (
+        unheard.T if unheard.ndim == 2 else torch.stack([unheard & (samples.targets == one) for one in samples.targets[unheard].unique()])
+    )
+    first = torch.cat([order[members[order]][:EACH] for members in going]).unique()
+    return samples.take(torch.cat([first, order[~torch.isin(order, first)]])[:most])
 
 
 def right_answers(model: nn.Module, samples: Samples) -> Float[Tensor, " n"]:

@@ -67,9 +67,8 @@ class Newton:
 
     def guess(self, unit: Float[Tensor, " d"], judge: Judge) -> float:
         """The epsilon that is enough if the loss of the samples, or the margin of a class that goes, rises in a straight line."""
-        slope, missing = float(self.gradient_sum @ unit) / self.k, judge.before.missing
-        if bool(judge.gone.any()):
-            slope /= judge.sureness
+        slope, (unpaid, behind) = float(self.gradient_sum @ unit) / self.k, judge.before.missing
+        missing = max(unpaid, behind * judge.sureness)
         return missing / slope if slope > 0 and missing > 0 else 1.0
 
     def limit(self, unit: Float[Tensor, " d"], trust: float) -> float:

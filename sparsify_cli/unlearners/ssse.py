@@ -6,8 +6,8 @@ S are the k samples to forget of n, F = lambda I + (1/m) sum g g^T. `prepare` ke
 (`maths/fisher_forms.py`); `erase` afterwards computes gradients of S alone. All trainable parameters move, or those in `layers`; pruned
 weights do not.
 
-How epsilon is chosen, when it is not given; the test split is never seen. With growing steps, from 1/1024 of the trust
-region upwards by factors of two and then by bisection, the smallest epsilon is taken at which both hold:
+How epsilon is chosen, when it is not given; the test split is never seen. The search starts from the step that slopes promise, at least
+1/1024 of the trust region, and takes about the smallest epsilon (`maths/step_search.py`) at which both hold:
   - samples whose class stays: their mean loss reaches what the model paid before the step on validation samples of the same
     mixture of classes, corrected for how hard they were among retained samples (`training/forgetting.py`);
   - samples whose whole class goes: their accuracy is at most `forgotten`, because a model trained without a class never
@@ -80,7 +80,7 @@ class Ssse(Unlearner):
         tolerance: fall of validation accuracy on the classes that stay that may be paid, fraction.
         forgotten: accuracy on a wholly forgotten class that counts as forgotten, fraction.
         probe: most samples of each kind looked at while epsilon is chosen, drawn at random; 0 = 200 to 2,000 by the network's size
-            and that of the training set.
+            and that of the training set, where whole classes go a third of that, but for validation samples.
         seed: for every random draw.
     """
 
@@ -215,7 +215,7 @@ class Ssse(Unlearner):
                 "Epsilon is chosen on them.",
                 "Give epsilon, or data with a validation split.",
             )
-        if bool(judge.gone.any()) and (best := self._kindest(judge, newton)) is not None:
+        if bool(judge.gone.any()) and not judge.before.reached and (best := self._kindest(judge, newton)) is not None:
             return best
         attempts = []
         for factor in (1.0, 0.1, 10.0):

@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.maths.per_sample_gradients import Coordinates
-from sparsify_cli.training.forgetting import ENDS, Judge, draw, margin
+from sparsify_cli.training.forgetting import ENDS, Judge, draw, lead, outcomes
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.samples import Samples
 
@@ -104,19 +104,70 @@ def test_draw_is_seeded_and_without_replacement():
     assert draw(samples, 9, 7).ids == samples.ids
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99, 1.0])
-def test_margin_is_that_of_the_answer_that_decides(share):
-    """Of logits (0, o_i) and right answer 1 the margin is -o_i: with share * n of ten answers right, the next one decides."""
-    ahead = torch.linspace(-3, 4, 10, dtype=torch.float64)[torch.randperm(10)]
-    losses = torch.nn.functional.softplus(ahead)
-    expected = ENDS if share == 1 else float(ahead.sort().values[int(share * 10)])
-    assert margin(losses, share) == pytest.approx(expected, abs=1e-9)
-    assert margin(torch.tensor([0.0, 1e30]), 0.0) == -ENDS and margin(torch.tensor([1e30]), 0.0) == ENDS
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99, 1 - 1e-12, 1.0])
+def test_lead_is_that_of_the_answer_that_decides(share):
+    """With share * n of ten answers right, the next one has to be wrong."""
+    ahead = torch.linspace(-3, 4, 10, dtype=torch.float64)
+    expected = ENDS if share * 10 > 9.5 and share != 0.99 else float(ahead[int(share * 10)])
+    assert lead(ahead[torch.randperm(10)], share) == expected
+    assert lead(ahead[:0], share) == ENDS
 
 
 def test_what_is_missing_ends_where_it_is_reached():
     """A class of two samples that goes: along growing steps `missing` falls in a straight line, below 0 where `reached` holds."""
     it = judge(margins([1.0, 2.0]), margins([-1.0], target=1), margins([-3.0], target=1))
     readings = [it.read(torch.tensor([0, 0, 0, 0, -step, 0.0])) for step in (0.0, 0.5, 1.5, 1.9, 2.1, 3.0)]
-    assert [reading.missing for reading in readings] == pytest.approx([2.0, 1.5, 0.5, 0.1, -0.1, -1.0], abs=1e-6)
+    assert [reading.missing[1] for reading in readings] == pytest.approx([2.0, 1.5, 0.5, 0.1, -0.1, -1.0], abs=1e-6)
     assert [reading.reached for reading in readings] == [False] * 4 + [True] * 2
+    assert all(reading.missing[0] <= 0 for reading in readings)
+
+
+def test_what_is_missing_counts_the_one_wrong_answer_that_is_ahead():
+    """Of a hundred classes, all but one far behind: the lead is that over the best of them, however many there are."""
+    rows = torch.zeros(1, 100)
+    rows[0, 3], rows[0, 7] = 2.0, 1.5
+    found = outcomes(nn.Identity(), Samples(rows, torch.tensor([3]), ("a",)))
+    assert float(found.ahead) == pytest.approx(-0.5) and float(found.right) == 1
+
+
+def test_samples_whose_class_stays_count_beside_a_class_that_goes():
+    """Class 0 goes as a whole, a sample of class 1 is forgotten alone: both parts are told, and both have to be reached."""
+    forget = together(margins([1.0]), margins([-5.0], target=1))
+    it = judge(forget, margins([-5.0], target=1), margins([0.0], target=1))
+    assert it.target == pytest.approx(math.log(2)) and it.before.missing == pytest.approx((math.log(2) - math.log1p(math.exp(-5)), 1.0))
+    gone = it.read(torch.tensor([0, 0, 0, 0, -2.0, 0.0]))
+    assert gone.missing[1] < 0 < gone.missing[0] and not gone.reached
+
+
+def test_losses_of_attributes_are_summed_for_each_sample():
+    """The mean loss of two samples of two attributes is the sum of four binary cross-entropies over two."""
+    people = Samples(torch.zeros(2, 2), torch.tensor([[1, 0], [0, 1]]), ("a", "b"), classes=("hat", "coat"))
+    it = judge(people, people, people)
+    assert it.retained_loss(torch.zeros(6)) == pytest.approx(2 * math.log(2)) == it.before.forget_loss
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_class_that_goes_is_always_looked_at(seed):
+    """One sample of a class that goes among 600 that stay is in a probe of 20."""
+    many = together(margins([1.0] * 300), margins([1.0] * 301, target=1))
+    only = seed % 2
+    few = Samples(many.inputs, torch.where(torch.arange(601) == 600, only, 1 - only), many.ids)
+    it = judge(few, margins([1.0], target=1 - only), margins([1.0], target=1 - only), most=20, seed=seed)
+    assert len(it.forget) == 20 and int(it.gone.sum()) == 1
+
+
+def test_the_probe_is_a_third_where_whole_classes_go_and_nobody_said_otherwise():
+    """3,000 of 6,000 samples: 200 (a third of 600) to forget and retained, and 600 for validation; with a probe of one's own, that."""
+    one, other = margins([1.0] * 3000), margins([-1.0] * 3000, target=1)
+    own = judge(one, other, other, most=0)
+    assert [len(part) for part in (own.forget, own.retain, own.validation)] == [200, 200, 600]
+    told = judge(one, other, other, most=300)
+    assert [len(part) for part in (told.forget, told.retain, told.validation)] == [300, 300, 300]
+    part = judge(together(one.take(range(2000)), other.take(range(1))), other.take(range(1, 3000)), other, most=0)
+    assert len(part.forget) == len(part.retain) > 200
+
+
+def test_sureness_is_the_mean_chance_of_other_answers():
+    """Margins 0 and 50: a half and nothing."""
+    it = judge(margins([0.0, 50.0]), margins([-1.0], target=1), margins([-1.0], target=1))
+    assert it.sureness == pytest.approx(0.25)

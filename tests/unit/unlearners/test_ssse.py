@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.errors import Anomalous, BadRequest, MissingContext
 from sparsify_cli.maths.fisher_forms import SpectralForm
-from sparsify_cli.training.newton_step import Line
+from sparsify_cli.training.newton_step import Attempt, Line
 from sparsify_cli.unlearners.ssse import Ssse
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.samples import Samples
@@ -227,3 +227,36 @@ def test_options_without_a_meaning_are_refused(options):
     """The sentence names the option."""
     with pytest.raises(BadRequest, match=next(iter(options))):
         Ssse(**options)
+
+
+def test_a_class_that_is_wrong_already_gets_the_step_that_suits_what_stays(model):
+    """Nothing of class 0 is right any more: no long step is made for it, and the note says so."""
+    with torch.no_grad():
+        model.bias.copy_(torch.tensor([-20.0, 0.0]))
+    request = Request(TRAIN.take(range(3)), TRAIN.take(range(3, 6)), line([0.5, 1.5], start=10))
+    erasure = Ssse(trust=100.0).erase(model, request, Ssse().prepare(model, TRAIN, MaskSet()))
+    epsilon = next(f for f in erasure.findings if f.name == "epsilon")
+    assert "does not tell these samples from unseen ones" in epsilon.note and epsilon.value <= 1
+
+
+@pytest.mark.parametrize(("pays", "expected"), [(False, 1), (True, 2)])
+def test_where_going_on_pays_the_next_damping_is_gone_along_too(model, monkeypatch, pays, expected):
+    """Losses of what stays 1, 2 at the shortest steps of two dampings; where the first gains by going on, the second is tried as well."""
+    request = Request(TRAIN.take(range(3)), TRAIN.take(range(3, 6)), line([0.5, 1.5], start=10))
+    tried = []
+
+    def further(self, short):
+        tried.append(short.line.damping)
+        return Attempt(short.line, 2 * short.epsilon, short.reading) if pays else short
+
+    dampings = []
+
+    def objective(self):
+        if self.line.damping not in dampings:
+            dampings.append(self.line.damping)
+        return float(dampings.index(self.line.damping)) - (10 * len(tried) if tried and self.line.damping == tried[-1] else 0)
+
+    monkeypatch.setattr(Ssse, "_further", further)
+    monkeypatch.setattr(Attempt, "objective", property(objective))
+    chosen = found(Ssse(trust=100.0, tolerance=1.0).erase(model, request, Ssse().prepare(model, TRAIN, MaskSet())))
+    assert len(tried) == expected and chosen["damping"] == tried[-1]
