@@ -22,7 +22,7 @@ from sparsify_cli.maths.intervals import Estimate
 from sparsify_cli.maths.membership import ATTACKS, LEAST, among, attacks, mixed_alike, strongest
 from sparsify_cli.stages.measure import predict
 from sparsify_cli.stages.outcome import Table
-from sparsify_cli.stages.tables import said
+from sparsify_cli.stages.tables import interval, said
 from sparsify_cli.training.forgetting import draw
 from sparsify_cli.training.relearning import MOST, Relearning, mean_loss
 from sparsify_cli.values.choices import alike
@@ -123,11 +123,12 @@ def _membership(when: str, answers: Mapping[str, Predictions], comparable: Tenso
         )
         yield Finding(name=f"membership_{when}", value=None, n=n, note=few, definition=ATTACK.format("anything"))
         return
-    worst = strongest(found)
+    surest, largest = strongest(found), max(found, key=lambda name: found[name].value)
     for name, estimate in found.items():
         yield _attack(f"membership_{name}_{when}", estimate, n, name, when)
-    note = f"the strongest of {len(found)} attacks: {worst}; interval for all of them together"
-    yield _attack(f"membership_{when}", among(found[worst], len(found)), n, worst, when, note=note)
+    for called, name, why in (("membership", largest, "largest"), ("membership_surest", surest, "surest")):
+        note = f"the {why} of {len(found)} attacks: {ATTACKS[name]}; interval for all of them together"
+        yield _attack(f"{called}_{when}", among(found[name], len(found)), n, name, when, note=note)
 
 
 def _attack(name: str, estimate: Estimate, n: int, attack: str, when: str, note: str = "") -> Finding:
@@ -173,12 +174,9 @@ def audit_tables(findings: tuple[Finding, ...]) -> tuple[Table, ...]:
     there = {f.name: f for f in findings}
     whens = [when for when in WHEN if f"membership_{when}" in there]
     attacked = [name for name in ATTACKS if f"membership_{name}_after" in there]
-    rows = tuple((ATTACKS[name], *(said(there[f"membership_{name}_{when}"]) for when in whens)) for name in attacked)
-    tables = (
-        [Table("Membership inference: AUC, 0.5 = cannot tell", ("the attacker sees", *(WHEN[when] for when in whens)), rows)]
-        if rows
-        else []
-    )
+    rows = tuple((ATTACKS[name], *_attacked(there, name, whens)) for name in attacked)
+    heads = ("the attacker sees", *(head for when in whens for head in (WHEN[when], *(("95 %",) if when == "after" else ()))))
+    tables = [Table("Membership inference: AUC, 0.5 = cannot tell", heads, rows)] if rows else []
     far = [name for name in ("forget", "retain", "unseen", "test") if f"distance_{name}_before" in there]
     towards = [when for when in ("before", "reference") if f"distance_{far[0]}_{when}" in there]
     chance = {"distance_{}_between": "between two trained anew"} if f"distance_{far[0]}_between" in there else {}
@@ -189,13 +187,22 @@ def audit_tables(findings: tuple[Finding, ...]) -> tuple[Table, ...]:
     return (*tables, Table("How far the answers moved", titles, lines), Table(RELEARN, ("network", "passes"), again))
 
 
+def _attacked(there: Mapping[str, Finding], name: str, whens: list[str]) -> Iterator[str]:
+    """An attack's AUC on each network; on the one after with its interval."""
+    for when in whens:
+        found = there[f"membership_{name}_{when}"]
+        yield said(found)
+        if when == "after":
+            yield interval(found)
+
+
 def _passes(finding: Finding) -> str:
     return finding.note or f"{finding.value:g}"
 
 
 def _is_reference_of(other: Finding, finding: Finding) -> bool:
     """Whether it is the same attack on the network trained anew: what cannot be told from it is as forgotten as can be."""
-    return (other.name, other.scope) == ("membership_reference", finding.scope) and other.value is not None
+    return (other.name, other.scope) == ("membership_surest_reference", finding.scope) and other.value is not None
 
 
 def _by_chance(findings: tuple[Finding, ...]) -> Iterator[str]:
@@ -205,7 +212,7 @@ def _by_chance(findings: tuple[Finding, ...]) -> Iterator[str]:
         if far is not None and far.value is not None:
             said_far = f"answers on the forgotten samples differ by {said(far)} from those of the network trained anew"
             at = "" if apart.scope == "all" else f" ({apart.scope.replace(':', ' ')})"
-            yield f"{said_far}, those of a second one by {said(apart)}: nearer than that is chance{at}."
+            yield f"{said_far}, and those of two networks trained anew by {said(apart)} from each other; nearer than that is chance{at}."
 
 
 def audit_notes(findings: tuple[Finding, ...]) -> Iterator[str]:
@@ -213,7 +220,7 @@ def audit_notes(findings: tuple[Finding, ...]) -> Iterator[str]:
     yield from _by_chance(findings)
     for finding in findings:
         at = "" if finding.scope == "all" else f" ({finding.scope.replace(':', ' ')})"
-        if finding.name == "membership_after" and finding.value is not None and finding.high is not None and finding.low is not None:
+        if finding.name == "membership_surest_after" and finding.value is not None and finding.high is not None and finding.low is not None:
             if finding.value < OVER and finding.high < 0.5:
                 yield f"over-unlearning: forgotten samples stand out as less familiar than unseen ones (AUC {finding.value:.3f}){at}."
             elif finding.low > 0.5:

@@ -18,8 +18,9 @@ from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.errors import SparsifyError
 from sparsify_cli.recipes.option import Choice
 from sparsify_cli.stages.write import data_identity, versions
-from sparsify_cli.values.artifact import CERTIFICATE, Artifact
+from sparsify_cli.values.artifact import CERTIFICATE, MEMO, Artifact
 from sparsify_cli.values.atomic import replace_file
+from sparsify_cli.values.file_hash import sha256_of
 from sparsify_cli.values.report import Finding
 
 SCHEMA = "sparsify/unlearning/1"
@@ -46,8 +47,9 @@ class Certificate:
         findings: the numbers.
         gates: a sentence for each condition.
         failure: the condition that did not hold.
-        reference: sha256 of the network trained anew, empty for none.
+        references: sha256 of the networks trained anew: none, one or two.
         memo: artifact the erasure was prepared in, empty for none.
+        asked: what `--forget` was given.
     """
 
     method: Choice
@@ -60,8 +62,9 @@ class Certificate:
     gates: tuple[str, ...] = ()
     failure: SparsifyError | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    reference: str = ""
+    references: tuple[str, ...] = ()
     memo: str = ""
+    asked: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -70,16 +73,20 @@ class Certificate:
             "schema": SCHEMA,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "verdict": self._verdict(),
+            "failure": "" if self.failure is None else str(self.failure),
             "limits": LIMITS[self.method.name in EXACT],
+            "asked": self.asked,
             "forgotten": {"samples": len(forget), "ids_sha256": ids_digest(forget.ids), "data_sha256": data_identity(forget)},
             "retained": {"samples": len(self.request.retain), "ids_sha256": ids_digest(self.request.retain.ids)},
             "model": {"before_sha256": self.before, "after_sha256": self.after, "masks_sha256": self.masks},
-            "reference_sha256": self.reference,
+            "reference_sha256": self.references[0] if self.references else "",
+            "references_sha256": list(self.references),
             "method": {
                 "name": self.method.name,
                 "options": dict(self.options or self.method.options),
                 "seed": self.seed,
                 "memo": self.memo,
+                "memo_sha256": sha256_of(Path(self.memo) / MEMO) if self.memo else "",
             },
             "gates": list(self.gates),
             "numbers": [asdict(finding) for finding in self.findings],

@@ -15,6 +15,7 @@ from sparsify_cli.maths.holdout import shuffled
 from sparsify_cli.values.samples import Samples
 
 FORMS = "Write a CSV or JSON file of sample ids, class:NAME, attribute:NAME, or random:5%."
+HEADING = "If that is a heading, call the column `id` and put commas between columns; only training samples can be forgotten."
 
 
 def forget_positions(text: str, train: Samples, *, seed: int, forgotten: frozenset[str] = frozenset()) -> list[int]:
@@ -87,7 +88,7 @@ def _of_ids(path: Path, train: Samples, forgotten: frozenset[str]) -> list[int]:
         raise BadRequest(
             f"{len(unknown)} of {len(ids)} ids in {path} are not in the training split, first {unknown[0]!r}.",
             f"Ids look like {train.ids[0]!r}.",
-            "Only training samples can be forgotten.",
+            HEADING if path.suffix != ".json" and unknown[0] == ids[0] else "Only training samples can be forgotten.",
         )
     return [where[name] for name in ids]
 

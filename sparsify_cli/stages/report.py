@@ -263,8 +263,13 @@ def _certified(one: Compared) -> Certified | None:
         ("Method", f"{method['name']} ({options})"),
         ("sha256 of the weights before", _short(model["before_sha256"])),
         ("sha256 of the weights after", _short(model["after_sha256"])),
-        *((("sha256 of the network trained anew", _short(found["reference_sha256"])),) if found["reference_sha256"] else ()),
+        *(
+            ("sha256 of a network trained anew", _short(one))
+            for one in found.get("references_sha256") or [found["reference_sha256"]]
+            if one
+        ),
         *(("Condition", gate) for gate in found["gates"]),
+        *((("Why it failed", str(found["failure"])),) if found.get("failure") else ()),
     )
     audit = audit_tables(one.report.findings) if one.report.get("distance_forget_before") else ()
     tables = tuple((table.title, table.columns, table.rows) for table in audit)

@@ -6,6 +6,7 @@ samples to forget (and validation samples, to choose the step). Without either, 
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -28,14 +29,15 @@ from sparsify_cli.stages.levels import level_network
 from sparsify_cli.stages.measure import predict, require_choices
 from sparsify_cli.stages.memos import Prepared, read_memo, stored
 from sparsify_cli.stages.outcome import Outcome, Table
+from sparsify_cli.stages.references import reference_notes, references, require_unseen
 from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.strategy import strategy
-from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
+from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import listing, said
 from sparsify_cli.stages.write import Product, data_identity, output_folder, write_product
 from sparsify_cli.training.forgetting import answered_by, draw
 from sparsify_cli.values.artifact import CERTIFICATE, MEMO, claimed
-from sparsify_cli.values.choices import kinds, unheard_of
+from sparsify_cli.values.choices import kinds
 from sparsify_cli.values.mask_file import write_tensors
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Better, Finding, Report
@@ -49,23 +51,27 @@ MEANING = {
     "test": "test samples",
     "test_others": "test samples of classes and attributes that stay",
 }
+HELD = {"test": "test", "test_others": "classes that stay"}
+AUDITED = ("membership", "distance_", "similarity_", "relearn_", "relative_weight_distance")
+"""How the names of the audit's numbers begin."""
 SHOWN = 5000
 """Most retained samples whose accuracy is measured, drawn at random."""
+HARMLESS = "Allow more with --most-harm, or let the method go less far: --set unlearner.epsilon=, lr= or epochs=, whichever it has."
 SECONDS = "Clock time of forgetting, without preparing, reading data and measuring."
 
 
 def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
     """Prepare, erase, or both; write the artifact."""
-    for text in recipe.gate:
-        parse_gate(text)
+    _require_sense(recipe)
     method: Unlearner = strategy("unlearners", recipe.unlearner, seed=recipe.seed)
     subject = open_subject(recipe, verbs=NEWEST, listener=listener).checked()
     require_choices(subject.samples("train"), "unlearn")
     subject.checkpoint.require_finite()
     if recipe.prepare:
         return _prepared(recipe, method, subject, listener)
-    references = _references(recipe, subject)
+    opened = references(recipe, subject)
     request = _request(recipe, subject, listener)
+    require_unseen(opened, request)
     start = time.monotonic()
     took = 0.0
 
@@ -81,7 +87,24 @@ def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
 
     done, known = erase_all(method, subject, request, memos, seed=recipe.seed, batchnorm=recipe.batchnorm)
     seconds = Finding(name="seconds_erase", value=time.monotonic() - start - took, unit="s", better="lower", definition=SECONDS)
-    return _written(recipe, subject, done, known, seconds, references)
+    return _written(recipe, subject, done, known, seconds, opened)
+
+
+def _require_sense(recipe: UnlearnRecipe) -> None:
+    """Refuse what would be computed in vain, or dropped without a word.
+
+    Raises:
+        BadRequest: a gate that cannot be read, or samples to forget while preparing.
+        MissingContext: a gate on a number of the audit, and no audit.
+    """
+    names = [parse_gate(text).name for text in recipe.gate]
+    audited = [name for name in names if name.startswith(AUDITED)]
+    if audited and not recipe.audit:
+        raise MissingContext(f"{audited[0]} is a number of the audit, which was not asked for.", "", "Add --audit.")
+    if recipe.prepare and recipe.forget:
+        raise BadRequest(
+            "--prepare forgets nothing, and --forget was given.", "One reads the data once, the other comes later.", "Drop one."
+        )
 
 
 def _request(recipe: UnlearnRecipe, subject: Subject, listener: Listener) -> Request:
@@ -92,49 +115,6 @@ def _request(recipe: UnlearnRecipe, subject: Subject, listener: Listener) -> Req
         half = f"more than half of the training set ({len(forget)} of {len(train)}) is to be forgotten"
         listener.note(f"{half}: what is known about the rest is then a poor guide; training anew (--unlearner retrain) is more honest.")
     return Request(forget, retain, subject.samples("validation"), subject.masks)
-
-
-def _references(recipe: UnlearnRecipe, subject: Subject) -> tuple[Subject, ...]:
-    """The networks trained anew without the samples: none, one, or two of different seeds.
-
-    Raises:
-        MissingContext: there is one, and no audit that compares with it.
-        BadRequest: there are more, or they are no networks like this one.
-    """
-    if recipe.reference and not recipe.audit:
-        raise MissingContext("--reference is what --audit compares with, which was not asked for.", "", "Add --audit.")
-    if len(set(recipe.reference)) != len(recipe.reference) or len(recipe.reference) > 2:
-        what = f"--reference names {len(recipe.reference)} networks, {len(set(recipe.reference))} of them different."
-        raise BadRequest(what, "One is compared with; how far a second one is from it shows what chance does.", "Give one, or two.")
-    found = tuple(with_context_of(open_path(Path(path)), subject) for path in recipe.reference)
-    for reference in found:
-        _require_alike(reference, subject)
-    return found
-
-
-def _require_alike(reference: Subject, subject: Subject) -> None:
-    """Refuse a reference of another kind before anything is done.
-
-    Raises:
-        BadRequest: it has other tensors, or holds other levels.
-    """
-    ours, theirs = ({name: t.shape for name, t in one.checkpoint.tensors.items()} for one in (subject, reference))
-    if ours != theirs:
-        odd = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-        what = f"{reference.path} is no network like {subject.path}: {len(odd)} tensors differ in name or shape, first {odd[0]!r}."
-        raise BadRequest(what, "Answers are compared, and weights.", "Give one of the same architecture.")
-    levels = [one.nest.sparsities if one.nest else () for one in (subject, reference)]
-    if levels[1] and levels[0] != levels[1]:
-        raise BadRequest(f"{reference.path} holds other levels than {subject.path}.", "", "Retrain the same nest, or take a level out.")
-
-
-def _reference_notes(references: tuple[Subject, ...], request: Request) -> Iterator[str]:
-    """That a reference is known to have seen what it stands for not having seen."""
-    for reference in references:
-        seen = set(request.forget.ids) - forgotten_ids(reference.artifact)
-        if reference.artifact is not None and seen:
-            what = f"{reference.path} is no reference: nothing says that it was trained without {len(seen):,} of the forgotten samples"
-            yield f"{what}. Make one: --unlearner retrain with the same --forget and --seed."
 
 
 def _prepared(recipe: UnlearnRecipe, method: Unlearner, subject: Subject, listener: Listener) -> Outcome:
@@ -158,18 +138,20 @@ def _prepared(recipe: UnlearnRecipe, method: Unlearner, subject: Subject, listen
         write_tensors(folder / MEMO, memo)
         write_product(folder, Product(recipe, subject, report, subject))
     took_text, keep = said(report.get("seconds_prepare")), said(report.findings[0])
-    headline = f"Prepared {recipe.unlearner.name} for {subject.path} on {len(train):,} samples in {took_text}: {keep} to keep."
-    return Outcome("unlearn", headline, report, folder, hints=(f"sparsify unlearn {subject.path} --memo {folder} --forget class:0",))
+    used = next((int(tensor) for name, tensor in memo.items() if name.split(".")[-1] == "samples"), len(train))
+    of = f"{len(train):,} samples" if used == len(train) else f"{used:,} of {len(train):,} samples"
+    headline = f"Prepared {recipe.unlearner.name} for {subject.path} on {of} in {took_text}: {keep} to keep."
+    some = f"attribute:{(*train.classes, 0)[0]}" if train.has_attributes else "class:0"
+    hint = f"sparsify unlearn {subject.path} --memo {folder} --forget {shlex.quote(some)}"
+    return Outcome("unlearn", headline, report, folder, hints=(hint,))
 
 
 def _written(
-    recipe: UnlearnRecipe, subject: Subject, done: list[Erased], known: Prepared, seconds: Finding, references: tuple[Subject, ...]
+    recipe: UnlearnRecipe, subject: Subject, done: list[Erased], known: Prepared, seconds: Finding, opened: tuple[Subject, ...]
 ) -> Outcome:
     """Measure, write the artifact, then certify what is on disk."""
     request, after = done[-1].request, rejoined(subject, done)
-    measured = [
-        replace(f, scope=scope) if scope != "all" else f for scope, one in levels_of(done) for f in _measured(recipe, one, references)
-    ]
+    measured = [replace(f, scope=scope) if scope != "all" else f for scope, one in levels_of(done) for f in _measured(recipe, one, opened)]
     facts = {"forgotten": len(request.forget), "forgotten_sha256": data_identity(request.forget), "retained": len(request.retain)}
     last = done[-1]
     report = Report(
@@ -180,14 +162,14 @@ def _written(
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
         gone = {FORGOTTEN: sorted(forgotten_ids(subject.artifact) | set(request.forget.ids))}
-        certificate = _certificate(recipe, subject, done, report, gates, failure, references)
+        certificate = _certificate(recipe, subject, done, report, gates, failure, opened)
 
         def certify(folder: Path, digest: str) -> None:
             replace(certificate, after=digest).write(folder)
 
         made = Product(recipe, after, report, subject, after.checkpoint, after.masks, after.nest, facts=gone, certify=certify)
         write_product(folder, made)
-    notes = (*known.notes(), *_reference_notes(references, request), *_notes(done, report), *gates)
+    notes = (*known.notes(), *reference_notes(opened), *_notes(done, report), *gates)
     headline, hints = _headline(request, report), (f"sparsify report {folder}",)
     return Outcome("unlearn", headline, report, folder, _tables(last, report), notes, hints, files=(folder / CERTIFICATE,), failure=failure)
 
@@ -199,7 +181,7 @@ def _latencies(subject: Subject) -> list[Finding]:
     return [one for one in found if one.scope.startswith("level:")]
 
 
-def _measured(recipe: UnlearnRecipe, one: Erased, references: tuple[Subject, ...]) -> Iterator[Finding]:
+def _measured(recipe: UnlearnRecipe, one: Erased, opened: tuple[Subject, ...]) -> Iterator[Finding]:
     """Numbers of one network: accuracies, the step, the audit."""
     before, after, test = one.before.module(), one.after.module(), one.before.samples("test")
     splits = _splits(one.request, test)
@@ -207,7 +189,7 @@ def _measured(recipe: UnlearnRecipe, one: Erased, references: tuple[Subject, ...
     yield from one.erasure.findings
     if recipe.audit:
         networks, masks = {"before": before, "after": after}, MaskSet()
-        for name, reference in zip(("reference", "second"), references, strict=False):
+        for name, reference in zip(("reference", "second"), opened, strict=False):
             anew = reference if reference.nest is None else level_network(reference, one.level)
             networks |= {name: anew.module()}
             if name == "reference":
@@ -218,7 +200,7 @@ def _measured(recipe: UnlearnRecipe, one: Erased, references: tuple[Subject, ...
 
 def _certificate(
     recipe: UnlearnRecipe, subject: Subject, done: list[Erased], report: Report, gates: tuple[str, ...],
-    failure: SparsifyError | None, references: tuple[Subject, ...],
+    failure: SparsifyError | None, opened: tuple[Subject, ...],
 ) -> Certificate:  # fmt: skip
     """What is certified; the hash of the weights comes when they are written."""
     after = rejoined(subject, done)
@@ -227,7 +209,7 @@ def _certificate(
         method=recipe.unlearner, request=done[-1].request, before=subject.checkpoint.source.sha256, after="",
         masks=after.masks.digest() if after.masks else "", seed=recipe.seed, findings=measured, gates=gates, failure=failure,
         options=asdict(strategy("unlearners", recipe.unlearner, seed=recipe.seed)),
-        reference=references[0].checkpoint.source.sha256 if references else "", memo=recipe.memo,
+        references=tuple(one.checkpoint.source.sha256 for one in opened), memo=recipe.memo, asked=recipe.forget,
     )  # fmt: skip
 
 
@@ -241,13 +223,13 @@ def _ruined(recipe: UnlearnRecipe, report: Report) -> Anomalous | None:
         return None
     where = "" if old.scope == "all" else f" of {old.scope.replace(':', ' ')}"
     what = f"Forgetting cost {100 * fall:.1f} points of accuracy{where} on {MEANING[held]}: {said(old)} -> {said(new)}."
-    return Anomalous(what, f"More than {100 * recipe.most_harm:g} points count as a ruined network (--most-harm).", "Use a smaller step.")
+    return Anomalous(what, f"More than {100 * recipe.most_harm:g} points count as a ruined network (--most-harm).", HARMLESS)
 
 
 def _splits(request: Request, test: Samples) -> dict[str, Samples]:
     """Splits by name, without those that hold nothing."""
-    gone = bool(unheard_of(request.forget.targets, request.retain.targets).any())
     others = test.take(answered_by(test.targets, request.retain.targets))
+    gone = len(others) < len(test)  # also by an earlier erasure
     splits = {"forget": request.forget, "retain": draw(request.retain, SHOWN, 0), "test": test, "test_others": others}
     return {name: samples for name, samples in splits.items() if len(samples) and (name != "test_others" or gone)}
 
@@ -270,7 +252,8 @@ def _notes(done: list[Erased], report: Report) -> Iterator[str]:
         yield from (f"{f.name.replace('_', ' ')}: {f.note}{at}" for f in one.erasure.findings if f.note)
     yield from audit_notes(report.findings)
     old, new = report.get("accuracy_test_before"), report.get("accuracy_test_after")
-    if old is not None and new is not None and (old.value or 0) > (new.value or 0):
+    others = report.get("accuracy_test_others_after")
+    if others is not None and old is not None and new is not None and (old.value or 0) > (new.value or 0):
         yield f"over the test samples of all classes, forgotten ones included, accuracy fell: {said(old)} -> {said(new)}."
     left = sorted(set(kinds(done[-1].request.retain.targets).tolist()))
     if len(left) < 2 and not done[-1].request.retain.has_attributes:
@@ -287,16 +270,23 @@ def _tables(last: Erased, report: Report) -> tuple[Table, ...]:
     )
     titles = ("on", "n", *("trained anew" if when == "reference" else when for when in whens))
     audit = audit_tables(report.findings) if report.get("distance_forget_before") else ()
-    return (Table("accuracy", titles, rows), *_levels(report), listing("the step", last.erasure.findings), *audit)
+    at = f", level {last.level}" if last.level > 1 else ""
+    audited = [replace(table, title=f"{table.title}{at}") for table in audit]
+    step = listing(f"the step{at}, on probed samples", last.erasure.findings)
+    return (Table(f"accuracy{at}", titles, rows), *_levels(report), step, *audited)
 
 
 def _levels(report: Report) -> tuple[Table, ...]:
     """The other networks of a nest, sparsest first; none for a single network."""
     scopes = [f.scope for f in report if f.name == "accuracy_forget_after" and f.scope != "all"]
-    names = ("accuracy_forget_before", "accuracy_forget_after", "accuracy_test_before", "accuracy_test_after")
+    held = "test_others" if report.get("accuracy_test_others_after") else "test"
+    names = {
+        "accuracy_forget_before": "forgotten, before", "accuracy_forget_after": "after", f"accuracy_{held}_before": f"{HELD[held]}, before",
+        f"accuracy_{held}_after": "after", "membership_after": "attacked", "distance_forget_reference": "from anew",
+    }  # fmt: skip
+    names = {name: title for name, title in names.items() if report.get(name)}
     rows = tuple((scope.removeprefix("level:"), *(said(report.get(name, scope=scope)) for name in names)) for scope in scopes)
-    columns = ("level", "forgotten, before", "after", "test, before", "after")
-    return (Table("networks inside", columns, rows),) if rows else ()
+    return (Table("networks inside", ("level", *names.values()), rows),) if rows else ()
 
 
 def _n(report: Report, name: str) -> int:

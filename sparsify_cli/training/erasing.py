@@ -57,7 +57,8 @@ class Erasing(Unlearner):
 
     def __post_init__(self) -> None:
         """Refuse options without a meaning."""
-        require(self.epochs >= 1 and self.batch_size >= 2, f"epochs={self.epochs}, batch_size={self.batch_size}", "Batch norm needs two.")
+        require(self.epochs >= 1, f"epochs={self.epochs}", "It takes at least one.")
+        require(self.batch_size >= 2, f"batch_size={self.batch_size}", "Batch norm needs two.")
         require(
             self.lr > 0 and self.weight_decay >= 0 and 0 <= self.momentum < 1, f"lr={self.lr}, momentum={self.momentum}", "They are rates."
         )

@@ -56,7 +56,8 @@ def checked(memo: Memo | None, keys: set[str], model: nn.Module, request: Reques
         BadRequest: there is none, it was made for something else, or nothing is retained.
     """
     if memo is None or not set(memo) >= keys | {MODEL, N, HOW}:
-        raise BadRequest(f"There is no {noun} to erase with.", "It is in the memo of the method's own `prepare`.", "Run prepare first.")
+        why = "It is in the memo of the method's own --prepare." if memo is None else "The memo was prepared for another method."
+        raise BadRequest(f"There is no {noun} to erase with.", why, "Prepare with this --unlearner first.")
     if not torch.equal(memo[MODEL], fingerprint(model, request.masks)):
         why = f"A {noun} holds at one set of weights."
         raise BadRequest("The memo was made for another model or other masks.", why, "Run prepare again.")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from sparsify_cli.maths.membership import ATTACKS
 from sparsify_cli.stages.subject import open_path
 from sparsify_cli.values.artifact import Artifact
 from tests.cli.conftest import NAMES, Run
@@ -65,7 +67,7 @@ def test_audit_beside_a_network_trained_anew(here, run: Run):
 def test_a_second_network_trained_anew_says_what_chance_does(here, run: Run):
     """Its distance from the first stands beside that of the network that forgot; two that are one, and three, are refused."""
     for seed in (0, 1):
-        how = f"--unlearner retrain --set unlearner.epochs=3 --seed {seed} --most-harm 1"
+        how = f"--unlearner retrain --set unlearner.epochs=3 --set unlearner.seed={seed} --most-harm 1"
         assert run(f"unlearn {DENSE} --forget class:3 {how} --out anew{seed}").code == 0
     said = run(f"unlearn {DENSE} --forget class:3 --audit --reference anew0 --reference anew1 --out out")
     assert said.code == 0
@@ -82,10 +84,17 @@ def test_a_second_network_trained_anew_says_what_chance_does(here, run: Run):
         assert run(f"unlearn {DENSE} --forget class:3 --audit {twice} --out no").code == 2
 
 
-def test_reference_that_knows_the_samples_is_told(here, run: Run):
-    """The network itself is no reference; a reference without an audit is refused."""
+def test_reference_that_knows_the_samples_is_refused(here, run: Run):
+    """A network that saw the samples, or that another method made, is no reference; of a plain file nothing is known, which is said."""
     said = run(f"unlearn {DENSE} --forget class:3 --audit --reference {PRUNED} --out out")
-    assert (said.code, "is no reference" in said.err) == (0, True)
+    assert (said.code, "is no reference" in said.sentence) == (2, True)
+    assert run(f"unlearn {DENSE} --forget class:3 --out forgot").code == 0
+    said = run(f"unlearn {DENSE} --forget class:3 --audit --reference forgot --out out")
+    assert (said.code, "made by ssse" in said.sentence) == (2, True)
+    assert run(f"unlearn {DENSE} --forget class:3 --unlearner retrain --set unlearner.epochs=1 --most-harm 1 --out anew").code == 0
+    shutil.copy("anew/model.safetensors", "plain.safetensors")
+    said = run(f"unlearn {DENSE} --forget class:3 --audit --reference plain.safetensors --out out")
+    assert (said.code, "is a plain file" in said.err) == (0, True)
     assert "--audit" in run(f"unlearn {DENSE} --forget class:3 --reference {PRUNED}").sentence
 
 
@@ -308,3 +317,47 @@ def test_what_was_forgotten_stays_forgotten_behind_a_url(here, run: Run):
     assert run(f"extract {Path('out').resolve().as_uri()} --level 0.9 --out level").code == 0
     ids = Artifact.open(Path("out")).manifest["facts"]["forgotten_ids"]
     assert Artifact.open(Path("level")).manifest["facts"]["forgotten_ids"] == ids
+
+
+def test_a_second_seed_of_retraining_draws_another_network_and_forgets_the_same_samples(here, run: Run):
+    """`unlearner.seed` is that of the network; `--seed` that of the samples."""
+    for seed in (0, 1):
+        how = f"--unlearner retrain --set unlearner.epochs=1 --set unlearner.seed={seed} --most-harm 1"
+        assert run(f"unlearn {DENSE} --forget random:5% {how} --out one{seed}").code == 0
+    one, other = (json.loads(Path(f"one{seed}/unlearning.json").read_text()) for seed in (0, 1))
+    assert one["forgotten"] == other["forgotten"] and one["model"]["after_sha256"] != other["model"]["after_sha256"]
+    steps = [numbers(f"one{seed}")["step_norm"]["value"] for seed in (0, 1)]
+    assert abs(steps[0] - steps[1]) > 0.01 * steps[0]
+
+
+def test_what_would_be_dropped_is_refused(here, untouched, run: Run):
+    """Samples to forget while preparing, and gates on an audit that is not made."""
+    untouched()
+    assert "--forget was given" in run(f"unlearn {DENSE} --prepare --forget class:3").sentence
+    said = run(f"unlearn {DENSE} --forget class:3 --gate membership_after<=0.6")
+    assert said.code == 2 and "Add --audit" in said.sentence
+
+
+def test_a_failed_certificate_says_why(here, run: Run):
+    """The sentence that the command ended with; what was asked; the memo's hash."""
+    assert run(f"unlearn {DENSE} --prepare --out memo").code == 0
+    said = run(f"unlearn {DENSE} --memo memo --forget random:5% --gate accuracy_forget_after<=0.1 --out out")
+    found = certificate("out")
+    assert said.code == 3 and found["failure"] and found["failure"].split(".")[0] in said.sentence
+    assert found["asked"] == "random:5%" and len(found["method"]["memo_sha256"]) == 64
+
+
+def test_an_earlier_erasure_counts(here, run: Run):
+    """Random samples after a class: test samples of that class are not among those that stay."""
+    assert run(f"unlearn {DENSE} --forget class:3 --out first").code == 0
+    said = run("unlearn first --forget random:5% --out second")
+    assert said.code == 0 and "classes and attributes that stay" in said.out
+    assert numbers("second")["accuracy_test_others_after"]["n"] < numbers("second")["accuracy_test_after"]["n"]
+
+
+def test_the_membership_number_is_that_of_the_largest_attack(here, run: Run):
+    """So a gate on it holds for each of the six."""
+    assert run(f"unlearn {DENSE} --forget class:3 --audit --out out").code == 0
+    found = numbers("out")
+    each = [found[f"membership_{name}_after"]["value"] for name in ATTACKS]
+    assert found["membership_after"]["value"] == max(each)
