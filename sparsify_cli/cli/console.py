@@ -27,6 +27,7 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.listener import Progress as Now
 from sparsify_cli.stages.outcome import Outcome
 from sparsify_cli.stages.outcome import Table as Rows
+from sparsify_cli.values.artifact import CERTIFICATE
 
 NARROWEST = 20
 """Characters that the column which wraps needs; with fewer, every column wraps."""
@@ -128,7 +129,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _quiet(outcome: Outcome) -> None:
-    first = outcome.files[0] if outcome.files else outcome.artifact
+    first = next((file for file in outcome.files if file.name != CERTIFICATE), outcome.artifact)  # the next verb opens the artifact
     if first is not None:
         _console(stderr=False).file.write(f"{first}\n")  # as it is: a program opens it
 

@@ -120,7 +120,7 @@ def _loss(view: View, scope: str) -> float:
 
 def _routed(view: View) -> dict[str, Any] | None:
     """What sending unsure samples to the dense model gains; nothing where it was not measured."""
-    found = routing.points(view)
+    found = routing.points(view) if view.about.verb != "unlearn" else []  # its dense model still holds what was forgotten
     return {"points": found, "said": routing.sentence(view), "figure": routing.figure(view, found)} if found else None
 
 

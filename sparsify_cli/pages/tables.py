@@ -119,7 +119,9 @@ def _forgot(view: View, index: int, split: str, heading: str) -> Row:
     before, after = view.number(f"accuracy_{split}_before", index), view.number(f"accuracy_{split}_after", index)
     samples = f"{count(after.n)} samples" if after and after.n else ""
     change = None if missing(before) or missing(after) or not before or not after else (after.value or 0) - (before.value or 0)
-    return Row(heading, samples, (cell(before), cell(after), Cell(DASH if change is None else points(change))))
+    anew = view.number(f"accuracy_{split}_reference", index)
+    shown = (cell(before), cell(after), Cell(DASH if change is None else points(change)), *((cell(anew),) if anew else ()))
+    return Row(heading, samples, shown)
 
 
 def sizes(view: View) -> list[Row]:

@@ -17,6 +17,7 @@ from sparsify_cli.pages.wording import (
     interval,
     judge,
     moved,
+    points,
     ratio,
     round_percent,
     said,
@@ -207,13 +208,25 @@ def _sparsity(view: View) -> Card:
 
 
 def _accuracy(view: View) -> Card:
-    now, before = view.number(view.quality), view.dense(view.quality)
+    now, before = _staying(view) or (view.number(view.quality), view.dense(view.quality))
     samples = f" {count(now.n)}" if now and now.n else ""
     measured = f"of{samples} test samples answered correctly" if view.quality == "accuracy" else f"on{samples} samples; lower is better"
-    return Card(label(view.quality), spoken(now), f"{measured}. Dense model: {spoken(before)}.", "unknown")
+    of = " of classes that stay" if _staying(view) else ""
+    return Card(label(view.quality), spoken(now), f"{measured}{of}. Dense model: {spoken(before)}.", "unknown")
+
+
+def _staying(view: View) -> tuple[Finding, Finding] | None:
+    """Accuracy after and before on test samples that were not to be forgotten, where a class went."""
+    now, before = (view.number(f"accuracy_test_others_{when}") for when in ("after", "before"))
+    return (now, before) if view.about.verb == "unlearn" and now and before else None
 
 
 def _change(view: View) -> Card:
+    if (staying := _staying(view)) is not None:
+        moved_by = points((staying[0].value or 0) - (staying[1].value or 0))
+        whole = view.change(view.quality)
+        also = "" if missing(whole) else f"; over all test samples, forgotten ones included, {spoken(whole)}"
+        return Card(f"Change in {called(view)}", moved_by, f"on test samples of classes that stay{also}.", "unknown")
     change = view.change(view.quality)
     if change is None or missing(change):
         return Card("Change", spoken(change), f"No dense {called(view)} to compare with.", "unknown")

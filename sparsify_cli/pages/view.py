@@ -137,6 +137,7 @@ class Certified:
         limits: what it does not prove, one sentence.
         facts: label and value: how many samples, by which method, hashes.
         tables: title, headings and rows of the audit; none where there was none.
+        notes: sentences about the audit.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Certified:
     limits: str
     facts: tuple[tuple[str, str], ...]
     tables: tuple[tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

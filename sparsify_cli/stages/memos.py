@@ -76,18 +76,19 @@ class Prepared:
         )
 
 
-def read_memo(folder: Path, subject: Subject) -> Prepared:
+def read_memo(folder: Path, subject: Subject, name: str) -> Prepared:
     """What an earlier `--prepare` stored, once it is sure that it read the training samples of this network or an ancestor.
 
     Raises:
         MissingContext: the artifact holds no memo.
-        BadRequest: the memo was made on other training samples.
+        BadRequest: the memo was made on other training samples, or for another method than the one of this name.
     """
     artifact = Artifact.open(folder)
     path = artifact.verified(MEMO)
     if path is None:
         raise MissingContext(f"{folder} holds nothing that was prepared.", "", "Make it: sparsify unlearn MODEL --prepare --data ...")
     everything = replace(subject, artifact=None).samples("train")
+    _require_method(folder, artifact, name)
     known = without_forgotten(everything, artifact)
     _require_same_data(folder, artifact, known)
     memos = by_level(read_tensors(path)[0])
@@ -96,6 +97,14 @@ def read_memo(folder: Path, subject: Subject) -> Prepared:
         gone = len(known) - len(subject.samples("train"))  # forgotten without a trace in the weights
         return Prepared(memos, gone, 0.0, str(subject.path)) if gone else Prepared(memos)
     return _aged(memos, subject, str(entry.get("sha256")), len(known))
+
+
+def _require_method(folder: Path, artifact: Artifact, name: str) -> None:
+    chosen = (artifact.manifest.get("recipe") or {}).get("unlearner") or {}
+    made = str(chosen.get("name", "") if isinstance(chosen, dict) else chosen)
+    if made and made != name:
+        what = f"{folder} was prepared for {made}, and {name} is to forget."
+        raise BadRequest(what, "What is prepared belongs to a method.", f"Use --unlearner {made}, or leave --memo out.")
 
 
 def by_level(tensors: Memo) -> dict[int, Memo | None]:

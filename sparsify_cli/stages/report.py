@@ -23,7 +23,7 @@ from sparsify_cli.pages.view import Certified, Curve, Epoch, Layer, LineageStep,
 from sparsify_cli.pages.wording import round_percent
 from sparsify_cli.recipes.shared import OutputFields
 from sparsify_cli.recipes.verbs import ReportRecipe
-from sparsify_cli.stages.audit import audit_tables
+from sparsify_cli.stages.audit import audit_notes, audit_tables
 from sparsify_cli.stages.certificate import read_certificate
 from sparsify_cli.stages.evidence import evidence
 from sparsify_cli.stages.exemplars import exemplars
@@ -273,7 +273,8 @@ def _certified(one: Compared) -> Certified | None:
     )
     audit = audit_tables(one.report.findings) if one.report.get("distance_forget_before") else ()
     tables = tuple((table.title, table.columns, table.rows) for table in audit)
-    return Certified(_name(one.subject), found["verdict"], found["limits"], facts, tables)
+    notes = tuple(note[:1].upper() + note[1:] for note in audit_notes(one.report.findings))
+    return Certified(_name(one.subject), found["verdict"], found["limits"], facts, tables, notes)
 
 
 def _short(digest: str) -> str:

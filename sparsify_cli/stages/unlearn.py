@@ -78,7 +78,7 @@ def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
     def memos() -> Prepared:
         nonlocal took
         found = (
-            read_memo(Path(recipe.memo), subject)
+            read_memo(Path(recipe.memo), subject, recipe.unlearner.name)
             if recipe.memo
             else Prepared(prepared(method, subject, subject.samples("train"), listener))
         )
