@@ -49,7 +49,7 @@ MEANING = {
     "forget": "training samples that were to be forgotten",
     "retain": "training samples that stay",
     "test": "test samples",
-    "test_others": "test samples of classes and attributes that stay",
+    "test_others": "test samples of classes that stay",
 }
 HELD = {"test": "test", "test_others": "classes that stay"}
 AUDITED = ("membership", "distance_", "similarity_", "relearn_", "relative_weight_distance")
@@ -266,7 +266,8 @@ def _tables(last: Erased, report: Report) -> tuple[Table, ...]:
     whens = [when for when in ("before", "after", "reference") if report.get(f"accuracy_forget_{when}")]
     names = [name for name in SPLITS if report.get(f"accuracy_{name}_before")]
     rows = tuple(
-        (MEANING[name], f"{_n(report, name):,}", *(said(report.get(f"accuracy_{name}_{when}")) for when in whens)) for name in names
+        (_meaning(name, last.request.retain), f"{_n(report, name):,}", *(said(report.get(f"accuracy_{name}_{when}")) for when in whens))
+        for name in names
     )
     titles = ("on", "n", *("trained anew" if when == "reference" else when for when in whens))
     audit = audit_tables(report.findings) if report.get("distance_forget_before") else ()
@@ -274,6 +275,11 @@ def _tables(last: Erased, report: Report) -> tuple[Table, ...]:
     audited = [replace(table, title=f"{table.title}{at}") for table in audit]
     step = listing(f"the step{at}, on probed samples", last.erasure.findings)
     return (Table(f"accuracy{at}", titles, rows), *_levels(report), step, *audited)
+
+
+def _meaning(name: str, samples: Samples) -> str:
+    """What a split holds, in the words of its data."""
+    return MEANING[name].replace("classes", "attributes") if samples.has_attributes else MEANING[name]
 
 
 def _levels(report: Report) -> tuple[Table, ...]:
@@ -298,5 +304,5 @@ def _headline(request: Request, report: Report) -> str:
     old, new = report.get("accuracy_forget_before"), report.get("accuracy_forget_after")
     held = "test_others" if report.get("accuracy_test_others_after") else "test"
     before, after = report.get(f"accuracy_{held}_before"), report.get(f"accuracy_{held}_after")
-    kept = f"on {MEANING[held]} {said(before)} -> {said(after)}"
+    kept = f"on {_meaning(held, request.retain)} {said(before)} -> {said(after)}"
     return f"Forgot {len(request.forget):,} samples: accuracy on them {said(old)} -> {said(new)}; {kept}."
