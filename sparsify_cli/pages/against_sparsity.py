@@ -5,9 +5,9 @@
     worse           accuracy is worse beyond noise
     not known       there is not enough data to say
 
-Where answers are texts or numbers, perplexity or the error stands in the place of accuracy, and nothing is called less sure. A network
-is on the frontier when no other is at least as small (packed bytes) and at least as good, and better in one of them. Parameter efficiency
-is the number of parameters removed for each point of accuracy lost, where some was lost beyond noise.
+Where answers are texts or numbers, perplexity or the error stands in the place of accuracy, and nothing is called less sure. What is worth
+its bytes and its time: `trade_offs.py`. Parameter efficiency is the number of parameters removed for each point of accuracy lost, where
+some was lost beyond noise.
 
 Source: the three regimes follow the findings of Iofinova, Peste, Alistarh 2023 (arXiv 2304.12622); the rules are ours.
 """
@@ -23,6 +23,8 @@ from matplotlib.axes import Axes
 
 from sparsify_cli.pages.svg import COMPRESSED, DENSE, GRID, draw
 from sparsify_cli.pages.tables import Cell, cell
+from sparsify_cli.pages.trade_offs import Offer, unbeaten
+from sparsify_cli.pages.trade_offs import figures as trade_offs
 from sparsify_cli.pages.verdict import called
 from sparsify_cli.pages.verdict import verdict as one_verdict
 from sparsify_cli.pages.view import View, missing
@@ -61,7 +63,7 @@ class Point:
         index: of its stage.
         sparsity: of its prunable weights.
         regime: what became of it.
-        frontier: no other network is smaller and more accurate.
+        unbeaten: for which gain and cost no other network is better, in words.
         cells: one for each of `COLUMNS`.
     """
 
@@ -69,7 +71,7 @@ class Point:
     index: int
     sparsity: float
     regime: str
-    frontier: bool
+    unbeaten: tuple[str, ...]
     cells: tuple[Cell, ...]
 
 
@@ -80,8 +82,14 @@ def points(view: View) -> list[Point]:
     if len(set(sparse.values())) < LEAST:
         return []
     order = [0, *sorted(sparse, key=lambda i: sparse[i])]
-    best = frontier([(_value(_bytes(view, i)), _goodness(view.number(view.quality, i))) for i in order])
-    return [_point(view, i, sparse.get(i, 0.0), i in {order[at] for at in best}) for i in order]
+    best = unbeaten([_offer(view, i, sparse.get(i, 0.0)) for i in order], called(view))
+    return [_point(view, i, sparse.get(i, 0.0), words) for i, words in zip(order, best, strict=True)]
+
+
+def _offer(view: View, index: int, sparsity: float) -> Offer:
+    time = view.number("latency_ms", index)
+    good, worst = (_goodness(one) for one in (view.number(view.quality, index), _lowest(view, index)))
+    return Offer(sparsity, _value(_bytes(view, index)), _value(time), good, worst)
 
 
 def verdict(found: Sequence[Point], about: str = "accuracy") -> str:
@@ -110,16 +118,12 @@ def headline(view: View) -> str:
     return f"{verdict(found, called(view))} {about}" if found else about
 
 
-def frontier(sizes: Sequence[tuple[float | None, float | None]]) -> list[int]:
-    """Positions of (bytes, accuracy) that no other beats: at most its bytes, at least its accuracy, and one of them better."""
-    known = [(at, size, accuracy) for at, (size, accuracy) in enumerate(sizes) if size is not None and accuracy is not None]
-    return [at for at, size, accuracy in known if not any(s <= size and a >= accuracy and (s, a) != (size, accuracy) for _, s, a in known)]
-
-
 def figures(view: View, found: Sequence[Point]) -> list[tuple[str, Markup]]:
-    """A curve for each number that three networks have."""
+    """A curve for each number that three networks have, and what it costs in bytes."""
     drawn = [(name, label) for name, label in CURVES[view.quality] if sum(not missing(view.number(name, p.index)) for p in found) >= LEAST]
-    return [(label, _curve(view, found, name, label)) for name, label in drawn]
+    curves = [(label, _curve(view, found, name, label)) for name, label in drawn]
+    lower = view.quality != "accuracy"
+    return curves + trade_offs([_offer(view, p.index, p.sparsity) for p in found], CURVES[view.quality][0][1], -1.0 if lower else 1.0)
 
 
 def regime(view: View, index: int) -> str:
@@ -130,7 +134,7 @@ def regime(view: View, index: int) -> str:
     return LESS_SURE if judge(view.change("uncertainty", index)) in ("higher", "worse") else AS_DENSE
 
 
-def _point(view: View, index: int, sparsity: float, best: bool) -> Point:
+def _point(view: View, index: int, sparsity: float, best: tuple[str, ...]) -> Point:
     change = view.change(view.quality, index) if index else None
     kind = regime(view, index) if index else AS_DENSE
     others = [cell(view.number(name, index)) for name, _ in CURVES[view.quality][1:]]

@@ -47,8 +47,10 @@ def test_networks_are_ordered_and_read():
 def test_the_frontier():
     """Neither the dense network (larger and less accurate) nor that of 70 % (larger and worse than 80 %) is worth its bytes."""
     found = against_sparsity.points(View("t", STAGES))
-    assert [p.sparsity for p in found if p.frontier] == [0.5, 0.8, 0.98]
-    assert against_sparsity.frontier([(1.0, 0.5), (1.0, 0.5), (None, 0.9), (2.0, 0.4)]) == [0, 1]
+    assert [p.sparsity for p in found if p.unbeaten] == [0.5, 0.8, 0.98]
+    assert {words for p in found for words in p.unbeaten} == {"accuracy for its bytes"}
+    labels = [label for label, _ in against_sparsity.figures(View("t", STAGES), found)]
+    assert labels == ["accuracy, %", "unsure answers, %", "accuracy, % against bytes"]
 
 
 def test_parameters_a_lost_point():
@@ -100,11 +102,13 @@ def test_language_models_are_read_by_their_perplexity():
     """Lower is better: as dense, worse, worse; the larger and worse one is not worth its bytes; the dense one agrees with itself."""
     whole = View("t", (DENSE, text(0.8, 9.0, 800), text(0.7, 9.5, 1200), text(0.5, 4.0, 2000)))
     found = against_sparsity.points(whole)
-    assert [(p.sparsity, p.regime, p.frontier) for p in found] == [
+    assert [(p.sparsity, p.regime, bool(p.unbeaten)) for p in found] == [
         (0.0, "as dense", False), (0.5, "as dense", True), (0.7, "worse", False), (0.8, "worse", True),
     ]  # fmt: skip
     assert {len(p.cells) for p in found} == {len(against_sparsity.COLUMNS["perplexity"])}
-    assert [label for label, _ in against_sparsity.figures(whole, found)] == ["perplexity", "tokens as the dense one says, %"]
+    assert [label for label, _ in against_sparsity.figures(whole, found)] == [
+        "perplexity", "tokens as the dense one says, %", "perplexity against bytes",
+    ]  # fmt: skip
     said = against_sparsity.headline(whole)
     assert said.startswith("Up to 50.0 % zeros nothing is changed beyond noise; from 70.0 % perplexity is worse.")
     page = render_html(whole)
@@ -120,6 +124,8 @@ def test_what_was_not_measured_is_not_called_as_dense():
     found = against_sparsity.points(whole)
     assert [p.regime for p in found] == ["as dense", "as dense", "not known", "as dense"]
     assert against_sparsity.verdict(found, "perplexity") == "Up to 50.0 % zeros nothing is changed beyond noise."
-    assert [label for label, _ in against_sparsity.figures(whole, found)] == ["perplexity", "tokens as the dense one says, %"]
+    assert [label for label, _ in against_sparsity.figures(whole, found)] == [
+        "perplexity", "tokens as the dense one says, %", "perplexity against bytes",
+    ]  # fmt: skip
     alone = [p for p in found if p.regime == "not known"]
     assert "not enough data" in against_sparsity.verdict([found[0], *alone], "perplexity")
