@@ -273,8 +273,8 @@ def lead(ahead: Float[Tensor, " n"], share: float) -> float:
 
 def _with_each(samples: Samples, unheard: Bool[Tensor, "n *a"], most: int, seed: int) -> Samples:
     """As `draw`, but with `EACH` of every class, or attribute, that goes, or all of it, so that none is forgotten to be forgotten."""
-    if len(samples) <= most:
-        return samples
+    if len(samples) <= most or not bool(unheard.any()):
+        return draw(samples, most, seed)
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
     going = (
         unheard.T if unheard.ndim == 2 else torch.stack([unheard & (samples.targets == one) for one in samples.targets[unheard].unique()])

@@ -171,3 +171,9 @@ def test_sureness_is_the_mean_chance_of_other_answers():
     """Margins 0 and 50: a half and nothing."""
     it = judge(margins([0.0, 50.0]), margins([-1.0], target=1), margins([-1.0], target=1))
     assert it.sureness == pytest.approx(0.25)
+
+
+def test_many_samples_of_classes_that_stay_are_drawn():
+    """300 of 600 with the probe they are told; nothing goes as a whole."""
+    many = together(margins([1.0] * 300), margins([1.0] * 300, target=1))
+    assert len(judge(many, many, many, most=300).forget) == 300
