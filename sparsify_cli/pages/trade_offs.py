@@ -43,19 +43,21 @@ class Offer:
 
 
 def unbeaten(offers: Sequence[Offer], about: str) -> list[tuple[str, ...]]:
-    """For each network the pairs of a gain and a cost in which no other beats it, in words.
+    """For each network the gains and costs in which no other beats it, in words.
 
     Args:
         offers: of all networks.
         about: what says how good they are.
     """
-    pairs = {
-        f"{about} for its bytes": frontier([(o.bytes, o.good) for o in offers]),
-        "worst group for its bytes": frontier([(o.bytes, o.worst) for o in offers]),
-        f"{about} for its time": frontier([(o.time, o.good) for o in offers], slack=SLACK),
-        "worst group for its time": frontier([(o.time, o.worst) for o in offers], slack=SLACK),
+    gains = {about: [o.good for o in offers], "worst group": [o.worst for o in offers]}
+    costs = {"bytes": ([o.bytes for o in offers], 0.0), "time": ([o.time for o in offers], SLACK)}
+    best = {
+        (gain, cost): frontier(list(zip(spent, got, strict=True)), slack=slack)
+        for gain, got in gains.items()
+        for cost, (spent, slack) in costs.items()
     }
-    return [tuple(words for words, best in pairs.items() if at in best) for at in range(len(offers))]
+    there = [{gain: [cost for cost in costs if at in best[gain, cost]] for gain in gains} for at in range(len(offers))]
+    return [tuple(f"{gain} for its {' and '.join(spent)}" for gain, spent in one.items() if spent) for one in there]
 
 
 def frontier(points: Sequence[tuple[float | None, float | None]], *, slack: float = 0.0) -> list[int]:
@@ -82,29 +84,28 @@ def figures(offers: Sequence[Offer], about: str, sign: float = 1.0) -> list[tupl
         about: what says how good they are, with its unit.
         sign: -1 where less of that is better; gains are shown as they are then.
     """
-    gains = {about: [o.good for o in offers], f"worst class or group: {about}": [o.worst for o in offers]}
-    return [
-        (f"{label} against bytes", picture) for label, gain in gains.items() if (picture := _figure(offers, gain, label, sign)) is not None
-    ]
+    name = about.partition(", ")[0]
+    gains = {name: [o.good for o in offers], f"{name} of the worst class or group": [o.worst for o in offers]}
+    drawn = [(f"{words} against bytes", _figure(offers, gain, words, about, sign)) for words, gain in gains.items()]
+    return [(title, picture) for title, picture in drawn if picture is not None]
 
 
-def _figure(offers: Sequence[Offer], gains: Sequence[float | None], label: str, sign: float) -> Markup | None:
+def _figure(offers: Sequence[Offer], gains: Sequence[float | None], words: str, axis: str, sign: float) -> Markup | None:
     known = [(o.bytes, gain, o.zeros) for o, gain in zip(offers, gains, strict=True) if o.bytes is not None and gain is not None]
     if len(known) < LEAST:
         return None
-    times = 100 if label.endswith("%") else sign
-    best = sorted((known[at][0] / 1000, times * known[at][1]) for at in frontier([(size, gain) for size, gain, _ in known]))
+    times = 100 if axis.endswith("%") else sign
+    spots = [(size / 1000, times * gain) for size, gain, _ in known]
+    best = sorted(spots[at] for at in frontier([(size, gain) for size, gain, _ in known]))
 
     def paint(axes: Axes) -> None:
         axes.grid(color=GRID)
-        axes.plot([x for x, _ in best], [y for _, y in best], color=COMPRESSED, linewidth=1.4)
-        axes.plot([size / 1000 for size, _, _ in known], [times * gain for _, gain, _ in known], "o", color=COMPRESSED, markersize=4)
-        for size, gain, zeros in known:
-            axes.annotate(
-                f"{100 * zeros:.0f}", (size / 1000, times * gain), xytext=(3, -9), textcoords="offset points", color=MUTED, fontsize=9
-            )
-        axes.set(xlabel="packed kB; beside a point its zeros, %", ylabel=label)
+        axes.plot(*zip(*best, strict=True), color=COMPRESSED, linewidth=1.4)
+        axes.plot(*zip(*spots, strict=True), "o", color=COMPRESSED, markersize=4)
+        for spot, (_, _, zeros) in zip(spots, known, strict=True):
+            axes.annotate(f"{100 * zeros:.0f}", spot, xytext=(3, -9), textcoords="offset points", color=MUTED, fontsize=9)
+        axes.set(xlabel="packed kB; beside a point its zeros, %", ylabel=axis)
 
-    told = "; ".join(f"{100 * zeros:.0f} % zeros: {size / 1000:.1f} kB, {times * gain:.3g}" for size, gain, zeros in known)
-    name = "fig-bytes-" + ("worst" if label.startswith("worst") else "good")
-    return draw(name, f"{label.capitalize()} against packed bytes", f"{told}.", paint, height=HEIGHT, width=WIDTH)
+    told = "; ".join(f"{100 * zeros:.0f} % zeros: {x:.1f} kB, {y:.3g}" for (x, y), (_, _, zeros) in zip(spots, known, strict=True))
+    name = "fig-bytes-" + ("worst" if "worst" in words else "good")
+    return draw(name, f"{words.capitalize()} against packed bytes", f"{told}.", paint, height=HEIGHT, width=WIDTH)

@@ -50,7 +50,7 @@ def test_the_frontier():
     assert [p.sparsity for p in found if p.unbeaten] == [0.5, 0.8, 0.98]
     assert {words for p in found for words in p.unbeaten} == {"accuracy for its bytes"}
     labels = [label for label, _ in against_sparsity.figures(View("t", STAGES), found)]
-    assert labels == ["accuracy, %", "unsure answers, %", "accuracy, % against bytes"]
+    assert labels == ["accuracy, %", "unsure answers, %", "accuracy against bytes"]
 
 
 def test_parameters_a_lost_point():
