@@ -218,7 +218,7 @@ class Ssse(Unlearner):
         if bool(judge.gone.any()) and not judge.before.reached and (best := self._kindest(judge, newton)) is not None:
             return best
         attempts = []
-        for factor in (1.0, 0.1, 10.0):
+        for factor in (1.0, 0.1, 10.0, *((100.0,) if bool(judge.gone.any()) else ())):
             attempts.append(self._searched(self._line(judge, newton, factor * self.damping)))
             if not attempts[-1].note or judge.before.reached:
                 return attempts[-1]
