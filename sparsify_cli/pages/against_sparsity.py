@@ -47,9 +47,18 @@ CURVES = {
 }
 """What is drawn, by what says how good networks are; in percent where the label says so."""
 COLUMNS = {
-    "accuracy": ("Accuracy", "Change", "Worst class or group", "Unsure", "Calibration error", "Packed", "Parameters removed a lost point"),
-    "perplexity": ("Perplexity", "Change", "Worst group", "Next tokens right", "As the dense one says", "Packed"),
-    "rmse": ("Root mean square error", "Change", "Worst group", "Mean absolute error", "From the dense outputs", "Packed"),
+    "accuracy": (
+        "Accuracy",
+        "Change",
+        "Worst class or group",
+        "Unsure",
+        "Calibration error",
+        "Packed",
+        "Time",
+        "Parameters removed a lost point",
+    ),
+    "perplexity": ("Perplexity", "Change", "Worst group", "Next tokens right", "As the dense one says", "Packed", "Time"),
+    "rmse": ("Root mean square error", "Change", "Worst group", "Mean absolute error", "From the dense outputs", "Packed", "Time"),
 }
 HEIGHT, WIDTH = 220, 300
 
@@ -140,7 +149,7 @@ def _point(view: View, index: int, sparsity: float, best: tuple[str, ...]) -> Po
     others = [cell(view.number(name, index)) for name, _ in CURVES[view.quality][1:]]
     efficiency = [Cell(_efficiency(view, index, change) if kind == WORSE else "\u2013")] if view.quality == "accuracy" else []
     first = (cell(view.number(view.quality, index)), cell(change, judge(change)), cell(_lowest(view, index)))
-    cells = (*first, *others, cell(_bytes(view, index)), *efficiency)
+    cells = (*first, *others, cell(_bytes(view, index)), cell(view.number("latency_ms", index)), *efficiency)
     return Point(clean(view.stages[index].name), index, sparsity, kind, best, cells)
 
 

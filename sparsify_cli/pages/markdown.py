@@ -39,10 +39,11 @@ def render_markdown(view: View) -> str:
     """Verdict, five numbers, one line a stage, and the classes and groups that lost most; GitHub flavour."""
     parts = [f"## {escape(view.title)}", f"**{escape(headline(view))}**"]
     parts += [escape(who_pays(view))] if who_pays(view) else []
-    parts += ["\n".join(f"- {escape(gate)}" for gate in view.gates)] if view.gates else []
+    parts += [escape(note[:1].upper() + note[1:]) for note in view.notes]
+    parts += ["**Gates**\n\n" + "\n".join(f"- {escape(gate)}" for gate in view.gates)] if view.gates else []
     parts += [_five(view), _stages(view)]
-    worst = _worst(view)
-    parts += [f"<details><summary>Classes and groups that lost most</summary>\n\n{worst}\n\n</details>"] if worst else []
+    worst, what = _worst(view), "Attributes" if view.scopes("attribute") else "Classes"
+    parts += [f"<details><summary>{what} and groups that lost most</summary>\n\n{worst}\n\n</details>"] if worst else []
     return "\n\n".join(parts) + "\n"
 
 

@@ -210,7 +210,8 @@ def _sparsity(view: View) -> Card:
 def _accuracy(view: View) -> Card:
     now, before = _staying(view) or (view.number(view.quality), view.dense(view.quality))
     samples = f" {count(now.n)}" if now and now.n else ""
-    measured = f"of{samples} test samples answered correctly" if view.quality == "accuracy" else f"on{samples} samples; lower is better"
+    answered = "test samples answered correctly" if not view.scopes("attribute") else "test samples' answers right, over all attributes"
+    measured = f"of{samples} {answered}" if view.quality == "accuracy" else f"on{samples} samples; lower is better"
     of = " of classes that stay" if _staying(view) else ""
     return Card(label(view.quality), spoken(now), f"{measured}{of}. Dense model: {spoken(before)}.", "unknown")
 

@@ -164,6 +164,8 @@ class View:
         gates: sentences about gates that were checked.
         curves: how trained stages were trained.
         certificates: of stages that were made to forget.
+        notes: sentences to be read before any number: whose answers are averaged, what is of another kind.
+        models: networks whose answers are averaged on the subject's side.
     """
 
     title: str
@@ -177,6 +179,8 @@ class View:
     gates: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = ()
     certificates: tuple[Certified, ...] = ()
+    notes: tuple[str, ...] = ()
+    models: int = 1
 
     def __post_init__(self) -> None:
         """Check once that there is something to show and that the subject is one of the stages."""

@@ -43,7 +43,8 @@ class Population:
         its = f"{subject.path} {float(subject.masks.sparsity):.1%}"
         notes = [f"{one.path} has {float(one.masks.sparsity):.1%} zeros, {its}: not the same network." for one in odd]
         sides = f"{len(self.compressed) + 1} networks and {len(self.dense) + 1} dense ones"
-        return (f"answers of {sides} are averaged; sizes and times are those of {subject.path}.", *notes)
+        names = ", ".join(one.path.name for one in (subject, *self.compressed))
+        return (f"answers of {sides} are averaged ({names}); sizes and times are those of {subject.path}.", *notes)
 
 
 def population(paths: Sequence[str], subject: Subject, ancestor: Subject) -> Population:

@@ -104,9 +104,9 @@ def reported(
     about = _scored(recipe, next(one for one in shown if one.subject.path == subject.path), dense, split)
     shown = [about if one.subject.path == subject.path else one for one in shown]
     sentences, failure = check_gates(recipe.gate, about.report)
-    view = _view(dense, shown, about, split, sentences)
-    notes = (*(text for one in networks for text in level_note(one)), *_stranger_notes(subject, dense, networks), *sentences)
-    notes += (*score_note(about.report), *others.notes(subject))
+    first = (*others.notes(subject), *_stranger_notes(subject, dense, networks))
+    view = replace(_view(dense, shown, about, split, sentences), notes=first, models=1 + len(others.compressed))
+    notes = (*(text for one in networks for text in level_note(one)), *first, *sentences, *score_note(about.report))
     folder, held = output_folder(asked or recipe, subject.name)
     with claimed(folder, held=held):
         files = write_pages(folder, view)
