@@ -119,7 +119,8 @@ def _shown(here: list[Cell], number: Callable[[Cell], float], dense: dict[int, C
         above = f" ({sum(number(c) > number(dense[c['seed']]) for c in here)})" if dense else ""
     except KeyError:
         above = ""
-    return f"{statistics.fmean(values):.2f}+-{error:.2f}{above}"
+    spread = f"+-{error:.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{spread}{above}"
 
 
 def main() -> None:
