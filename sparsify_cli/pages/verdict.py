@@ -142,7 +142,9 @@ def _gaps(view: View) -> str:
     name, worst = grown[0]
     columns = worst.scope.partition(":")[2].replace("&", " and ")
     most = f"{label(name)}, {columns}: {spoken(worst)} (95 % interval {interval(worst)})"
-    return f" {len(grown)} of {len(compared)} gaps between groups grew beyond noise, most: {most}."
+    chance, sure = f"{TAIL * len(compared):.1f}", _sure([f for _, f in compared])
+    by = f"by chance alone about {chance} would, and {sure} of them did beyond doubt"
+    return f" {len(grown)} of {len(compared)} gaps between groups grew beyond noise, where {by}; most: {most}."
 
 
 def _is_column(scope: str) -> bool:

@@ -65,7 +65,8 @@ def test_gaps_that_grew_are_on_the_first_screen():
     )  # fmt: skip
     said = verdict.who_pays(about(Report((*compressed(), *found))))
     assert (
-        "2 of 3 gaps between groups grew beyond noise, most: " in said and "race and sex: +5.1 points (95 % interval +1.3 … +20.0)" in said
+        "2 of 3 gaps between groups grew beyond noise, where by chance alone about 0.1 would, and " in said
+        and "race and sex: +5.1 points (95 % interval +1.3 … +20.0)" in said
     )
     assert "gaps" not in verdict.who_pays(view())
 
