@@ -319,6 +319,7 @@ def test_what_was_forgotten_stays_forgotten_behind_a_url(here, run: Run):
     assert Artifact.open(Path("level")).manifest["facts"]["forgotten_ids"] == ids
 
 
+@pytest.mark.slow
 def test_a_second_seed_of_retraining_draws_another_network_and_forgets_the_same_samples(here, run: Run):
     """`unlearner.seed` is that of the network; `--seed` that of the samples."""
     for seed in (0, 1):
@@ -338,6 +339,7 @@ def test_what_would_be_dropped_is_refused(here, untouched, run: Run):
     assert said.code == 2 and "Add --audit" in said.sentence
 
 
+@pytest.mark.slow
 def test_a_failed_certificate_says_why(here, run: Run):
     """The sentence that the command ended with; what was asked; the memo's hash."""
     assert run(f"unlearn {DENSE} --prepare --out memo").code == 0
