@@ -30,7 +30,7 @@ class Request:
         validation: held-out samples, for choosing the step; never the test split.
         masks: support of a sparse model; pruned weights stay zero.
         frozen: kept weights that may not move, because a sparser network inside this one owns them.
-        fresh: a network as it was before training; None = the model's own layers, drawn anew.
+        fresh: seed -> a network as it was before training; None = the model's own layers, drawn anew.
     """
 
     forget: Samples
@@ -38,7 +38,7 @@ class Request:
     validation: Samples
     masks: MaskSet = field(default_factory=MaskSet)
     frozen: MaskSet = field(default_factory=MaskSet)
-    fresh: Callable[[], nn.Module] | None = None
+    fresh: Callable[[int], nn.Module] | None = None
 
 
 @dataclass(frozen=True, eq=False)

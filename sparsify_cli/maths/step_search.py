@@ -92,7 +92,8 @@ def shortest_step(attempt: Callable[[float], T], start: T, limit: float) -> Foun
 def guided_step(attempt: Callable[[float], T], start: T, limit: float, guess: float) -> Found[T]:
     """As `shortest_step`, in fewer trials where the guess is good and what is missing falls about in a straight line with the length.
 
-    The length is at most a third too long, whatever is said to be missing; where that is a straight line, a sixteenth.
+    Where everything from some length on is enough, the length is at most a third too long, whatever is said to be missing, and at most a
+    seventh where that is a straight line; lengths below 1/1024 of the limit are not tried.
 
     Args:
         attempt: tries a length.

@@ -261,6 +261,8 @@ def to_json(view: View) -> dict[str, Any]:
         "lineage": [asdict(step) for step in view.lineage],
         "environment": dict(view.environment),
         "gates": list(view.gates),
+        "notes": list(view.notes),
+        "models": view.models,
         "certificates": [asdict(one) for one in view.certificates],
     }
     plain: dict[str, Any] = _strict(document)

@@ -201,7 +201,7 @@ def _passes(finding: Finding) -> str:
 
 
 def _is_reference_of(other: Finding, finding: Finding) -> bool:
-    """Whether it is the same attack on the network trained anew: what cannot be told from it is as forgotten as can be."""
+    """Whether it is the surest attack on the network trained anew: what cannot be told from it is as forgotten as can be."""
     return (other.name, other.scope) == ("membership_surest_reference", finding.scope) and other.value is not None
 
 

@@ -130,6 +130,10 @@ def _is_whole(found: Mapping[str, Any]) -> bool:
         return False
     counts = [part.get("samples") for part in parts[:2] if part]
     texts = [found.get("limits"), found.get("reference_sha256"), *((parts[2] or {}).get(key) for key in ("before_sha256", "after_sha256"))]
-    texts += [(parts[0] or {}).get("ids_sha256"), (parts[3] or {}).get("name"), *(found.get("gates") or ())]
+    texts += [(parts[0] or {}).get("ids_sha256"), (parts[3] or {}).get("name"), found.get("failure", "")]
+    lists = [found.get(key) or [] for key in ("gates", "references_sha256")]
+    if not all(isinstance(one, list) for one in lists):
+        return False
+    texts += [text for one in lists for text in one]
     options = (parts[3] or {}).get("options")
     return all(isinstance(n, int) for n in counts) and all(isinstance(t, str) for t in texts) and isinstance(options, dict)

@@ -88,7 +88,7 @@ def erase_all(
         subject: a network or a nest.
         request: samples; masks and frozen weights are filled in.
         memos: what was or is prepared.
-        seed: of draws, and of a network drawn anew unless the method has one of its own.
+        seed: of draws.
         batchnorm: measure running statistics again on what stays.
     """
     known, done = memos(), list[Erased]()
@@ -98,7 +98,7 @@ def erase_all(
     for network in networks(subject):
         before = network.subject
         start = _with_frozen(before, network.frozen, done[-1].after) if done else before
-        asked = replace(request, masks=before.masks, frozen=network.frozen, fresh=partial(_fresh, before, getattr(method, "seed", seed)))
+        asked = replace(request, masks=before.masks, frozen=network.frozen, fresh=partial(_fresh, before))
         n = len(request.forget) + len(request.retain)
         memo = known.of(network.level, before.module(), start.module(), before.masks, n)
         erasure = method.erase(start.module(), asked, memo)

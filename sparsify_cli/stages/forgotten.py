@@ -19,7 +19,7 @@ FORGOTTEN = "forgotten_ids"
 
 def forgotten_ids(artifact: Artifact | None) -> frozenset[str]:
     """Ids forgotten by an artifact or any of its ancestors; a parent that is gone or damaged ends the walk."""
-    listed = (one.manifest.get("facts", {}).get(FORGOTTEN) for one in _line(artifact))
+    listed = (one.manifest.get("facts", {}).get(FORGOTTEN) for one in lineage(artifact))
     return frozenset(str(name) for ids in listed if isinstance(ids, list) for name in ids)
 
 
@@ -35,7 +35,13 @@ def without_forgotten(samples: Samples, artifact: Artifact | None) -> Samples:
     return replace(samples.take(stay), classes=samples.classes or tuple(map(str, range(samples.outputs))))
 
 
-def _line(artifact: Artifact | None) -> Iterator[Artifact]:
+def unlearner_of(artifact: Artifact) -> str:
+    """The method of forgetting that an artifact was made with, or prepared for; empty where its recipe names none."""
+    chosen = (artifact.manifest.get("recipe") or {}).get("unlearner") or {}
+    return str(chosen.get("name", "") if isinstance(chosen, dict) else chosen)
+
+
+def lineage(artifact: Artifact | None) -> Iterator[Artifact]:
     """The artifact and its ancestors, as far as they are artifacts that can be read."""
     seen = set()
     while artifact is not None and (here := artifact.folder.resolve()) not in seen:

@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsify_cli.contracts.unlearner import Memo
 from sparsify_cli.errors import BadRequest, MissingContext
-from sparsify_cli.stages.forgotten import without_forgotten
+from sparsify_cli.stages.forgotten import unlearner_of, without_forgotten
 from sparsify_cli.stages.lineage import ancestors
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.stages.write import data_identity
@@ -100,8 +100,7 @@ def read_memo(folder: Path, subject: Subject, name: str) -> Prepared:
 
 
 def _require_method(folder: Path, artifact: Artifact, name: str) -> None:
-    chosen = (artifact.manifest.get("recipe") or {}).get("unlearner") or {}
-    made = str(chosen.get("name", "") if isinstance(chosen, dict) else chosen)
+    made = unlearner_of(artifact)
     if made and made != name:
         what = f"{folder} was prepared for {made}, and {name} is to forget."
         raise BadRequest(what, "What is prepared belongs to a method.", f"Use --unlearner {made}, or leave --memo out.")

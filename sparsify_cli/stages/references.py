@@ -12,8 +12,9 @@ from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.errors import BadRequest, MissingContext
 from sparsify_cli.recipes.verbs import UnlearnRecipe
 from sparsify_cli.stages.certificate import EXACT
-from sparsify_cli.stages.forgotten import forgotten_ids
+from sparsify_cli.stages.forgotten import forgotten_ids, lineage, unlearner_of
 from sparsify_cli.stages.subject import Subject, open_path, with_context_of
+from sparsify_cli.stages.write import data_identity
 
 MAKE = "Make one: --unlearner retrain with the same --forget and --seed (a second one with --set unlearner.seed=1 as well)."
 
@@ -52,30 +53,47 @@ def _require_alike(reference: Subject, subject: Subject) -> None:
         raise BadRequest(f"{reference.path} holds other levels than {subject.path}.", "", "Retrain the same nest, or take a level out.")
 
 
-def require_unseen(found: tuple[Subject, ...], request: Request) -> None:
+def require_unseen(found: tuple[Subject, ...], subject: Subject, request: Request) -> None:
     """Refuse a reference that is known to have seen what it stands for not having seen, or that was not trained anew.
+
+    Known is what forgot by another method, what was made of the network itself, and what was trained on the same training set.
 
     Raises:
         BadRequest: there is one.
     """
-    for one in (one for one in found if one.artifact is not None):
-        seen, how = set(request.forget.ids) - forgotten_ids(one.artifact), _method(one)
+    for one in found:
+        seen, how = _unaccounted(one, request), _method(one)
         if how and how not in EXACT:
             raise BadRequest(f"{one.path} is no reference: it was made by {how}.", "A reference is trained anew without the samples.", MAKE)
-        if seen:
-            why = f"Nothing says that it was trained without {len(seen):,} of the {len(request.forget):,} samples to forget."
+        if seen and _is_known_to_have_seen(one, subject):
+            why = f"It was trained with {seen:,} of the {len(request.forget):,} samples to forget."
             raise BadRequest(f"{one.path} is no reference.", why, MAKE)
 
 
-def reference_notes(found: tuple[Subject, ...]) -> Iterator[str]:
-    """That nothing is known of a reference that is a plain file."""
-    for one in (one for one in found if one.artifact is None):
-        yield f"{one.path} is a plain file: nothing says that it was trained anew without the samples."
+def reference_notes(found: tuple[Subject, ...], request: Request) -> Iterator[str]:
+    """Of which references nothing is known."""
+    for one in found:
+        if seen := _unaccounted(one, request):
+            yield f"{one.path}: nothing says that it was trained anew without {seen:,} of the {len(request.forget):,} forgotten samples."
+
+
+def _unaccounted(one: Subject, request: Request) -> int:
+    """Samples to forget that no erasure it descends from names."""
+    return len(set(request.forget.ids) - forgotten_ids(one.artifact))
+
+
+def _is_known_to_have_seen(one: Subject, subject: Subject) -> bool:
+    ours, data = subject.checkpoint.source.sha256, data_identity(subject.samples("train"))
+    if one.checkpoint.source.sha256 == ours:
+        return True
+    line = list(lineage(one.artifact))
+    return any(
+        artifact.manifest.get("facts", {}).get("data_sha256") == data or (artifact.manifest.get("parent") or {}).get("sha256") == ours
+        for artifact in line
+    )
 
 
 def _method(one: Subject) -> str:
-    """The method of forgetting that made an artifact; empty for other verbs."""
-    if one.artifact is None or one.artifact.verb != "unlearn":
-        return ""
-    chosen = one.artifact.manifest.get("recipe", {}).get("unlearner") or {}
-    return str(chosen.get("name", "") if isinstance(chosen, dict) else chosen)
+    """The method by which it last forgot, itself or an ancestor; empty where none did."""
+    erasures = (artifact for artifact in lineage(one.artifact) if artifact.verb == "unlearn")
+    return next((unlearner_of(artifact) for artifact in erasures), "")

@@ -71,7 +71,7 @@ def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
         return _prepared(recipe, method, subject, listener)
     opened = references(recipe, subject)
     request = _request(recipe, subject, listener)
-    require_unseen(opened, request)
+    require_unseen(opened, subject, request)
     start = time.monotonic()
     took = 0.0
 
@@ -169,7 +169,7 @@ def _written(
 
         made = Product(recipe, after, report, subject, after.checkpoint, after.masks, after.nest, facts=gone, certify=certify)
         write_product(folder, made)
-    notes = (*known.notes(), *reference_notes(opened), *_notes(done, report), *gates)
+    notes = (*known.notes(), *reference_notes(opened, request), *_notes(done, report), *gates)
     headline, hints = _headline(request, report), (f"sparsify report {folder}",)
     return Outcome("unlearn", headline, report, folder, _tables(last, report), notes, hints, files=(folder / CERTIFICATE,), failure=failure)
 

@@ -42,7 +42,7 @@ class Retrain(Erasing):
             BadRequest: a layer does not say how it is drawn.
         """
         if request.fresh is not None:
-            return request.fresh().to(next(model.parameters()).device)
+            return request.fresh(self.seed).to(next(model.parameters()).device)
         drawn = copied(model)
         require_drawable(drawn)
         torch.manual_seed(self.seed)

@@ -16,11 +16,12 @@ How epsilon is chosen, when it is not given; the test split is never seen. The s
 From there the step goes on to where the loss of the samples that stay is expected to be lowest (see below), provided that the target still
 holds there and that loss, measured on a probe, did fall: half of a class takes with it how often that class is right.
 Validation accuracy on the classes that stay may not fall by more than `tolerance`; if the target is not within it, damping
-ten times smaller and ten times larger is tried, then the most forgetful step within the tolerance is taken, and a note says
-so. A model that shows no gap between seen and unseen samples gives no such target. What retraining minimises is the loss of the samples
-that stay; so epsilon is then the one, up to the published 1, that brings this loss lowest along the step: its slope is known exactly (minus
-that of S, at a minimum of the whole), its bend is measured on a probe. Half a class of a convex model (digits): answers on it differ from
-those of the retrained model by 3 to 4 %, with epsilon = 1 by 7 to 17 %, with no step by 9 %.
+ten times smaller and ten times larger (a hundred where a class goes) is tried, then the most forgetful step within the tolerance
+is taken, and a note says so. A model that shows no gap between seen and unseen samples gives no such target. What retraining
+minimises is the loss of the samples that stay; so epsilon is then the one, up to the published 1, that brings this loss lowest
+along the step: its slope is known exactly (minus that of S, at a minimum of the whole), its bend is measured on a probe. Half a
+class of a convex model (digits): answers on it differ from those of the retrained model by 3 to 4 %, with epsilon = 1 by 7 to
+17 %, with no step by 9 %.
 
 Limits. Running statistics of batch norm are read, never changed: they still contain the forgotten samples. One step is an
 approximation away from convex models; it is no proof of erasure. A memo belongs to one model: after an erasure it is stale, which

@@ -91,10 +91,19 @@ def test_reference_that_knows_the_samples_is_refused(here, run: Run):
     assert run(f"unlearn {DENSE} --forget class:3 --out forgot").code == 0
     said = run(f"unlearn {DENSE} --forget class:3 --audit --reference forgot --out out")
     assert (said.code, "made by ssse" in said.sentence) == (2, True)
+    assert run("prune forgot --sparsity 0.1 --out thinner").code == 0
+    assert "made by ssse" in run(f"unlearn {DENSE} --forget class:3 --audit --reference thinner --out out").sentence
     assert run(f"unlearn {DENSE} --forget class:3 --unlearner retrain --set unlearner.epochs=1 --most-harm 1 --out anew").code == 0
     shutil.copy("anew/model.safetensors", "plain.safetensors")
     said = run(f"unlearn {DENSE} --forget class:3 --audit --reference plain.safetensors --out out")
-    assert (said.code, "is a plain file" in said.err) == (0, True)
+    assert (said.code, "nothing says that it was trained anew" in said.err) == (0, True)
+    shutil.copy(f"{DENSE}/model.safetensors", "itself.safetensors")
+    said = run(f"unlearn {DENSE} --forget class:3 --audit --reference itself.safetensors --out no")
+    assert (said.code, "is no reference" in said.sentence) == (2, True)
+    assert run("train --arch mlp --data digits --epochs 1 --seed 7 --out all").code == 0
+    assert run("train --arch mlp --data digits --epochs 1 --seed 8 --out other").code == 0
+    said = run("unlearn other --forget class:3 --audit --reference all --out no")
+    assert (said.code, "It was trained with" in said.sentence) == (2, True)
     assert "--audit" in run(f"unlearn {DENSE} --forget class:3 --reference {PRUNED}").sentence
 
 

@@ -98,7 +98,7 @@ def test_retraining_takes_the_network_it_is_given(model):
     fresh = nn.Linear(2, 3)
     start = copy.deepcopy(fresh.state_dict())
     method = Retrain(epochs=1, lr=1e-12, weight_decay=0.0)
-    erasure = method.erase(model, Request(REQUEST.forget, REQUEST.retain, VALIDATION, fresh=lambda: fresh), None)
+    erasure = method.erase(model, Request(REQUEST.forget, REQUEST.retain, VALIDATION, fresh=lambda seed: fresh), None)
     torch.testing.assert_close(erasure.tensors["weight"], start["weight"], rtol=0, atol=1e-9)
 
 
