@@ -18,16 +18,14 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from kept import Cell, Kept
 from unlearning import run
 
-KEPT, TABLE = Path(__file__).with_suffix(".jsonl"), Path(__file__).with_suffix(".txt")
 SUBJECTS = {
     "faces": ["--arch", "subjects.py:faces_net", "--data", "subjects.py:faces"],
     "clothes": ["--arch", "subjects.py:clothes_net", "--data", "subjects.py:clothes"],
 }
-Cell = dict[str, Any]
 Numbers = dict[tuple[str, str, str], float]
 PERCENT: dict[str, Callable[[Cell], float]] = {
     "accuracy": lambda c: 100 * c["accuracy"],
@@ -47,11 +45,6 @@ def numbers(folder: Path) -> Numbers:
     """(name, side, scope) -> value."""
     found = json.loads((folder / "manifest.json").read_text())["numbers"]
     return {(f["name"], f["of"], f["scope"]): f["value"] for f in found}
-
-
-def cells() -> list[Cell]:
-    """What was measured so far."""
-    return [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
 
 
 def must(*words: str) -> None:
@@ -123,6 +116,9 @@ def _shown(here: list[Cell], number: Callable[[Cell], float], dense: dict[int, C
     return f"{statistics.fmean(values):.2f}{spread}{above}"
 
 
+KEPT = Kept(Path(__file__), ("name", "seed", "sparsity"), tables)
+
+
 def main() -> None:
     """Read the options, measure what is missing, write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -132,16 +128,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--again", action="store_true")
     args = parser.parse_args()
-    there = set() if args.again else {(c["name"], c["seed"]) for c in cells()}
+    there = set() if args.again else KEPT.there("name", "seed")
     for seed in range(args.seeds):
         if (args.name, seed) in there:
             continue
         with tempfile.TemporaryDirectory() as folder:
             found = measured(args.name, seed, args.sparsities.split(","), args.epochs, Path(folder))
-        with KEPT.open("a") as file:
-            file.writelines(json.dumps(cell) + "\n" for cell in found)
-        TABLE.write_text(tables(cells()))
-    print(tables(cells()))
+        KEPT.add(found)
+    print(KEPT.write())
 
 
 if __name__ == "__main__":

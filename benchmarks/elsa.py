@@ -19,17 +19,15 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-KEPT = Path(__file__).with_suffix(".jsonl")
-TABLE = Path(__file__).with_suffix(".txt")
+from kept import Cell, Kept
+
 WAYS = {
     "nested": "nested, private state",
     "alone": "trained alone",
     "bare": "nested, last level's state",
     "renewed": "the same, statistics anew",
 }
-Cell = dict[str, Any]
 
 
 def run(*words: str) -> None:
@@ -41,11 +39,6 @@ def accuracies(folder: Path) -> dict[str, float]:
     """Scope -> accuracy of an artifact, percent."""
     found = json.loads((folder / "manifest.json").read_text())["numbers"]
     return {f["scope"]: 100 * f["value"] for f in found if f["name"] == "accuracy" and f["of"] == "compressed"}
-
-
-def cells() -> list[Cell]:
-    """What was measured so far."""
-    return [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
 
 
 def seed_cells(args: argparse.Namespace, seed: int, folder: Path) -> Iterator[Cell]:
@@ -115,6 +108,9 @@ def _gaps(of: list[Cell], level: str) -> str:
     return f"{statistics.fmean(gaps):+.2f} +-{2 * statistics.stdev(gaps) / len(gaps) ** 0.5:.2f}"
 
 
+KEPT = Kept(Path(__file__), ("name", "level", "seed", "way"), tables)
+
+
 def main() -> None:
     """Read the options, measure what is missing, write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,15 +125,13 @@ def main() -> None:
     parser.add_argument("--flags", default="", help="further flags of embed, train and finetune")
     parser.add_argument("--again", action="store_true")
     args = parser.parse_args()
-    there = set() if args.again else {(c["name"], c["seed"]) for c in cells()}
+    there = set() if args.again else KEPT.there("name", "seed")
     for seed in range(args.seeds):
         if (args.name or args.data, seed) not in there:
             with tempfile.TemporaryDirectory() as folder:
                 found = list(seed_cells(args, seed, Path(folder)))
-            with KEPT.open("a") as file:
-                file.writelines(json.dumps(cell) + "\n" for cell in found)
-            TABLE.write_text(tables(cells()))
-    print(tables(cells()))
+            KEPT.add(found)
+    print(KEPT.write())
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from forked import Forked, Run
+from kept import Cell, Kept
 
 PUBLISHED = ["--allocation", "uniform", "--target", "own", "--no-bias"]
 METHODS = {
@@ -74,10 +75,6 @@ LEVELS = "0.5,0.6,0.7,0.8,0.9,2:4,4:8,1:4"
 BLIND = {"magnitude, uniform", "magnitude, global", "magnitude, erk", "lamp", "synflow"}
 """They look at no samples and draw no numbers."""
 
-KEPT = Path(__file__).with_suffix(".jsonl")
-TABLES = Path(__file__).with_suffix(".txt")
-Cell = dict[str, Any]
-
 
 def command(args: argparse.Namespace, method: str, level: str, seed: int, out: Path) -> list[str]:
     """Words of one run, without the program's name."""
@@ -102,12 +99,6 @@ def numbers_of(found: list[dict[str, Any]]) -> Cell:
     of = {f.get("of") or "pruned": round(100 * f["value"], 4) for f in named}
     dense = of.pop("dense", None)
     return {"accuracy": next(iter(of.values())), "dense": dense}
-
-
-def cells() -> list[Cell]:
-    """What was measured so far; of a cell that was measured twice the last."""
-    kept = [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
-    return list({(c["model"], c["method"], c["level"], c["seed"]): c for c in kept}.values())
 
 
 def tables(kept: list[Cell]) -> str:
@@ -147,6 +138,9 @@ def _shown(values: list[float | None]) -> str:
     return f"{mean:.2f} +-{max(abs(v - mean) for v in known):.2f} ({len(known)})"
 
 
+KEPT = Kept(Path(__file__), ("model", "method", "level", "seed"), tables)
+
+
 def main() -> None:
     """Read the options and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -179,7 +173,7 @@ def digits(args: argparse.Namespace) -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """Measure what is missing, and write the tables."""
-    there = set() if args.again else {(c["model"], c["method"], c["level"], c["seed"]) for c in cells()}
+    there = set() if args.again else KEPT.there()
     asked = [
         (method.strip(), level, seed)
         for seed in range(args.draws)
@@ -188,9 +182,7 @@ def measure(args: argparse.Namespace) -> None:
         if not (seed and method.strip() in BLIND) and not (":" in level and method.strip() in SAME)
     ]
     for cell in measured(args, [one for one in asked if (args.name or args.model.name, *one) not in there]):
-        with KEPT.open("a") as file:
-            file.write(json.dumps(cell) + "\n")
-        TABLES.write_text(tables(cells()))
+        KEPT.add([cell])
         print(*(cell[key] for key in ("method", "level", "seed", "accuracy", "cpu", "mb", "said")), sep="  ", flush=True)
 
 

@@ -18,10 +18,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-KEPT = Path(__file__).with_suffix(".jsonl")
-TABLE = Path(__file__).with_suffix(".txt")
+from kept import Cell, Kept
+
 RECIPE = {"objective": "distill", "batch-size": 64, "nesterov": None, "augment": "crop-flip"}
 TEACHER = ["--set", "objective.temperature=4", "--set", "objective.weight=0.9"]
 """Hardly anything of the labels: the network has seen these images before, the teacher's doubts are what is left to learn."""
@@ -33,7 +32,6 @@ OWN = {
     "acdc": [],
 }
 """Regime -> its flags."""
-Cell = dict[str, Any]
 
 
 def run(*words: str) -> float:
@@ -77,10 +75,7 @@ def table(cells: list[Cell]) -> str:
     return "".join("".join(f"{line.get(name, '-')!s:<{width}}" for name, width in COLUMNS.items()).rstrip() + "\n" for line in lines)
 
 
-def kept() -> list[Cell]:
-    """What was measured so far; of a cell that was measured twice the last."""
-    found = [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
-    return list({(c["model"], c["regime"], c["level"]): c for c in found}.values())
+KEPT = Kept(Path(__file__), ("model", "regime", "level"), table)
 
 
 def main() -> None:
@@ -115,15 +110,13 @@ def digits(args: argparse.Namespace, folder: Path) -> None:
 def measure(args: argparse.Namespace, folder: Path) -> None:
     """Measure what is missing, and write the table."""
     args.name = args.name or args.model.name
-    there = set() if args.again else {(c["model"], c["regime"], c["level"]) for c in kept()}
+    there = set() if args.again else KEPT.there()
     for level in args.levels.split(","):
         for regime in args.regimes.split(","):
             if (args.name, regime, level) in there:
                 continue
-            with KEPT.open("a") as file:
-                file.write(json.dumps(cell_of(args, regime, level, folder)) + "\n")
-            TABLE.write_text(table(kept()))
-            print(table(kept()), flush=True)
+            KEPT.add([cell_of(args, regime, level, folder)])
+            print(KEPT.write(), flush=True)
 
 
 if __name__ == "__main__":

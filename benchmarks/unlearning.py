@@ -24,10 +24,9 @@ import random
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
 
-KEPT = Path(__file__).with_suffix(".jsonl")
-TABLE = Path(__file__).with_suffix(".txt")
+from kept import Cell, Kept
+
 METHODS = {
     "nothing": [],
     "ssse": ["--unlearner", "ssse"],
@@ -58,7 +57,6 @@ SHOWN = {
     "ratio": "time",
 }
 """Number -> heading."""
-Cell = dict[str, Any]
 
 
 def run(*words: str) -> int:
@@ -73,11 +71,6 @@ def numbers(folder: Path) -> dict[str, float]:
     """Numbers of an artifact, of the whole network."""
     found = json.loads((folder / "manifest.json").read_text())["numbers"]
     return {f["name"]: f["value"] for f in found if f["scope"] == "all" and f["of"] == "compressed"}
-
-
-def cells() -> list[Cell]:
-    """What was measured so far."""
-    return [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
 
 
 class Seed:
@@ -191,6 +184,9 @@ def _shown(key: str, values: list[float | None]) -> str:
     return f"{mean:.3f}" if key.startswith("membership") else f"{100 * mean:.2f}"
 
 
+KEPT = Kept(Path(__file__), ("name", "method", "set", "seed"), tables)
+
+
 def main() -> None:
     """Read the options, measure what is missing, write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -206,7 +202,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--keep", type=Path)
     args = parser.parse_args()
-    there = set() if args.again else {(c["name"], c["method"], c["set"], c["seed"]) for c in cells()}
+    there = set() if args.again else KEPT.there()
     name = args.name or args.data
     for seed in range(args.seeds):
         asked = [(m.strip(), s) for s in args.sets.split(";") for m in args.methods.split(";") if (name, m.strip(), s, seed) not in there]
@@ -215,10 +211,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             work = Seed(args, seed, Path(folder))
             for method, which in asked:
-                with KEPT.open("a") as file:
-                    file.write(json.dumps(work.cell(method, which)) + "\n")
-                TABLE.write_text(tables(cells()))
-    print(tables(cells()))
+                KEPT.add([work.cell(method, which)])
+    print(KEPT.write())
 
 
 if __name__ == "__main__":
