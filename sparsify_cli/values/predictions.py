@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -46,7 +47,7 @@ class Predictions:
         """True where the outputs are yes-or-no attributes instead of classes."""
         return self.targets.ndim == 2
 
-    @property
+    @cached_property
     def probabilities(self) -> Float[Tensor, "n outputs"]:
         """Softmax of the logits, or of attributes the probability of each, float64."""
         return self.logits.double().sigmoid() if self.has_attributes else torch.softmax(self.logits.double(), dim=1)
@@ -59,7 +60,7 @@ class Predictions:
         yes, share = self.probabilities, self.logits.shape[1]
         return torch.cat([yes, 1 - yes], dim=1) / share
 
-    @property
+    @cached_property
     def labels(self) -> Int[Tensor, "n *a"]:
         """Predicted labels (argmax; the lowest label wins a tie), or 1 for every attribute that is likelier than not."""
         return (self.logits > 0).long() if self.has_attributes else self.logits.argmax(dim=1)
@@ -78,8 +79,13 @@ class Predictions:
 
     def of_attribute(self, position: int) -> Predictions:
         """The same about one attribute, as a choice between two classes, no and yes."""
-        logits = options(self.logits[:, position : position + 1], attributes=True)
-        return Predictions(logits, self.targets[:, position], self.ids, self.groups, ("no", "yes"))
+        return self._each_attribute[position]
+
+    @cached_property
+    def _each_attribute(self) -> tuple[Predictions, ...]:
+        """Made once, because every metric asks for every attribute."""
+        logits = (options(column, attributes=True) for column in self.logits.split(1, dim=1))
+        return tuple(Predictions(pair, self.targets[:, i], self.ids, self.groups, ("no", "yes")) for i, pair in enumerate(logits))
 
     def every_answer(self) -> Predictions:
         """The same with a row for every attribute of every sample; itself for classes."""

@@ -131,3 +131,10 @@ def test_constant_values_have_no_spread():
     found = bootstrap_mean(torch.full((17,), 0.1))
     assert found.low <= found.value <= found.high and found.high - found.low < 1e-12
     assert bootstrap_mean(torch.tensor([3.0])) == Estimate(3.0, 3.0, 3.0)
+
+
+def test_bootstrap_moves_with_its_values():
+    """Far from zero, where float32 would keep nothing of the spread, the interval is that around zero, moved."""
+    values = torch.linspace(0, 1, 101, dtype=torch.float64).square()
+    near, far = bootstrap_mean(values), bootstrap_mean(values + 1e9)
+    assert (far.low - 1e9, far.high - 1e9) == pytest.approx((near.low, near.high), rel=1e-5)
