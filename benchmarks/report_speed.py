@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 
 from sparsify_cli.contracts.metric import Evidence, Truth
+from sparsify_cli.pages.document import to_json
 from sparsify_cli.pages.html import render_html
 from sparsify_cli.pages.spreadsheet import render_csv
-from sparsify_cli.pages.view import Stage, View, to_json
+from sparsify_cli.pages.view import Stage, View
 from sparsify_cli.stages.measure import measure_all
 from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding, Report

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import NamedTuple
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -101,6 +102,27 @@ def _offer(view: View, index: int, sparsity: float) -> Offer:
     return Offer(sparsity, _value(_bytes(view, index)), _value(time), good, worst)
 
 
+class Harm(NamedTuple):
+    """Where harm starts: sparsities, None where it is nowhere here.
+
+    Args:
+        as_dense_up_to: the highest below which no network here is changed beyond noise, itself included.
+        less_sure_from: the lowest at which more answers are unsure while accuracy holds.
+        worse_from: the lowest at which accuracy (perplexity, error) is worse.
+    """
+
+    as_dense_up_to: float | None
+    less_sure_from: float | None
+    worse_from: float | None
+
+
+def harm(found: Sequence[Point]) -> Harm:
+    """Of networks by sparsity, the dense one first."""
+    same = list(takewhile(lambda p: p.regime == AS_DENSE, found[1:]))
+    unsure, worse = (next((p.sparsity for p in found[1:] if p.regime == regime), None) for regime in (LESS_SURE, WORSE))
+    return Harm(same[-1].sparsity if same else None, unsure, worse)
+
+
 def verdict(found: Sequence[Point], about: str = "accuracy") -> str:
     """Where harm starts, in one or two sentences.
 
@@ -110,13 +132,12 @@ def verdict(found: Sequence[Point], about: str = "accuracy") -> str:
     """
     if all(p.regime == UNKNOWN for p in found[1:]):
         return f"There is not enough data to say where {about} changes."
-    same = list(takewhile(lambda p: p.regime == AS_DENSE, found[1:]))
-    unsure, worse = (next((p for p in found[1:] if p.regime == regime), None) for regime in (LESS_SURE, WORSE))
+    same, unsure, worse = harm(found)
     none = "Where all is as it was is not known" if found[1].regime == UNKNOWN else "No sparsity here leaves all as it was"
-    parts = [f"Up to {percent(same[-1].sparsity)} zeros nothing is changed beyond noise" if same else none]
-    parts += [f"from {percent(unsure.sparsity)} more answers are unsure while accuracy holds"] if unsure else []
+    parts = [f"Up to {percent(same)} zeros nothing is changed beyond noise" if same is not None else none]
+    parts += [f"from {percent(unsure)} more answers are unsure while accuracy holds"] if unsure is not None else []
     nowhere = [f"{about} is nowhere worse beyond noise"] if all(p.regime != UNKNOWN for p in found) else []
-    parts += [f"from {percent(worse.sparsity)} {about} is worse"] if worse else nowhere
+    parts += [f"from {percent(worse)} {about} is worse"] if worse is not None else nowhere
     return f"{'; '.join(parts)}."
 
 

@@ -16,10 +16,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sparsify_cli.pages import against_sparsity, bias, figures, routing, tables, training_curves
+from sparsify_cli.pages.document import plain
 from sparsify_cli.pages.glossary import label
 from sparsify_cli.pages.images import data_uri
 from sparsify_cli.pages.verdict import called, cards, gain, speed, who_pays
-from sparsify_cli.pages.view import Reliability, View, missing, to_json
+from sparsify_cli.pages.view import Reliability, View, missing
 from sparsify_cli.pages.wording import SAID, clean, count, percent, ratio, spoken, tie
 
 SHOWN_EXEMPLARS = 48
@@ -67,7 +68,7 @@ def _context(view: View) -> dict[str, Any]:
         "texts": view.quality == "perplexity",
         "changed": _changed(view),
         "everything": [(stage, tables.everything(stage)) for stage in view.stages],
-        "recipes": [(stage.name, _pretty(to_json(view)["stages"][i]["recipe"])) for i, stage in enumerate(view.stages) if stage.recipe],
+        "recipes": [(stage.name, _pretty(plain(stage.recipe))) for stage in view.stages if stage.recipe],
         "samples": _samples(view),
         "quality": label(view.quality),
         "chooses": view.quality == "accuracy",

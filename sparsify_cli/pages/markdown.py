@@ -40,7 +40,7 @@ def render_markdown(view: View) -> str:
     parts = [f"## {escape(view.title)}", f"**{escape(headline(view))}**"]
     parts += [escape(who_pays(view))] if who_pays(view) else []
     parts += [escape(note[:1].upper() + note[1:]) for note in view.notes]
-    parts += ["**Gates**\n\n" + "\n".join(f"- {escape(gate)}" for gate in view.gates)] if view.gates else []
+    parts += ["**Gates**\n\n" + "\n".join(f"- {escape(gate.sentence)}" for gate in view.gates)] if view.gates else []
     parts += [_five(view), _stages(view)]
     worst, what = _worst(view), "Attributes" if view.scopes("attribute") else "Classes"
     parts += [f"<details><summary>{what} and groups that lost most</summary>\n\n{worst}\n\n</details>"] if worst else []

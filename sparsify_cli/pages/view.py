@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from sparsify_cli.errors import BadRequest
+from sparsify_cli.values.condition import Condition
 from sparsify_cli.values.report import Finding, Report
 
-SCHEMA = "sparsify/report/1"
 SAME = {"bytes_dense": ("bytes_disk", "bytes_dense")}
 """Names under which the same number may be found, the measured file before the computed sum."""
 QUALITIES = {"perplexity": "perplexity", "accuracy": "accuracy", "rmse": "root mean square error"}
@@ -161,7 +161,7 @@ class View:
         reliability: (name, bins) of each model.
         lineage: steps from the ancestor to the subject.
         environment: name -> version or machine fact.
-        gates: sentences about gates that were checked.
+        gates: what a pipeline asked, and what came of it.
         curves: how trained stages were trained.
         certificates: of stages that were made to forget.
         notes: sentences to be read before any number: whose answers are averaged, what is of another kind.
@@ -176,7 +176,7 @@ class View:
     reliability: tuple[Reliability, ...] = ()
     lineage: tuple[LineageStep, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    gates: tuple[str, ...] = ()
+    gates: tuple[Condition, ...] = ()
     curves: tuple[Curve, ...] = ()
     certificates: tuple[Certified, ...] = ()
     notes: tuple[str, ...] = ()
@@ -245,41 +245,3 @@ def _find(report: Report, name: str, of: Literal["compressed", "dense"], scope: 
 def missing(finding: Finding | None) -> bool:
     """True when there is no usable number: absent, None, NaN or infinite."""
     return finding is None or finding.value is None or not math.isfinite(finding.value)
-
-
-def to_json(view: View) -> dict[str, Any]:
-    """The view as plain JSON values (strict: NaN and infinity become null). Pixels are left out: ids name the samples."""
-    stages = [{**_fields(stage), "recipe": dict(stage.recipe), "report": stage.report.to_json()} for stage in view.stages]
-    document = {
-        "schema": SCHEMA,
-        "title": view.title,
-        "subject": view.index,
-        "stages": stages,
-        "layers": [{**asdict(layer), "sparsity": layer.sparsity} for layer in view.layers],
-        "exemplars": [{k: v for k, v in _fields(e).items() if k != "image"} for e in view.exemplars],
-        "reliability": [{"name": name, "bins": [list(row) for row in bins]} for name, bins in view.reliability],
-        "lineage": [asdict(step) for step in view.lineage],
-        "environment": dict(view.environment),
-        "gates": list(view.gates),
-        "notes": list(view.notes),
-        "models": view.models,
-        "certificates": [asdict(one) for one in view.certificates],
-    }
-    plain: dict[str, Any] = _strict(document)
-    return plain
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if hasattr(value, "item"):
-        return _strict(value.item())
-    return value if isinstance(value, str | bool | int | None) else str(value)

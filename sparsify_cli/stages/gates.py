@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sparsify_cli.errors import BadRequest, Regression, UnknownName
+from sparsify_cli.values.condition import Condition
 from sparsify_cli.values.report import Finding, Report
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
@@ -72,19 +73,19 @@ def parse_gate(text: str) -> Gate:
     return Gate(text, re.sub(r"[ -]+", "_", name.strip()), of, scope or "all", sign, bound)
 
 
-def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[str, ...], Regression | None]:
-    """A sentence for each gate, and the failure when one does not hold.
+def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[Condition, ...], Regression | None]:
+    """What came of each gate, and the failure when one does not hold.
 
     Raises:
         BadRequest: a gate cannot be read.
         UnknownName: a gate asks for a number that was not measured.
     """
-    checked = [(gate, _found(gate, report)) for gate in map(parse_gate, texts)]
-    sentences = tuple(f"{gate.text}: {'holds' if gate.holds(f) else 'DOES NOT HOLD'}, measured {_value(f)}" for gate, f in checked)
-    failed = [s for s, (gate, finding) in zip(sentences, checked, strict=True) if not gate.holds(finding)]
+    found = [(gate, _found(gate, report)) for gate in map(parse_gate, texts)]
+    checked = tuple(Condition(gate.text, gate.sign, gate.bound, finding, gate.holds(finding)) for gate, finding in found)
+    failed = [condition.sentence for condition in checked if not condition.holds]
     if not failed:
-        return sentences, None
-    return sentences, Regression(
+        return checked, None
+    return checked, Regression(
         f"{len(failed)} of {len(checked)} gates failed: {'; '.join(failed)}.", "", "`sparsify report` shows where the loss is."
     )
 
@@ -128,10 +129,3 @@ def _not_one(gate: Gate, named: list[Finding], fitting: list[Finding], report: R
         known = {f.name for f in report if f.of == gate.of and f.scope == "all"}
     hint = "" if named else " A class, attribute or group is named behind an @, e.g. accuracy@class:3 or accuracy@group:sex=Female."
     return UnknownName(f"measured number ({gate.of})", wanted, known, f"The gate was {gate.text!r}.{hint}")
-
-
-def _value(finding: Finding) -> str:
-    if finding.value is None:
-        return "nothing"
-    unit = "points" if finding.of == "change" else "%"
-    return f"{finding.value:.6g}" + (f" ({100 * finding.value:.1f} {unit})" if finding.unit == "fraction" else "")

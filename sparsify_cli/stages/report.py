@@ -15,11 +15,12 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.metric import Evidence
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.calibration_error import reliability_bins
-from sparsify_cli.pages.against_sparsity import headline
+from sparsify_cli.pages.against_sparsity import AS_DENSE, LESS_SURE, headline, regime
+from sparsify_cli.pages.document import to_json
 from sparsify_cli.pages.html import render_html
 from sparsify_cli.pages.markdown import render_markdown, terminal_columns, terminal_rows
 from sparsify_cli.pages.spreadsheet import render_csv
-from sparsify_cli.pages.view import Certified, Curve, Epoch, Layer, LineageStep, Reliability, Stage, View, to_json
+from sparsify_cli.pages.view import Certified, Curve, Epoch, Layer, LineageStep, Reliability, Stage, View
 from sparsify_cli.pages.wording import round_percent
 from sparsify_cli.recipes.shared import OutputFields
 from sparsify_cli.recipes.verbs import ReportRecipe
@@ -28,6 +29,7 @@ from sparsify_cli.stages.certificate import read_certificate
 from sparsify_cli.stages.evidence import evidence
 from sparsify_cli.stages.exemplars import exemplars
 from sparsify_cli.stages.forecast import foretell, score, score_note
+from sparsify_cli.stages.forgotten import lineage
 from sparsify_cli.stages.gates import check_gates, parse_gate
 from sparsify_cli.stages.levels import level_note
 from sparsify_cli.stages.lineage import dense_ancestor, kin
@@ -45,6 +47,7 @@ from sparsify_cli.stages.validate import parse_split
 from sparsify_cli.stages.write import Product, data_identity, output_folder, versions, write_product
 from sparsify_cli.values.artifact import claimed
 from sparsify_cli.values.atomic import replace_file
+from sparsify_cli.values.condition import Condition
 from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding, Report
 
@@ -101,17 +104,33 @@ def reported(
         networks.sort(key=lambda one: one.masks.sparsity)
     others = population(recipe.population, subject, dense)
     shown = [_compared(dense, one, split, listener, others if one.path == subject.path else others.dense_only()) for one in networks]
-    about = _scored(recipe, next(one for one in shown if one.subject.path == subject.path), dense, split)
-    shown = [about if one.subject.path == subject.path else one for one in shown]
-    sentences, failure = check_gates(recipe.gate, about.report)
-    first = (*others.notes(subject), *_stranger_notes(subject, dense, networks))
-    view = replace(_view(dense, shown, about, split, sentences), notes=first, models=1 + len(others.compressed))
+    asked_about = next(one for one in shown if one.subject.path == subject.path)
+    chosen, *why = _chosen(dense, shown) if recipe.sparsities else (asked_about,)
+    about, subject = _scored(recipe, chosen, dense, split), chosen.subject
+    shown = [about if one is chosen else one for one in shown]
+    gates, failure = check_gates(recipe.gate, about.report)
+    first = (*why, *others.notes(subject), *_stranger_notes(subject, dense, networks))
+    view = replace(_view(dense, shown, about, split, gates), notes=first, models=1 + len(others.compressed))
+    sentences = [gate.sentence for gate in gates]
     notes = (*(text for one in networks for text in level_note(one)), *first, *sentences, *score_note(about.report))
     folder, held = output_folder(asked or recipe, subject.name)
     with claimed(folder, held=held):
         files = write_pages(folder, view)
         write_product(folder, Product(asked or recipe, subject, about.report, subject, facts={"files": [path.name for path in files]}))
     return Outcome("report", headline(view), about.report, folder, tables=(_terminal(view),), files=files, notes=notes, failure=failure)
+
+
+def _chosen(dense: Subject, shown: Sequence[Compared]) -> tuple[Compared, str]:
+    """Of a sweep, by sparsity, what the page is about: the sparsest that is not worse beyond noise, or else the least sparse; and why."""
+    view = View("", (Stage(_root(dense), "dense", "", {}, _dense_report(shown[0].report)), *map(_stage, shown)))
+    holding = [one for i, one in enumerate(shown, 1) if regime(view, i) in (AS_DENSE, LESS_SURE)]
+    about = holding[-1] if holding else shown[0]
+    why = (
+        "the sparsest that is not worse beyond noise"
+        if holding
+        else "the least sparse, because none is known to be as good as the dense one"
+    )
+    return about, f"gates and details are about {_name(about.subject)}, {why}."
 
 
 def _scored(recipe: ReportRecipe, about: Compared, dense: Subject, split: Split) -> Compared:
@@ -149,9 +168,9 @@ def _stranger_notes(subject: Subject, dense: Subject, networks: Sequence[Subject
 
 
 def _trained_on(subject: Subject) -> str:
-    """Hash of its training data, where its manifest says it."""
-    facts = subject.artifact.manifest.get("facts", {}) if subject.artifact else {}
-    return str(facts.get("data_sha256", "")) if subject.artifact and subject.artifact.verb in ("finetune", "train") else ""
+    """Hash of the data it was last trained on, itself or an ancestor, where a manifest says it."""
+    facts = (one.manifest.get("facts", {}) for one in lineage(subject.artifact) if one.verb in ("finetune", "train"))
+    return str(next((one.get("data_sha256", "") for one in facts), ""))
 
 
 def _terminal(view: View) -> Table:
@@ -201,7 +220,7 @@ def _remembered(network: Subject, verb: str) -> list[Finding]:
     return [finding for finding in found if verb == "unlearn" and finding.name.startswith(wanted)]
 
 
-def _view(dense: Subject, shown: Sequence[Compared], about: Compared, split: Split, gates: tuple[str, ...]) -> View:
+def _view(dense: Subject, shown: Sequence[Compared], about: Compared, split: Split, gates: tuple[Condition, ...]) -> View:
     root = Stage(_root(dense), "dense", str(dense.path), _recipe(dense), _dense_report(about.report))
     stages = told_apart((root, *(_stage(one) for one in shown)))
     return View(

@@ -21,7 +21,7 @@ CONTEXT = ("arch", "arch_arg", "data", "data_arg")
 
 
 def swept(recipe: ReportRecipe, dense: Subject, listener: Listener) -> tuple[str, ...]:
-    """Paths of the networks, sparsest first.
+    """Paths of the networks, least sparse first.
 
     Raises:
         BadRequest: the network is sparse already, or a sparsity is no pruning.
@@ -31,7 +31,7 @@ def swept(recipe: ReportRecipe, dense: Subject, listener: Listener) -> tuple[str
         raise BadRequest(what, "--sparsities starts from a dense network.", "Name that one.")
     if not all(recipe.sparsities):
         raise BadRequest("A sparsity of 0 prunes nothing.", "The dense network is shown anyway.", "Leave it out of --sparsities.")
-    return tuple(_at(recipe, dense, sparsity, listener) for sparsity in sorted(set(recipe.sparsities), reverse=True))
+    return tuple(_at(recipe, dense, sparsity, listener) for sparsity in sorted(set(recipe.sparsities)))
 
 
 def _at(recipe: ReportRecipe, dense: Subject, sparsity: Fraction, listener: Listener) -> str:

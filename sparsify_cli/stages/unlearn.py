@@ -157,7 +157,8 @@ def _written(
     report = Report(
         (*measured, *_latencies(subject), seconds, *known.findings(), *compared(last.before, last.after), *size_findings(last.after)), facts
     )
-    gates, failed = check_gates(recipe.gate, report)
+    checked, failed = check_gates(recipe.gate, report)
+    gates = tuple(one.sentence for one in checked)
     failure = _ruined(recipe, report) or failed
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):

@@ -53,10 +53,10 @@ def _measured(recipe: ValidateRecipe, subject: Subject) -> Outcome:
         (*alone(subject, split=split, names=()), *size_findings(subject), _file_size(subject)),
         {"model": str(subject.path), "split": split, "data_sha256": data_identity(samples), "samples": len(samples)},
     )
-    sentences, failure = check_gates(recipe.gate, report)
+    checked, failure = check_gates(recipe.gate, report)
     measured = ", ".join(f"{label} {said(report.get(name))}" for name, label in HEADLINE.items() if report.get(name))
     headline = f"{subject.path} on {len(samples):,} {split} samples: {measured}."
-    notes = (*level_note(subject), *sentences)
+    notes = (*level_note(subject), *(one.sentence for one in checked))
     return Outcome("validate", headline, report, tables=_tables(report), notes=notes, failure=failure)
 
 

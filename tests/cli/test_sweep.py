@@ -16,12 +16,17 @@ DENSE, PRUNED = (f"runs/{NAMES[name]}" for name in ("dense", "pruned"))
 @pytest.mark.slow
 def test_a_page_against_sparsity(here, run: Run):
     """Columns by rising sparsity; each network has as many zeros as was asked; the section with its curves is there."""
-    assert run(f"report {DENSE} --sparsities 0.95,0.5,0.8 --solver sparsegpt --out page").code == 0
+    assert run(f"report {DENSE} --sparsities 0.95,0.5,0.8 --solver sparsegpt --gate sparsity>=0.1 --out page").code == 0
     page = json.loads(Path("page/report.json").read_text())
     assert [stage["verb"] for stage in page["stages"]] == ["dense", "prune", "prune", "prune"]
     found = [float(open_path(Path(stage["path"])).masks.sparsity) for stage in page["stages"][1:]]
     assert found == pytest.approx([0.5, 0.8, 0.95], abs=1e-3)
     html = Path("page/report.html").read_text(encoding="utf-8")
+    regimes = [one["regime"] for one in page["sweep"]["networks"]]
+    holds = [i for i, regime in enumerate(regimes) if i and regime in ("as dense", "less sure")]
+    assert page["subject"] == page["sweep"]["networks"][holds[-1] if holds else 1]["stage"]
+    assert any(note.startswith("gates and details are about pruned") for note in page["notes"])
+    assert [one["gate"] for one in page["gates"] if one["holds"]] == ["sparsity>=0.1"]
     assert 'id="against"' in html and "fig-against-accuracy" in html
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from sparsify_cli.pages.view import Exemplar, Layer, LineageStep, Reliability, Stage, View
+from sparsify_cli.values.condition import Condition
 from sparsify_cli.values.report import Finding, Report
 
 
@@ -53,6 +54,6 @@ def view(**changes: Any) -> View:
         "reliability": (Reliability("dense", [(0.9, 0.91, 300), (0.6, 0.5, 60)]), Reliability("pruned", [(0.9, 0.8, 360), (0.1, 0.0, 0)])),
         "lineage": (LineageStep("pruned", "prune", "runs/002", "ab" * 32, "Magnitude, 90 %."),),
         "environment": {"torch": "2.13.0"},
-        "gates": ("accuracy fell by less than 1.5 points: held",),
+        "gates": (Condition("change.accuracy>=-0.015", ">=", -0.015, accuracy(-0.006, "change"), True),),
     }
     return View(**{**fields, **changes})

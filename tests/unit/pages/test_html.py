@@ -11,6 +11,7 @@ import pytest
 
 from sparsify_cli.pages.html import render_html
 from sparsify_cli.pages.view import Curve, Epoch, Exemplar, Layer, LineageStep, Reliability, Stage
+from sparsify_cli.values.condition import Condition
 from sparsify_cli.values.report import Finding, Report
 from tests.unit.pages.fakes import accuracy, compressed, view
 
@@ -84,7 +85,7 @@ def test_first_screen_says_the_verdict_and_plain_words(page):
     """The sentence, who pays, the gate, and why zeros are not faster."""
     text = page.replace("\u00a0", " ")
     assert "90 % of the prunable weights are gone; accuracy fell by 0.6 points" in text
-    assert "Class 8 pays most" in text and "1.5 points: held" in text and "dense kernels do not skip zeros" in text
+    assert "Class 8 pays most" in text and "change.accuracy&gt;=-0.015: holds" in text and "dense kernels do not skip zeros" in text
 
 
 def test_missing_and_unknown_numbers_are_shown_as_such(page):
@@ -111,7 +112,7 @@ def test_hostile_text_stays_text():
         reliability=(Reliability(EVIL, [(0.5, 0.5, 1)]),),
         lineage=(LineageStep(EVIL, EVIL, EVIL, EVIL, EVIL),),
         environment={EVIL: EVIL},
-        gates=(EVIL,),
+        gates=(Condition(EVIL, ">=", 0.5, extra[0], False),),
     )
     page = render_html(evil)
     reader = Reader(page)

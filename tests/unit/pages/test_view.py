@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.pages.view import Stage, View, to_json
+from sparsify_cli.pages.document import to_json
+from sparsify_cli.pages.view import Stage, View
 from sparsify_cli.values.report import Finding, Report
 from tests.unit.pages.fakes import accuracy, view
 

@@ -53,19 +53,19 @@ def test_what_is_no_gate(text):
 
 def test_gates_that_hold():
     """Bounds themselves count for >= and <=; one sentence each, no failure."""
-    sentences, failure = check_gates(["accuracy>=0.95", "bytes_packed<=1MB", "change.accuracy>=-2%"], REPORT)
+    checked, failure = check_gates(["accuracy>=0.95", "bytes_packed<=1MB", "change.accuracy>=-2%"], REPORT)
     assert failure is None
-    assert sentences[0] == "accuracy>=0.95: holds, measured 0.95"
-    assert len(sentences) == 3
+    assert checked[0].sentence == "accuracy>=0.95: holds, measured 0.95"
+    assert [one.holds for one in checked] == [True] * 3
 
 
 def test_gates_that_do_not_hold():
     """The failures are counted and said, exit code 3; those that hold are not among them."""
-    sentences, failure = check_gates(["accuracy>0.95", "dense.accuracy>0.9", "accuracy@class:3>=60%"], REPORT)
+    checked, failure = check_gates(["accuracy>0.95", "dense.accuracy>0.9", "accuracy@class:3>=60%"], REPORT)
     assert isinstance(failure, Regression) and failure.exit_code == 3
     assert "2 of 3 gates failed" in str(failure)
     assert "accuracy>0.95: DOES NOT HOLD, measured 0.95" in str(failure) and "dense.accuracy" not in str(failure)
-    assert len(sentences) == 3
+    assert [one.holds for one in checked] == [False, True, False]
 
 
 @pytest.mark.parametrize("text", ["auc>=0", "auc<=1", "nll>=0", "nll<=100"])
@@ -115,7 +115,7 @@ SCOPED = Report(
 )
 def test_names_and_scopes_as_people_write_them(gate, measured):
     """With hyphens, without `class:` or `group:`, with a colon for the equals sign, wherever only one number can be meant."""
-    assert check_gates([gate], SCOPED)[0] == (f"{gate}: holds, measured {measured}",)
+    assert [one.sentence for one in check_gates([gate], SCOPED)[0]] == [f"{gate}: holds, measured {measured}"]
 
 
 @pytest.mark.parametrize("text", ["group-gap<=1", "accuracy@sex<=1", "accuracy@female>=0"])
