@@ -114,7 +114,7 @@ class IdentityPairs:
             "the attribute with itself": self._itself,
             "with a group that the training set has not": self.trained.skew.isnan(),
             f"with fewer than {self.rules.positives} true positives of a group in the test set": fewest < self.rules.positives,
-            f"with a training skew below {self.rules.skew:g}": self.trained.skew < self.rules.skew,
+            f"with a training skew below {100 * self.rules.skew:g} %": self.trained.skew < self.rules.skew,
         }
         told = torch.zeros_like(self._itself)
         for reason, holds in reasons.items():

@@ -225,7 +225,7 @@ class Study:
         rates = float(trained.inside[at]), float(trained.outside[at])
         counts = int(tested.positives_inside[at]), int(tested.positives_outside[at])
         (rate, other), (here, there) = (pair if inside else pair[::-1] for pair in (rates, counts))
-        note = f"{rate:.1%} against {other:.1%} in training; {here} and {there} true positives in the test set"
+        note = f"{100 * rate:.1f} % against {100 * other:.1f} % in training; {here} and {there} true positives in the test set"
         return replace(ABOUT, n=len(first), scope=scope, note=note)
 
     def _of_pair(self, about: Finding, one: Amplification, value: Float[Tensor, ""], drawn: Float[Tensor, " r"]) -> Finding:

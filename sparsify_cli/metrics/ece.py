@@ -66,7 +66,7 @@ class ECE(Metric):
             return finding
         levels = [self._level(p) for p in population]
         usual, most = (sum(level[i] for level in levels) / len(levels) for i in (0, 1))
-        note = f"a perfectly calibrated model would show about {usual:.4f} on this many samples"
+        note = f"a perfectly calibrated model would show about {100 * usual:.2f} % on this many samples"
         low = 0.0 if finding.value <= most else finding.low
         return replace(finding, low=low, note="; ".join(part for part in (note, finding.note) if part))
 

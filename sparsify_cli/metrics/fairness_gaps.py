@@ -170,7 +170,7 @@ class Telling:
         gap = gaps[0 if finding.of == "compressed" else 1]
         usual, most = gap.chance
         low = 0.0 if finding.low is not None and finding.value is not None and finding.value <= most else finding.low
-        note = f"{self._widest(gap)}; groups without any difference would show about {usual:.3f} on this many samples"
+        note = f"{self._widest(gap)}; groups without any difference would show about {100 * usual:.1f} % on this many samples"
         return self._noted(replace(finding, low=low), gap, note)
 
     def _noted(self, finding: Finding, gap: Gap, note: str) -> Finding:
@@ -189,7 +189,7 @@ class Telling:
         if len(self.names) == 1:
             return f"of {self.names[0]!r}: {self._pair(gap, 0)}"
         at = int(gap.values.nan_to_num(-1).argmax())
-        return f"mean over {self._noun}, widest for {self.names[at]!r} ({float(gap.values[at]):.3f}, {self._pair(gap, at)})"
+        return f"mean over {self._noun}, widest for {self.names[at]!r} ({100 * float(gap.values[at]):.1f} %, {self._pair(gap, at)})"
 
     def _change(self, now: Gap, before: Gap) -> str:
         if len(self.names) == 1:

@@ -145,7 +145,7 @@ class Links:
             return finding
         regressors = int((~self.fixed[MODELS.index(finding.of)]).sum()) - 1
         usual, most = chance_level(regressors, finding.n)
-        found = noted(finding, f"attributes without any link would show about {usual:.4f} on this many samples")
+        found = noted(finding, f"attributes without any link would show about {100 * usual:.2f} % on this many samples")
         if found.low is None or found.high is None:
             return found
         low = found.low - optimism(finding.value, regressors, finding.n)

@@ -71,7 +71,7 @@ def _beside_perfect(finding: Finding, population: Sequence[Predictions]) -> Find
     if finding.value is None or not population:
         return finding
     usual, most = _mean([level(one) for one in population])
-    note = f"a perfectly calibrated model would show about {usual:.4f} on this many samples"
+    note = f"a perfectly calibrated model would show about {100 * usual:.2f} % on this many samples"
     low = 0.0 if finding.value <= most else finding.low
     return replace(finding, low=low, note="; ".join(part for part in (note, finding.note) if part))
 

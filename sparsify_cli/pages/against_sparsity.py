@@ -29,7 +29,7 @@ from sparsify_cli.pages.trade_offs import figures as trade_offs
 from sparsify_cli.pages.verdict import called
 from sparsify_cli.pages.verdict import verdict as one_verdict
 from sparsify_cli.pages.view import View, missing
-from sparsify_cli.pages.wording import clean, judge, percent, significant
+from sparsify_cli.pages.wording import clean, judge, listed, percent, significant
 from sparsify_cli.values.report import Finding
 
 STEEP = 100
@@ -132,6 +132,8 @@ def verdict(found: Sequence[Point], about: str = "accuracy") -> str:
     """
     if all(p.regime == UNKNOWN for p in found[1:]):
         return f"There is not enough data to say where {about} changes."
+    if not _grows(found):
+        return _uneven(found, about)
     same, unsure, worse = harm(found)
     none = "Where all is as it was is not known" if found[1].regime == UNKNOWN else "No sparsity here leaves all as it was"
     parts = [f"Up to {percent(same)} zeros nothing is changed beyond noise" if same is not None else none]
@@ -139,6 +141,21 @@ def verdict(found: Sequence[Point], about: str = "accuracy") -> str:
     nowhere = [f"{about} is nowhere worse beyond noise"] if all(p.regime != UNKNOWN for p in found) else []
     parts += [f"from {percent(worse)} {about} is worse"] if worse is not None else nowhere
     return f"{'; '.join(parts)}."
+
+
+def _grows(found: Sequence[Point]) -> bool:
+    """Whether no network is in a milder regime than a less sparse one."""
+    order = [(AS_DENSE, LESS_SURE, WORSE).index(p.regime) for p in found[1:] if p.regime != UNKNOWN]
+    return order == sorted(order)
+
+
+def _uneven(found: Sequence[Point], about: str) -> str:
+    """Which networks are worse and which are not, where that does not follow sparsity."""
+    at = {kind: listed([percent(p.sparsity) for p in found[1:] if p.regime == kind]) for kind in (WORSE, LESS_SURE, AS_DENSE)}
+    parts = [f"{about} is worse at {at[WORSE]} zeros"] if at[WORSE] else []
+    parts += [f"it holds while more answers are unsure at {at[LESS_SURE]}"] if at[LESS_SURE] else []
+    parts += [f"nothing is changed at {at[AS_DENSE]}"] if at[AS_DENSE] else []
+    return f"Harm does not follow sparsity here, beyond noise: {'; '.join(parts)}."
 
 
 def headline(view: View) -> str:

@@ -44,20 +44,20 @@ class Row:
 
 def rows(view: View) -> list[Row]:
     """Those that were measured, by name."""
-    found = []
+    found, of = [], "attributes" if view.scopes("attribute") else "answers"
     for name in NAMES:
         for i, finding in enumerate(_chosen(view, name)):
             change = view.about.report.get(name, of="change", scope=finding.scope)
             cells = (cell(view.dense(name, finding.scope)), cell(finding), cell(change, judge(change)))
             heads = (label(name), meaning(name, finding.definition)) if i == 0 else ("", "")
-            found.append(Row(*heads, where(finding.scope), cells, said(change), finding.note))
+            found.append(Row(*heads, where(finding.scope, of), cells, said(change), finding.note))
     return found
 
 
-def where(scope: str) -> str:
-    """`group:race&sex` -> `race and sex`; `class:>50K@sex=Male` -> `>50K, sex = Male`."""
+def where(scope: str, of: str = "answers") -> str:
+    """`group:race&sex` -> `race and sex`; `class:>50K@sex=Male` -> `>50K, sex = Male`; `all` -> `all answers`."""
     if scope == "all":
-        return "everything"
+        return f"all {of}"
     kind, _, name = scope.partition(":")
     return name.replace("&", " and ") if kind == "group" else name.replace("@", ", ", 1).replace("=", " = ", 1)
 

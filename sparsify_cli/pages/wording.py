@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from sparsify_cli.pages.view import missing
@@ -67,6 +68,11 @@ def percent(fraction: float) -> str:
 def round_percent(fraction: float) -> str:
     """As `percent`, without a decimal that is zero: 0.9 -> `90 %`."""
     return percent(fraction).replace(".0 %", " %")
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a`; `a and b`; `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def signed(value: float, digits: int = 1) -> str:

@@ -26,6 +26,7 @@ from sparsify_cli.maths.forecast import BELOW, LEAST, Risk, lift, precision, ran
 from sparsify_cli.maths.identity_pairs import IdentityPairs, Rules
 from sparsify_cli.maths.intervals import Estimate
 from sparsify_cli.maths.one_against_rest import asked
+from sparsify_cli.pages.wording import percent
 from sparsify_cli.recipes.verbs import ReportRecipe
 from sparsify_cli.stages.evidence import evidence
 from sparsify_cli.stages.measure import require_choices
@@ -78,11 +79,12 @@ def foretell(recipe: ReportRecipe, subject: Subject, listener: Listener) -> Outc
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
         write_product(folder, Product(recipe, subject, report, subject, certify=partial(_write, document)))
-    headline = f"Foretold: {int(at_risk.sum()):,} of {len(answers):,} answers are at risk, and the bias of {len(found)} pairs."
-    table = Table("bias at risk, most first", ("what, and the group training favours", "unsure", "gap", "risk"), tuple(_rows(found)))
+    some = [one for one in found if one.risk > 0]
+    headline = f"Foretold: {int(at_risk.sum()):,} of {len(answers):,} answers are at risk, and the bias of {len(some)} pairs."
+    table = Table("bias at risk, most first", ("what, and the group training favours", "unsure", "gap", "risk"), tuple(_rows(some)))
     hints = (f"sparsify prune {subject.path} --sparsity 0.9 --out pruned", f"sparsify report pruned --score {folder}")
     notes = () if found else ("the data names no groups that share an attribute unequally, so no bias can be foretold.",)
-    return Outcome("report", headline, report, folder, (table,) if found else (), notes, hints, files=(folder / FORECAST,))
+    return Outcome("report", headline, report, folder, (table,) if some else (), notes, hints, files=(folder / FORECAST,))
 
 
 def risks(seen: Evidence) -> list[Risk]:
@@ -200,7 +202,7 @@ def _foretold(at_risk: Tensor, found: list[Risk]) -> Iterator[Finding]:
 
 def _rows(found: list[Risk]) -> Iterator[tuple[str, ...]]:
     for one in found[:SHOWN]:
-        yield one.scope.partition(":")[2], f"{one.uncertainty:.1%}", f"{one.gap:.1%}", f"{one.risk:.3f}"
+        yield one.scope.partition(":")[2], percent(one.uncertainty), percent(one.gap), f"{one.risk:.3f}"
 
 
 def _write(document: Mapping[str, Any], folder: Path, _: str) -> None:

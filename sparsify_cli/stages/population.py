@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsify_cli.errors import BadRequest, MissingContext
+from sparsify_cli.pages.wording import percent
 from sparsify_cli.stages.lineage import dense_ancestor
 from sparsify_cli.stages.subject import Subject, open_path, with_context_of
 
@@ -40,8 +41,8 @@ class Population:
         if not self.compressed:
             return ()
         odd = [one for one in self.compressed if abs(float(one.masks.sparsity) - float(subject.masks.sparsity)) > APART]
-        its = f"{subject.path} {float(subject.masks.sparsity):.1%}"
-        notes = [f"{one.path} has {float(one.masks.sparsity):.1%} zeros, {its}: not the same network." for one in odd]
+        its = f"{subject.path} {percent(float(subject.masks.sparsity))}"
+        notes = [f"{one.path} has {percent(float(one.masks.sparsity))} zeros, {its}: not the same network." for one in odd]
         sides = f"{len(self.compressed) + 1} networks and {len(self.dense) + 1} dense ones"
         names = ", ".join(one.path.name for one in (subject, *self.compressed))
         return (f"answers of {sides} are averaged ({names}); sizes and times are those of {subject.path}.", *notes)

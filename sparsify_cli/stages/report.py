@@ -21,7 +21,7 @@ from sparsify_cli.pages.html import render_html
 from sparsify_cli.pages.markdown import render_markdown, terminal_columns, terminal_rows
 from sparsify_cli.pages.spreadsheet import render_csv
 from sparsify_cli.pages.view import Certified, Curve, Epoch, Layer, LineageStep, Reliability, Stage, View
-from sparsify_cli.pages.wording import round_percent
+from sparsify_cli.pages.wording import percent, round_percent
 from sparsify_cli.recipes.shared import OutputFields
 from sparsify_cli.recipes.verbs import ReportRecipe
 from sparsify_cli.stages.audit import audit_notes, audit_tables
@@ -162,7 +162,7 @@ def _stranger_notes(subject: Subject, dense: Subject, networks: Sequence[Subject
     notes = [f"{one.path} was trained on other data than {subject.path}: its numbers here are not those it was made for." for one in others]
     if dense.masks:
         notes.append(
-            f"{dense.path} is sparse itself ({float(dense.masks.sparsity):.1%} zeros), so this is no comparison with a dense network."
+            f"{dense.path} is sparse itself ({percent(float(dense.masks.sparsity))} zeros), so this is no comparison with a dense network."
         )
     return tuple(notes)
 
@@ -342,8 +342,10 @@ def _recipe(subject: Subject) -> dict[str, Any]:
 
 
 def _layers(subject: Subject) -> tuple[Layer, ...]:
-    tensors = subject.checkpoint.tensors
+    """In the order in which the network has them; files sort them by name."""
+    tensors, order = subject.checkpoint.tensors, list(subject.module().state_dict())
     names = [name for name in tensors if name in subject.masks] or prunable_names(subject.checkpoint, subject.architecture)
+    names.sort(key=lambda name: order.index(name) if name in order else len(order))
     kept = {name: int(subject.masks[name].sum()) if name in subject.masks else tensors[name].numel() for name in names}
     return tuple(Layer(name, tuple(tensors[name].shape), tensors[name].numel(), kept[name]) for name in names)
 

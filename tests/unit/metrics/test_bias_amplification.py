@@ -133,7 +133,7 @@ def test_a_change_is_paired_and_has_an_interval():
     seen = {f.of: f for f in found if f.scope == "class:yes@sex=f"}
     assert [seen[of].value for of in ("compressed", "dense", "change")] == pytest.approx([0.25, 0, 0.25])
     assert 0.05 < seen["change"].low < 0.25 < seen["change"].high < 0.45
-    assert "60.0% against 20.0%" in seen["change"].note and "predicted: 40 and 40" in seen["change"].note
+    assert "60.0 % against 20.0 %" in seen["change"].note and "predicted: 40 and 40" in seen["change"].note
 
 
 def test_few_predicted_positives_have_a_number_but_no_interval():

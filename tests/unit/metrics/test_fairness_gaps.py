@@ -114,7 +114,7 @@ def test_attributes_are_seen_together():
     model = Predictions(answers * 2.0 - 1, truth, tuple(map(str, range(40))), groups, ("a", "b"))
     found = report(model)
     assert gaps(model) == pytest.approx([1 / 2, 1 / 2, 1 / 2])
-    assert "widest for 'b' (1.000" in found.get(NAMES[0], scope="group:g").note
+    assert "widest for 'b' (100.0 %" in found.get(NAMES[0], scope="group:g").note
     assert len(list(found)) == 3 and gaps(model.of_attribute(1)) == pytest.approx([1, 1, 1])
 
 
@@ -198,7 +198,7 @@ def test_groups_that_are_alike_reach_down_to_zero():
 def test_the_level_of_groups_without_difference_is_what_they_show():
     """Five groups of 60 with chance .7: the mean gap of 150 test sets is the level within 8 %."""
     found = [report(tossed(60, [0.7] * 5, seed)).get(NAMES[1], scope="group:g") for seed in range(150)]
-    level = float(found[0].note.split("would show about ")[1].split()[0])
+    level = float(found[0].note.split("would show about ")[1].split()[0]) / 100
     assert sum(f.value for f in found) / 150 == pytest.approx(level, rel=0.08)
 
 

@@ -106,7 +106,7 @@ def test_permuted_answers_lose_the_link():
     apart = torch.stack([column[torch.randperm(300)] for column in labels.T], dim=1)
     found, before = report(telling(apart)).get("interdependence", scope="attribute:a"), report(telling(labels)).get("interdependence")
     assert before.value > 0.3 and before.low > 0.2
-    assert found.value < 0.04 and found.low == 0 and "0.0134" in found.note
+    assert found.value < 0.04 and found.low == 0 and "1.34 %" in found.note
 
 
 def test_swapping_yes_and_no_of_an_attribute_changes_nothing():

@@ -77,7 +77,7 @@ def test_ece_opens_its_interval_where_a_perfect_model_would_show_as_much():
     near = said([[0.5, 0.5]] * 100, [0] * 52 + [1] * 48)
     far = said([[0.5, 0.5]] * 100, [0] * 90 + [1] * 10)
     low, excluded = (report(ECE(), Evidence((p,))).get("ece") for p in (near, far))
-    assert low.value == pytest.approx(0.02) and low.low == 0 and "0.0399" in low.note
+    assert low.value == pytest.approx(0.02) and low.low == 0 and "3.99 %" in low.note
     assert excluded.value == pytest.approx(0.4) and excluded.low > 0.3
 
 

@@ -153,7 +153,7 @@ def test_attributes_are_averaged():
     both = Predictions(logits, targets, tuple(map(str, range(20))), {}, ("a", "b"))
     found = report(SmoothECE(), both).get("smooth_ece")
     levels = [calibrated_smooth_level(torch.full((20,), p, dtype=torch.float64))[0] for p in (0.8, 0.6)]
-    assert found.value == pytest.approx(0.2, abs=1e-8) and f"{sum(levels) / 2:.4f}" in found.note
+    assert found.value == pytest.approx(0.2, abs=1e-8) and f"{50 * sum(levels):.2f} %" in found.note
 
 
 def test_few_samples_and_several_models():

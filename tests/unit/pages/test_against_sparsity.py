@@ -61,10 +61,19 @@ def test_parameters_a_lost_point():
 
 def test_where_harm_starts_in_words():
     """The largest sparsity that leaves all as it was, the smallest of each harm."""
-    said = against_sparsity.verdict(against_sparsity.points(View("t", STAGES)))
-    assert said == (
+    found = against_sparsity.points(View("t", STAGES[:-1]))
+    assert against_sparsity.verdict(found) == (
         "Up to 50.0 % zeros nothing is changed beyond noise; from 80.0 % more answers are unsure while accuracy holds; "
-        "from 70.0 % accuracy is worse."
+        "from 98.0 % accuracy is worse."
+    )
+    assert against_sparsity.harm(found) == (0.5, 0.8, 0.98)
+
+
+def test_harm_that_does_not_follow_sparsity_is_listed():
+    """Where 70 % is worse and 80 % is not, no sparsity is where harm starts."""
+    assert against_sparsity.verdict(against_sparsity.points(View("t", STAGES))) == (
+        "Harm does not follow sparsity here, beyond noise: accuracy is worse at 70.0 % and 98.0 % zeros; "
+        "it holds while more answers are unsure at 80.0 %; nothing is changed at 50.0 %."
     )
 
 

@@ -28,7 +28,7 @@ def test_whole_columns_come_before_pairs():
             about("bias_amplification", "all", 0.0, 0.1), about("worst_group", "group:sex=Male", 0.8, 0.7),
         )
     )  # fmt: skip
-    assert [(row.label, row.where) for row in found] == [("Amplified bias", "everything"), ("", "a, sex = Male"), ("Worst group", "sex")]
+    assert [(row.label, row.where) for row in found] == [("Amplified bias", "all answers"), ("", "a, sex = Male"), ("Worst group", "sex")]
     assert [cell.text for cell in found[0].cells] == ["0.0 %", "10.0 %", "+10.0 points"] and found[0].reading == "worse"
 
 
