@@ -57,7 +57,7 @@ def population(paths: Sequence[str], subject: Subject, ancestor: Subject) -> Pop
         ancestor: its own dense one.
 
     Raises:
-        BadRequest: one is named twice, or is the subject itself.
+        BadRequest: one is named twice, is the subject itself, or is dense where the subject is not.
         MissingFile, UnreadableFile: as `open_path`.
     """
     seen, others, dense = {subject.path.resolve()}, [], {ancestor.path.resolve(): ancestor}
@@ -65,6 +65,11 @@ def population(paths: Sequence[str], subject: Subject, ancestor: Subject) -> Pop
         one = with_context_of(open_path(Path(text)), subject).single().checked()
         if one.path.resolve() in seen:
             raise BadRequest(f"{text} is in the population already.", "Each network counts once.", "Name every seed once.")
+        if subject.masks and not one.masks:
+            what = f"{text} has no pruned weights, and {subject.path} has."
+            raise BadRequest(
+                what, "A population is the same network from several seeds; dense ones are found by themselves.", "Leave it out."
+            )
         seen.add(one.path.resolve())
         others.append(one)
         if (its := _dense_of(one)) is not None:

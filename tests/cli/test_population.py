@@ -85,6 +85,7 @@ def test_exemplars_are_those_of_the_population(run: Run):
     ("words", "said"),
     [
         ("--population pruned0", "in the population already"),
+        ("--population dense1", "dense1 has no pruned weights"),
         ("--population nothing", "no file or artifact"),
         ("--population net.py", ""),
         ("--population pruned1 --forecast", "Leave one of them out"),
