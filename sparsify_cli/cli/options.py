@@ -92,7 +92,8 @@ def _metavar(option: Option) -> str:
 
 
 def _help(option: Option, f: Field[Any]) -> str:
-    names = f" One of: {', '.join(Shelf(option.shelf).names())}." if option.shelf else ""
+    choices = filter(None, (option.also, *(Shelf(option.shelf).names() if option.shelf else ())))
+    names = f" One of: {', '.join(choices)}." if option.shelf else ""
     return f"{option.help}{names}{_default(f)}"
 
 

@@ -31,12 +31,14 @@ class Option:
         positional: an argument instead of a flag.
         metavar: what stands for the value in help texts.
         shelf: package of the shelf whose names are the choices.
+        also: a choice that is no file of the shelf.
     """
 
     help: str
     positional: bool = False
     metavar: str = ""
     shelf: str = ""
+    also: str = ""
 
 
 @dataclass(frozen=True)

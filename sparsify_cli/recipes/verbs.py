@@ -40,7 +40,7 @@ class PruneRecipe(ModelFields, DataFields, SparsityFields, WeightsFields):
     ] = None
     solver: Annotated[
         Strategy | None,
-        Option("Repair the weights that stay, with data: auto or one of the shelf; left out = nothing is repaired.", shelf="solvers"),
+        Option("Repair the weights that stay, with data; left out = nothing is repaired.", shelf="solvers", also="auto"),
     ] = None
     samples: Annotated[int, Field(ge=1), Option("Training samples that --solver, or a criterion that sees inputs, looks at.")] = 1024
     augment: Annotated[int, Field(ge=0, le=100), Option("Flipped and shifted copies of each calibration image; 0 = the image itself.")] = 0
@@ -98,7 +98,9 @@ class EmbedRecipe(ModelFields, DataFields, SparsityFields, TrainFields, OutputFi
     ] = 10
     solver: Annotated[
         Strategy | None,
-        Option("With --epochs 0: repair each level around the weights of sparser ones; auto or one that works on layers.", shelf="solvers"),
+        Option(
+            "With --epochs 0: repair each level around the weights of sparser ones; one that works on layers.", shelf="solvers", also="auto"
+        ),
     ] = None
     samples: Annotated[int, Field(ge=1), Option("Training samples that --solver looks at.")] = 1024
     regime: Annotated[Strategy, Option("How each level's masks evolve.", shelf="regimes")] = Choice("gmp")
@@ -220,7 +222,9 @@ class ReportRecipe(ModelFields, DataFields, OutputFields):
         Levels, Option("Prune a dense network to each of these first, and show numbers against sparsity, e.g. 0.5,0.8,0.9,0.95.")
     ] = ()
     pattern: Annotated[PatternText, Option("With --sparsities: unstructured, N:M, N:MT, block:RxC.")] = Pattern()
-    solver: Annotated[Strategy | None, Option("With --sparsities: repair the weights that stay; as for prune.", shelf="solvers")] = None
+    solver: Annotated[
+        Strategy | None, Option("With --sparsities: repair the weights that stay; as for prune.", shelf="solvers", also="auto")
+    ] = None
     epochs: Annotated[int, Field(ge=0), Option("With --sparsities: fine-tune each for so many passes.")] = 0
     forecast: Annotated[bool, Option("Instead, from a dense network alone: which answers and whose bias compression puts at risk.")] = False
     score: Annotated[str, Option("Say how right this forecast of the dense ancestor was.", metavar="FORECAST")] = ""
