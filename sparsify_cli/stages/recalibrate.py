@@ -38,6 +38,8 @@ NEWEST = ("finetune", "prune", "shrink", "extract", "unlearn", "train")
 SHOWN = ("accuracy", "ece", "nll", "brier", "uncertainty", "threshold_bias", "f1")
 LEAST = 50
 """Validation samples below which nothing is moved."""
+NEAR = 0.005
+"""Temperatures this near to 1 say nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,10 @@ class Move:
     def notes(self) -> Iterator[str]:
         """What a person should know."""
         if not self.offsets:
-            yield f"temperature {self.temperature:.4g}: the network was {'too sure' if self.temperature > 1 else 'not sure enough'}."
+            was = (
+                "as sure as it should be" if abs(self.temperature - 1) < NEAR else "too sure" if self.temperature > 1 else "not sure enough"
+            )
+            yield f"temperature {self.temperature:.4g}: the network was {was}."
         if self.kept:
             some = ", ".join(self.kept[:5])
             yield f"{len(self.kept)} answers keep their threshold: validation data has one value of them, or the network one logit: {some}."

@@ -125,12 +125,22 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """A step along a line, what it does, and why it is no better."""
+    """A step along a line, what it does, and why it is no better.
+
+    Args:
+        cut: a longer one was asked for; None where none was asked for.
+    """
 
     line: Line
     epsilon: float
     reading: Reading
     note: str = ""
+    cut: bool | None = None
+
+    @property
+    def clipped(self) -> bool:
+        """Whether the trust region ended it."""
+        return self.epsilon >= self.line.limit if self.cut is None else self.cut
 
     @property
     def step(self) -> Float[Tensor, " d"]:

@@ -206,7 +206,7 @@ class Ssse(Unlearner):
         """The step a person asked for, cut to the trust region."""
         line = self._line(judge, newton, self.damping)
         epsilon = min(asked, line.limit)
-        return Attempt(line, epsilon, line.read(epsilon))
+        return Attempt(line, epsilon, line.read(epsilon), cut=asked > line.limit)
 
     def _chosen(self, judge: Judge, newton: Newton) -> Attempt:
         """The first damping that reaches the target, or the most forgetful step of all."""
@@ -293,7 +293,6 @@ def _findings(judge: Judge, newton: Newton, attempt: Attempt, trust: float) -> t
     before, after, norm = judge.before, attempt.reading, float(attempt.step.norm())
     theta, forgets, valids = float(newton.theta.norm()), len(judge.forget), len(judge.validation)
     one = "Length of the step; 1 is the Newton step of a well-specified model."
-    clipped = attempt.epsilon >= attempt.line.limit
     cut = f"1 when the step was cut to {trust:g} of the parameters' norm, else 0."
     stays = "On the classes that stay, over the probed validation samples."
     return (
@@ -301,7 +300,9 @@ def _findings(judge: Judge, newton: Newton, attempt: Attempt, trust: float) -> t
         _finding("damping", attempt.line.damping, definition="lambda added to the diagonal of the empirical Fisher, absolute."),
         _finding("step_norm", norm, definition=MOVED),
         _finding("relative_step_norm", norm / theta, "fraction", definition="step_norm over the norm of the parameters that may move."),
-        _finding("clipped", float(clipped), definition=cut, note=f"cut to {trust:g} of the parameters' norm." if clipped else ""),
+        _finding(
+            "clipped", float(attempt.clipped), definition=cut, note=f"cut to {trust:g} of the parameters' norm." if attempt.clipped else ""
+        ),
         _finding("forget_loss_before", before.forget_loss, "nats", forgets),
         _finding("forget_loss_after", after.forget_loss, "nats", forgets),
         _finding("forget_accuracy_before", before.forget_accuracy, "fraction", forgets),

@@ -72,6 +72,8 @@ def test_step_is_cut_to_the_trust_region(model):
     assert float(moved.norm()) == pytest.approx(0.1 * 2**0.5, rel=1e-5)
     assert found(erasure)["relative_step_norm"] == pytest.approx(0.1)
     assert found(erasure)["clipped"] == 1
+    allowed = Ssse(epsilon=found(erasure)["epsilon"], trust=0.1)
+    assert found(allowed.erase(model, REQUEST, method.prepare(model, TRAIN, MaskSet())))["clipped"] == 0
 
 
 def test_given_epsilon_is_used_and_halves_with_it(model):
