@@ -16,7 +16,7 @@ the trace is that of the Fisher; damping is exact, not split between factors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -127,16 +127,25 @@ class SpectralForm:
         Raises:
             Anomalous: a block is not positive definite.
         """
-        if free is not None:
-            return self._solved_inside(vector, damping, free)
-        damped = self.values + damping
-        if float(damped.min()) <= 0:
-            raise Anomalous(f"The Fisher matrix is not positive definite at damping {damping:.3g}.", "", "Use a larger damping.")
-        parts = blocks_of(vector.double(), self.vectors.shape[-1]).unsqueeze(-1)
+        return self.solutions(vector)(damping) if free is None else self._solved_inside(vector, damping, free)
+
+    def solutions(self, vector: Tensor) -> Callable[[float], Tensor]:
+        """Damping -> (F + damping I)^-1 vector, float64: turned into the eigenbasis once, for any number of dampings.
+
+        There in float64, because small eigenvalues enlarge its rounding; back in the eigenvectors' own type, where nothing does.
+        """
+        turned = blocks_of(vector.double(), self.vectors.shape[-1]).unsqueeze(-1)
         for some in _some_at_a_time(self.vectors):
-            q = self.vectors[some].double()
-            parts[some] = q @ (q.mT @ parts[some] / damped[some].unsqueeze(-1))
-        return parts.reshape(-1)[: len(vector)]
+            turned[some] = self.vectors[some].double().mT @ turned[some]
+
+        def solution(damping: float) -> Tensor:
+            damped = self.values + damping
+            if float(damped.min()) <= 0:
+                raise Anomalous(f"The Fisher matrix is not positive definite at damping {damping:.3g}.", "", "Use a larger damping.")
+            parts = self.vectors @ (turned / damped.unsqueeze(-1)).to(self.vectors.dtype)
+            return parts.reshape(-1)[: len(vector)].double()
+
+        return solution
 
     def without(self, rows: Rows, n: int) -> BlockForm:
         """The mean over what stays: see `BlockForm.without`."""

@@ -136,6 +136,7 @@ class Judge:
         target: loss that forget samples whose class stays are to reach.
         floor: validation accuracy that must be kept.
         start: what the model as it is does with the samples to forget and for validation.
+        stays: its mean loss on the samples that stay.
     """
 
     model: nn.Module
@@ -149,6 +150,7 @@ class Judge:
     target: float = 0.0
     floor: float = 0.0
     start: tuple[Outcome, Outcome] | None = None
+    stays: float = 0.0
 
     @classmethod
     def of(
@@ -186,7 +188,7 @@ class Judge:
         unseen, right = of_samples(here._validation.losses, self.validation.targets), here._validation.right
         gap = float(unseen @ mixture(unknown, known)) - level
         target = before + gap * (min(1.0, before / level) if level else 1.0)
-        return replace(self, target=target, floor=_mean(right) - tolerance, start=(here._forget, here._validation))
+        return replace(self, target=target, floor=_mean(right) - tolerance, start=(here._forget, here._validation), stays=_mean(seen))
 
     @cached_property
     def gone(self) -> Bool[Tensor, " forget"]:

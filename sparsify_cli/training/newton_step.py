@@ -59,11 +59,18 @@ class Newton:
 
     def unit(self, damping: float) -> Float[Tensor, " d"]:
         """The step of epsilon = 1 at an absolute damping."""
-        step = self.form.solve(self.asked, damping, self.free) / self.rest
+        step = self._solutions(damping) / self.rest
         norm = float(step.norm())
         if not 0 < norm < float("inf"):
             raise Anomalous(f"The erasure step has norm {norm}.", "The gradients of the samples to forget are zero or not finite.")
         return step
+
+    @cached_property
+    def _solutions(self) -> Callable[[float], Tensor]:
+        """What is asked for, by the inverse at any damping."""
+        if isinstance(self.form, SpectralForm) and self.free is None:
+            return self.form.solutions(self.asked)
+        return lambda damping: self.form.solve(self.asked, damping, self.free)
 
     def guess(self, unit: Float[Tensor, " d"], judge: Judge) -> float:
         """The epsilon that is enough if the loss of the samples, or the margin of a class that goes, rises in a straight line."""
@@ -120,7 +127,7 @@ class Line:
     @cached_property
     def _retained(self) -> Callable[[float], float]:
         """Loss of what stays at each epsilon, looked at once."""
-        return cache(lambda epsilon: self.judge.retained_loss(epsilon * self.unit))
+        return cache(lambda epsilon: self.judge.retained_loss(epsilon * self.unit) if epsilon else self.judge.stays)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sparsify_cli.errors import Anomalous
-from sparsify_cli.maths.fisher_forms import BlockForm, KroneckerForm, LowRankForm, factor_sizes, form_of
+from sparsify_cli.maths.fisher_forms import BlockForm, KroneckerForm, LowRankForm, SpectralForm, factor_sizes, form_of
 from sparsify_cli.maths.per_sample_gradients import Coordinates
 from sparsify_cli.values.mask_set import MaskSet
 
@@ -73,6 +73,19 @@ def test_eigenvectors_of_blocks_solve_as_the_blocks_do(rows):
     torch.testing.assert_close(spectral.solve(v, 0.1, free), BlockForm(before, 10).solve(v, 0.1, free), rtol=1e-9, atol=1e-9)
     with pytest.raises(Anomalous, match="not positive definite"):
         spectral.solve(v, -float(spectral.values.max()))
+
+
+def test_eigenvectors_kept_in_float32_solve_nearly_as_well():
+    """A right side in the steep directions, damping far below them: off by no more than the rounding of the eigenvectors allows."""
+    draw = torch.Generator().manual_seed(0)
+    steep = torch.randn(30, 64, generator=draw, dtype=torch.float64)
+    exact = BlockForm((steep.mT @ steep / 30).unsqueeze(0), 64).spectral()
+    rounded, v = SpectralForm(exact.vectors.float(), exact.values, 64), steep.sum(dim=0)
+    for damping in (1e-3, 0.1, 1.0):
+        wanted = exact.solve(v, damping * exact.scale)
+        found = rounded.solutions(v)(damping * exact.scale)
+        assert found.dtype == torch.float64
+        assert float((found - wanted).norm() / wanted.norm()) < 1e-7 * (1 + 1 / damping)
 
 
 def test_taking_samples_out_is_the_fisher_of_the_rest(rows):
