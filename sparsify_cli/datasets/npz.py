@@ -111,6 +111,7 @@ def _load(dataset: Npz, split: Split, stamp: tuple[int, int]) -> Samples:
     if "x" in arrays and ("y" in arrays or _is_text(arrays["x"])):
         return _cut(dataset._samples(arrays, "x", "y", "", "sample"), split, dataset.path)
     train = dataset._needed(arrays, "train")
+    _require_groups_of_splits(arrays, dataset.path)
     if split == "test":
         return dataset._fitting(dataset._needed(arrays, "test"), train)
     validation = dataset._split(arrays, "validation")
@@ -118,6 +119,19 @@ def _load(dataset: Npz, split: Split, stamp: tuple[int, int]) -> Samples:
         return train if split == "train" else dataset._fitting(validation, train)
     stay, held = hold_out(len(train))
     return train.take((held if split == "validation" else stay).sort().values)
+
+
+def _require_groups_of_splits(arrays: Mapping[str, Any], path: str) -> None:
+    """Refuse group columns that would not be read, because they name no split.
+
+    Raises:
+        BadData: there is one.
+    """
+    known = tuple(f"groups_{suffix}_" for suffixes in SUFFIXES.values() for suffix in suffixes)
+    odd = [key for key in arrays if key.startswith("groups_") and not key.startswith(known)]
+    if odd:
+        column = odd[0].removeprefix("groups_")
+        raise BadData(f"{path} holds {odd[0]}, which names no split.", "x_train and x_test are apart.", f"Save groups_test_{column}.")
 
 
 def _is_text(x: np.ndarray[Any, Any]) -> bool:

@@ -34,11 +34,13 @@ class Comparison:
         about: name, unit, direction, definition and source of the metric; everything else is filled in.
         least: fewer samples than this are "not enough data".
         bounds: range of the metric; intervals are cut to it.
+        share: of samples; a sample has 0 or 1, or a mean of such over networks or attributes.
     """
 
     about: Finding
     least: int = 10
     bounds: tuple[float, float] = (float("-inf"), float("inf"))
+    share: bool = False
 
     def findings(self, compressed: PerSample, dense: PerSample | None = None, *, scope: str = "all") -> list[Finding]:
         """Findings of one scope.
@@ -48,11 +50,17 @@ class Comparison:
             dense: the same for the dense model on the same samples, or None.
             scope: as in `Finding`.
         """
-        found = [self.finding("compressed", lambda: self._bounded(estimate(compressed)), len(compressed), scope)]
-        if dense is not None:
-            found.append(self.finding("dense", lambda: self._bounded(estimate(dense)), len(dense), scope))
-            found.append(self.finding("change", lambda: estimate_change(compressed, dense), len(dense), scope))
+        now, before = self._counted(compressed), None if dense is None else self._counted(dense)
+        found = [self.finding("compressed", lambda: self._bounded(estimate(now)), len(compressed), scope)]
+        if before is not None:
+            found.append(self.finding("dense", lambda: self._bounded(estimate(before)), len(compressed), scope))
+            found.append(self.finding("change", lambda: self._bounded_change(estimate_change(now, before)), len(compressed), scope))
         return found
+
+    def _counted(self, values: PerSample) -> PerSample:
+        """Shares of samples that are all 0 or 1, as when several networks agree, are counted: their interval must not claim certainty."""
+        plain = self.share and values.dtype != torch.bool and bool(((values == 0) | (values == 1)).all())
+        return values.bool() if plain else values
 
     def finding(self, of: Model, measured: Callable[[], Estimate], n: int, scope: str) -> Finding:
         """One finding, or "not enough data" without measuring anything."""
@@ -81,6 +89,10 @@ class Comparison:
     def _bounded(self, result: Estimate) -> Estimate:
         low, high = self.bounds
         return Estimate(result.value, max(result.low, low), min(result.high, high))
+
+    def _bounded_change(self, result: Estimate) -> Estimate:
+        low, high = self.bounds
+        return Estimate(result.value, max(result.low, low - high), min(result.high, high - low))
 
 
 def over_attributes(per_sample: Callable[[Predictions], PerSample]) -> Callable[[Predictions], PerSample]:

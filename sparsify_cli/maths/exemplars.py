@@ -1,7 +1,8 @@
 """Compression-identified exemplars: samples whose usual answer changes when the model is compressed.
 
-With several models a side the usual answer is the modal one (most frequent predicted label; the lowest label wins a tie); with one
-model a side it is that model's answer. The most surprising come first: those whose dense answer, now lost, was most confident.
+With several models a side the usual answer is the modal one (most frequent predicted label; of labels as frequent as each other the one
+of the highest mean probability); with one model a side it is that model's answer. The most surprising come first: those whose dense
+answer, now lost, was most confident.
 
 Source: Hooker, Courville, Clark, Dauphin, Frome 2019 (arXiv 1911.05248), "pruning identified exemplars"; Hooker et al. 2020
 (arXiv 2010.03058) call them compression-identified. They use populations of 30 models; with one model a side part of
@@ -32,9 +33,10 @@ class Exemplar(NamedTuple):
 
 
 def modal_labels(population: Sequence[Predictions]) -> Int[Tensor, " n"]:
-    """The most frequent predicted label of each sample; the lowest label wins a tie. For classes; of attributes each is asked for alone."""
-    votes = torch.stack([torch.nn.functional.one_hot(p.labels, p.logits.shape[1]) for p in population])
-    return votes.sum(dim=0).argmax(dim=1)
+    """The most frequent predicted label of each sample, ties by mean probability. For classes; of attributes each is asked for alone."""
+    votes = sum(torch.nn.functional.one_hot(p.labels, p.logits.shape[1]).double() for p in population)
+    chances = torch.stack([p.probabilities for p in population]).mean(dim=0)
+    return torch.as_tensor(votes + chances / 2).argmax(dim=1)
 
 
 def modal_confidence(population: Sequence[Predictions], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -7,6 +7,7 @@ The score of a forecast, once a compressed model is there, C = answers that chan
 
     precision = |S and C| / |S|      recall = |S and C| / |C|      lift = recall / (|S| / n)
 
+(intervals: `marked_answers.py`)
 and, over pairs (a, I) whose bias amplification is defined before and after, the rank correlation of the risk with its change. Its interval
 is Fisher's, with 1.06 / (n - 3) as variance, for n pairs as if they were independent, which pairs of one attribute are not.
 
@@ -24,7 +25,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparsify_cli.maths.intervals import Estimate, Z, wilson
+from sparsify_cli.maths import marked_answers
+from sparsify_cli.maths.intervals import Estimate, Z
+from sparsify_cli.maths.marked_answers import Marks
 
 BELOW = 0.9
 """Probability of the likelier answer below which an answer is susceptible."""
@@ -62,20 +65,19 @@ def susceptible(probabilities: Float[Tensor, "m options"], *, below: float = BEL
     return probabilities.amax(dim=1) < below
 
 
-def precision(at_risk: Bool[Tensor, " m"], changed: Bool[Tensor, " m"]) -> Estimate | None:
+def precision(at_risk: Marks, changed: Marks) -> Estimate | None:
     """Share of susceptible answers that changed; None with too few susceptible ones."""
-    return _share(changed[at_risk])
+    return marked_answers.share(changed, at_risk) if int(at_risk.sum()) >= LEAST else None
 
 
-def recall(at_risk: Bool[Tensor, " m"], changed: Bool[Tensor, " m"]) -> Estimate | None:
+def recall(at_risk: Marks, changed: Marks) -> Estimate | None:
     """Share of changed answers that were susceptible; None with too few changed ones."""
-    return _share(at_risk[changed])
+    return marked_answers.share(at_risk, changed) if int(changed.sum()) >= LEAST else None
 
 
-def lift(at_risk: Bool[Tensor, " m"], changed: Bool[Tensor, " m"]) -> Estimate | None:
-    """How many times more susceptible changed answers were than all; the share of all is taken as known."""
-    found, base = recall(at_risk, changed), float(at_risk.double().mean()) if len(at_risk) else 0.0
-    return None if found is None or not base else Estimate(found.value / base, found.low / base, found.high / base)
+def lift(at_risk: Marks, changed: Marks) -> Estimate | None:
+    """How many times more susceptible changed answers were than all; None with too few changed ones, or nothing at risk."""
+    return marked_answers.lift(at_risk, changed) if int(changed.sum()) >= LEAST and bool(at_risk.any()) else None
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> Estimate | None:
@@ -90,10 +92,6 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> Estimate |
         return Estimate(value, value, value)
     middle, half = math.atanh(value), Z * math.sqrt(1.06 / (len(one) - 3))
     return Estimate(value, math.tanh(middle - half), math.tanh(middle + half))
-
-
-def _share(found: Bool[Tensor, " k"]) -> Estimate | None:
-    return wilson(int(found.sum()), len(found)) if len(found) >= LEAST else None
 
 
 def _ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -126,11 +126,14 @@ def _last_accepted(score: Callable[[float], float], value: float) -> float:
 
 
 def _resampled_means(ordered: Float[Tensor, " n"], seed: int, resamples: int) -> Float[Tensor, " resamples"]:
-    """Means of the drawings; around the mean, so that float32 errs by a ten-millionth of the spread."""
+    """Means of the drawings; around the mean and in units of the farthest value, so that float32 errs by a ten-millionth of that."""
     mean = ordered.mean()
-    around = (ordered - mean).float()
+    farthest = (ordered - mean).abs().amax()
+    if not farthest > 0:
+        return mean.expand(resamples)
+    around = ((ordered - mean) / farthest).float()
     sums = [block @ around for block in _as_floats(len(ordered), seed, resamples).split(100)]
-    return mean + torch.cat(sums).double() / len(ordered)
+    return mean + farthest * torch.cat(sums).double() / len(ordered)
 
 
 @lru_cache(maxsize=1)

@@ -60,4 +60,5 @@ class Accuracy(Metric):
         """Accuracy of the compressed and the dense model and the paired change."""
         if evidence.positions:
             return compared(Comparison(OF_TOKENS, self.least, (0.0, 1.0)), right_tokens, evidence.sides)
-        return Comparison(ABOUT, self.least).compare(correct, evidence.compressed, evidence.dense, per_scope=self.per_scope)
+        comparison = Comparison(ABOUT, self.least, (0.0, 1.0), share=True)
+        return comparison.compare(correct, evidence.compressed, evidence.dense, per_scope=self.per_scope)

@@ -50,7 +50,7 @@ class Churn(Metric):
 
     def measure(self, evidence: Evidence) -> list[Finding]:
         """Disagreement between compressed and dense models and, with several, among the dense models."""
-        comparison = Comparison(replace(ABOUT, note=seeds_note(evidence.compressed, evidence.dense)), self.least)
+        comparison = Comparison(replace(ABOUT, note=seeds_note(evidence.compressed, evidence.dense)), self.least, (0.0, 1.0), share=True)
         now = disagreement(list(product(evidence.dense, evidence.compressed)))
         found = comparison.findings(now)
         for scope, members in parts(evidence.compressed[0]) if self.per_scope else ():

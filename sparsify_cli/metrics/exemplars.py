@@ -12,16 +12,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from jaxtyping import Bool
-from torch import Tensor
+import torch
 
 from sparsify_cli.contracts.metric import Evidence, Metric
 from sparsify_cli.maths.comparison import Comparison
 from sparsify_cli.maths.exemplars import modal_confidence, modal_labels
-from sparsify_cli.maths.intervals import Estimate, wilson
+from sparsify_cli.maths.intervals import Estimate
+from sparsify_cli.maths.marked_answers import Marks, by_sample, count, lift, share
 from sparsify_cli.values.report import Finding
 
-HOOKER, IOFINOVA = "Hooker et al. 2019", "Iofinova et al. 2023; our threshold rule for more than two classes; interval Wilson 1927"
+HOOKER, IOFINOVA = (
+    "Hooker et al. 2019",
+    "Iofinova et al. 2023; our threshold rule for more than two classes; intervals Wilson 1927, Efron 1979 over samples",
+)
 COUNT = Finding(
     name="exemplars",
     value=None,
@@ -56,31 +59,30 @@ class Exemplars(Metric):
         """Count of exemplars, share the dense model was unsure about, base rate, and lift."""
         dense, compressed = ([one.every_answer() for one in side] for side in (evidence.dense, evidence.compressed))
         before = modal_labels(dense)
-        changed = before != modal_labels(compressed)
-        unsure = modal_confidence(dense, before) < self.below
+        n = len(evidence.dense[0])
+        changed = by_sample(before != modal_labels(compressed), n)
+        unsure = by_sample(modal_confidence(dense, before) < self.below, n)
         return [self._count(changed, evidence), *self._concentration(changed, unsure)]
 
-    def _count(self, changed: Bool[Tensor, " n"], evidence: Evidence) -> Finding:
-        n, models = len(changed), min(len(evidence.dense), len(evidence.compressed))
-        interval = wilson(int(changed.sum()), n) if n else Estimate(0.0, 0.0, 0.0)
+    def _count(self, changed: Marks, evidence: Evidence) -> Finding:
+        n, models = changed.numel(), min(len(evidence.dense), len(evidence.compressed))
+        found = count(changed) if n else Estimate(0.0, 0.0, 0.0)
         note = "one model a side: part of this is what retraining alone would change" if models == 1 else ""
         unit = "answers" if evidence.dense[0].has_attributes else "samples"
-        return replace(COUNT, value=float(changed.sum()), n=n, unit=unit, low=n * interval.low, high=n * interval.high, note=note)
+        return replace(COUNT, value=found.value, n=n, unit=unit, low=found.low, high=found.high, note=note)
 
-    def _concentration(self, changed: Bool[Tensor, " n"], unsure: Bool[Tensor, " n"]) -> list[Finding]:
+    def _concentration(self, changed: Marks, unsure: Marks) -> list[Finding]:
         text = f"Share of exemplars (dense: of all samples) whose dense answer had a probability below {self.below:g}."
         comparison = Comparison(replace(UNCERTAIN, definition=text), self.least)
-        [share] = comparison.findings(unsure[changed])
-        [base] = comparison.findings(unsure)
-        return [share, replace(base, of="dense"), lift(share, base)]
+        among = comparison.finding("compressed", lambda: share(unsure, changed), int(changed.sum()), "all")
+        base = comparison.finding("dense", lambda: share(unsure, torch.ones_like(unsure)), unsure.numel(), "all")
+        return [among, base, self._lift(changed, unsure, among, base)]
 
-
-def lift(share: Finding, base: Finding) -> Finding:
-    """Share among exemplars over base rate; its interval is that of the share, the base rate taken as known."""
-    here = replace(LIFT, n=share.n)
-    if share.value is None or base.value is None:
-        return replace(here, note=share.note or base.note)
-    if not base.value:
-        return replace(here, note="undefined: the dense model is unsure about no sample")
-    low, high = ((end or 0.0) / base.value for end in (share.low, share.high))
-    return replace(here, value=share.value / base.value, low=low, high=high, note=f"base rate {base.value:.4f}, taken as known")
+    def _lift(self, changed: Marks, unsure: Marks, among: Finding, base: Finding) -> Finding:
+        here = replace(LIFT, n=among.n)
+        if among.value is None or base.value is None:
+            return replace(here, note=among.note or base.note)
+        if not base.value:
+            return replace(here, note="undefined: the dense model is unsure about no sample")
+        found = lift(unsure, changed)
+        return replace(here, value=found.value, low=found.low, high=found.high, note=f"base rate {100 * base.value:.2f} %")

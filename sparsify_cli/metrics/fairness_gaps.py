@@ -199,4 +199,4 @@ class Telling:
             )
         grown = (now.values - before.values).nan_to_num(-2)
         at = int(grown.argmax())
-        return f"mean over {self._noun}, grew most for {self.names[at]!r} ({float(grown[at]):+.3f})"
+        return f"mean over {self._noun}, grew most for {self.names[at]!r} ({100 * float(grown[at]):+.1f} points)"

@@ -77,7 +77,7 @@ def _gap(about: Finding, value: str, members: Members, correct: Correct) -> Find
     if best == value:
         return replace(about, value=0.0, note="this is the best group")
     gap = independent_difference(estimate(correct[members[best]]), estimate(correct[members[value]]))
-    return _with(about, gap, f"best is {best!r} of {len(members)} groups")
+    return _with(about, Estimate(gap.value, max(gap.low, 0.0), min(gap.high, 1.0)), f"best is {best!r} of {len(members)} groups")
 
 
 def _change(about: Finding, value: str, members: Members, models: tuple[Correct, Correct], gaps: tuple[Finding, Finding]) -> Finding:

@@ -89,7 +89,7 @@ class GroupRates(Metric):
             among = {"fpr": ~truth, "selection": torch.ones_like(truth)}.get(rate.rate, truth)
             given = [None if said is None else _turned(rate.rate, said)[among] for said in (now, before)]
             assert given[0] is not None
-            found += Comparison(_about(rate), self.least).findings(given[0], given[1], scope=scope)
+            found += Comparison(_about(rate), self.least, (0.0, 1.0), share=True).findings(given[0], given[1], scope=scope)
         return [f if f.value is None else replace(f, note=note) for f in found]
 
     def _of_classes(self, evidence: Evidence, scope: str, members: Members) -> list[Finding]:
@@ -157,4 +157,5 @@ def _worst_named(finding: Finding, names: Sequence[str], values: Sequence[Tensor
     shown = values[0] - values[1] if finding.of == "change" else values[0 if finding.of == "compressed" else 1]
     sign = 1.0 if finding.better == "lower" else -1.0
     at = int((sign * shown).nan_to_num(-torch.inf).argmax())
-    return f"worst for {names[at]!r} ({float(shown[at]):{'+' if finding.of == 'change' else ''}.3f})"
+    worst = 100 * float(shown[at])
+    return f"worst for {names[at]!r} ({f'{worst:+.1f} points' if finding.of == 'change' else f'{worst:.1f} %'})"

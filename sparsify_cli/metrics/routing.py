@@ -67,7 +67,7 @@ class Routing(Metric):
     def _at(self, share: float, pairs: Pairs, dense: Float[Tensor, " n"], scope: str, note: str) -> list[Finding]:
         text = f"Accuracy when the {100 * share:g} % of samples the model is least sure of are answered by the dense model."
         cut = sum(below(sureness(now), share) for now, _ in pairs) / len(pairs)
-        where = f"confidence below {cut:.3g}"
+        where = f"confidence below {100 * cut:.1f} %"
         about = replace(ABOUT, definition=text, note="; ".join(filter(None, (where, note))))
         return resampled_findings(Comparison(about, self.least, (0.0, 1.0)), together(pairs, share), dense, scope=scope)
 

@@ -49,4 +49,5 @@ class Uncertainty(Metric):
     def measure(self, evidence: Evidence) -> list[Finding]:
         """Share of unsure answers of the compressed and the dense model and the paired change."""
         about = replace(ABOUT, definition=f"Share of samples whose predicted label has a probability below {self.below:g}.")
-        return Comparison(about, self.least).compare(self.unsure, evidence.compressed, evidence.dense, per_scope=self.per_scope)
+        comparison = Comparison(about, self.least, (0.0, 1.0), share=True)
+        return comparison.compare(self.unsure, evidence.compressed, evidence.dense, per_scope=self.per_scope)

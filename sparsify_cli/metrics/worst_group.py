@@ -77,8 +77,10 @@ def lowest(correct: Correct, members: Members) -> str:
 
 def _finding(about: Finding, found: Estimate, members: Members, value: str, of: str) -> Finding:
     note = f"lowest is {value!r} of {len(members)} groups; picking the lowest of several makes it look somewhat too low"
+    note = note if len(members) > 1 else f"{value!r} is the only group with enough samples"
     here = replace(about, of=of, n=int(members[value].sum()), note="; ".join(part for part in (note, about.note) if part))  # type: ignore[arg-type]
-    return replace(here, value=found.value, low=found.low, high=found.high)
+    least, most = (-1.0, 1.0) if of == "change" else (0.0, 1.0)
+    return replace(here, value=found.value, low=max(found.low, least), high=min(found.high, most))
 
 
 def _moved(worst: str, former: str) -> str:

@@ -14,9 +14,10 @@ Source: the three regimes follow the findings of Iofinova, Peste, Alistarh 2023 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -109,15 +110,19 @@ class Harm(NamedTuple):
         as_dense_up_to: the highest below which no network here is changed beyond noise, itself included.
         less_sure_from: the lowest at which more answers are unsure while accuracy holds.
         worse_from: the lowest at which accuracy (perplexity, error) is worse.
+        uneven: harm does not follow sparsity, so there is no such place; or networks of one sparsity fare differently.
     """
 
-    as_dense_up_to: float | None
-    less_sure_from: float | None
-    worse_from: float | None
+    as_dense_up_to: float | None = None
+    less_sure_from: float | None = None
+    worse_from: float | None = None
+    uneven: bool = False
 
 
 def harm(found: Sequence[Point]) -> Harm:
     """Of networks by sparsity, the dense one first."""
+    if not _grows(found):
+        return Harm(uneven=True)
     same = list(takewhile(lambda p: p.regime == AS_DENSE, found[1:]))
     unsure, worse = (next((p.sparsity for p in found[1:] if p.regime == regime), None) for regime in (LESS_SURE, WORSE))
     return Harm(same[-1].sparsity if same else None, unsure, worse)
@@ -132,9 +137,9 @@ def verdict(found: Sequence[Point], about: str = "accuracy") -> str:
     """
     if all(p.regime == UNKNOWN for p in found[1:]):
         return f"There is not enough data to say where {about} changes."
-    if not _grows(found):
+    same, unsure, worse, uneven = harm(found)
+    if uneven:
         return _uneven(found, about)
-    same, unsure, worse = harm(found)
     none = "Where all is as it was is not known" if found[1].regime == UNKNOWN else "No sparsity here leaves all as it was"
     parts = [f"Up to {percent(same)} zeros nothing is changed beyond noise" if same is not None else none]
     parts += [f"from {percent(unsure)} more answers are unsure while accuracy holds"] if unsure is not None else []
@@ -145,16 +150,20 @@ def verdict(found: Sequence[Point], about: str = "accuracy") -> str:
 
 def _grows(found: Sequence[Point]) -> bool:
     """Whether no network is in a milder regime than a less sparse one."""
-    order = [(AS_DENSE, LESS_SURE, WORSE).index(p.regime) for p in found[1:] if p.regime != UNKNOWN]
-    return order == sorted(order)
+    known = [p for p in found[1:] if p.regime != UNKNOWN]
+    order = [(AS_DENSE, LESS_SURE, WORSE).index(p.regime) for p in known]
+    alike = all(one.regime == next_.regime for one, next_ in pairwise(known) if one.sparsity == next_.sparsity)
+    return alike and order == sorted(order)
 
 
 def _uneven(found: Sequence[Point], about: str) -> str:
     """Which networks are worse and which are not, where that does not follow sparsity."""
-    at = {kind: listed([percent(p.sparsity) for p in found[1:] if p.regime == kind]) for kind in (WORSE, LESS_SURE, AS_DENSE)}
-    parts = [f"{about} is worse at {at[WORSE]} zeros"] if at[WORSE] else []
-    parts += [f"it holds while more answers are unsure at {at[LESS_SURE]}"] if at[LESS_SURE] else []
-    parts += [f"nothing is changed at {at[AS_DENSE]}"] if at[AS_DENSE] else []
+    often = Counter(p.sparsity for p in found)
+    said = [(p.regime, p.name if often[p.sparsity] > 1 else f"{percent(p.sparsity)} zeros") for p in found[1:]]
+    at = {kind: listed([words for one, words in said if one == kind]) for kind in (WORSE, LESS_SURE, AS_DENSE)}
+    parts = [f"{about} is worse with {at[WORSE]}"] if at[WORSE] else []
+    parts += [f"it holds while more answers are unsure with {at[LESS_SURE]}"] if at[LESS_SURE] else []
+    parts += [f"nothing is changed with {at[AS_DENSE]}"] if at[AS_DENSE] else []
     return f"Harm does not follow sparsity here, beyond noise: {'; '.join(parts)}."
 
 

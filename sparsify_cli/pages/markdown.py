@@ -68,7 +68,7 @@ def _stages(view: View) -> str:
     for i, stage in enumerate(view.stages):
         change = view.change(view.quality, i) if i else None
         moved = f"{spoken(change)} ({interval(change)})" if interval(change) else spoken(change)
-        size = view.number("bytes_packed", i) or view.number("bytes_dense", i)
+        size = (view.number("bytes_packed", i) if i else None) or view.number("bytes_dense", i)
         known = (view.number("sparsity", i), view.number(view.quality, i))
         rows.append((stage.name, *map(_or_dash, known), moved if change else DASH, said(change) if change else DASH, _or_dash(size)))
     return _table(("stage", "sparsity", label(view.quality).lower(), "change (95 % interval)", "reading", "bytes on disk"), rows)

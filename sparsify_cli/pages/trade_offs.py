@@ -49,7 +49,7 @@ def unbeaten(offers: Sequence[Offer], about: str) -> list[tuple[str, ...]]:
         offers: of all networks.
         about: what says how good they are.
     """
-    gains = {about: [o.good for o in offers], "worst group": [o.worst for o in offers]}
+    gains = {about: [o.good for o in offers], f"{about} of the worst group": [o.worst for o in offers]}
     costs = {"bytes": ([o.bytes for o in offers], 0.0), "time": ([o.time for o in offers], SLACK)}
     best = {
         (gain, cost): frontier(list(zip(spent, got, strict=True)), slack=slack)

@@ -26,6 +26,7 @@ from sparsify_cli.pages.wording import (
 from sparsify_cli.values.report import Finding
 
 STEADY, STORED = 0.1, 0.01
+PAIRED = ", the median of runs in pairs"
 TAIL = 0.025
 LEVEL = 0.05
 
@@ -182,12 +183,13 @@ def speed(view: View) -> Speed:
     value = _against_dense(view, asked)
     if value is None:
         return Speed(None, "Time was not measured for both models.", "unknown")
+    times = f"{ratio(value)} the dense time{PAIRED if asked else ''}"
     crosses = asked is not None and asked.low is not None and asked.high is not None and asked.low <= 1 <= asked.high
     if crosses or abs(value - 1) <= STEADY:
-        return Speed(value, f"Not faster ({ratio(value)} the dense time): dense kernels do not skip zeros.", "same")
+        return Speed(value, f"Not faster ({times}): dense kernels do not skip zeros.", "same")
     if value < 1:
         return Speed(value, f"{ratio(1 / value)} faster than the dense model on this machine.", "better")
-    return Speed(value, f"Slower: {ratio(value)} the dense time. Dense kernels do not skip zeros.", "worse")
+    return Speed(value, f"Slower: {times}. Dense kernels do not skip zeros.", "worse")
 
 
 def _against_dense(view: View, asked: Finding | None) -> float | None:

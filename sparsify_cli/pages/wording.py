@@ -189,7 +189,7 @@ def judge(change: Finding | None) -> Judgement:
     """Whether a change is good news: noise when its interval holds zero, unsure when it has no interval."""
     if missing(change) or change is None or change.value is None:
         return "unknown"
-    if change.low is None or change.high is None:
+    if change.low is None or change.high is None or not math.isfinite(change.low) or not math.isfinite(change.high):
         return "unsure" if change.value else "same"
     if change.low <= 0 <= change.high:
         return "noise" if change.value or change.low or change.high else "same"
@@ -210,5 +210,5 @@ def moved(change: Finding) -> str:
         return f"{'fell' if value < 0 else 'rose'} by {significant(abs(value), 2)} {change.unit}".rstrip() if value else "is unchanged"
     size_of = f"{abs(100 * value):.1f}"
     if size_of == "0.0":
-        return "is unchanged"
+        return f"{'fell' if value < 0 else 'rose'} by less than 0.1 points" if value else "is unchanged"
     return f"{'fell' if value < 0 else 'rose'} by {size_of} points"

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.metric import Evidence
-from sparsify_cli.errors import BadRequest, UnreadableFile
+from sparsify_cli.errors import BadRequest, MissingFile, UnreadableFile
 from sparsify_cli.maths.exemplars import modal_labels
 from sparsify_cli.maths.forecast import BELOW, LEAST, Risk, lift, precision, rank_correlation, recall, susceptible
 from sparsify_cli.maths.identity_pairs import IdentityPairs, Rules
 from sparsify_cli.maths.intervals import Estimate
+from sparsify_cli.maths.marked_answers import by_sample
 from sparsify_cli.maths.one_against_rest import asked
 from sparsify_cli.pages.wording import percent
 from sparsify_cli.recipes.verbs import ReportRecipe
@@ -125,7 +126,15 @@ def score(path: Path, seen: Evidence, dense: Subject, data_sha256: str, findings
         raise BadRequest(f"{path} was made on other samples.", "Their sha256 differs.", "Use the same --data and --split.")
     before, after = ([one.every_answer() for one in side] for side in (seen.dense, seen.compressed))
     changed = modal_labels(before) != modal_labels(after)
-    return [*_scored(_at_risk(told, before[0]), changed), _ranked(told, findings)]
+    marks = (by_sample(one, len(seen.dense[0])) for one in (_at_risk(told, before[0]), changed))
+    return [*_scored(*marks), _ranked(told, findings)]
+
+
+def late_notes(path: Path, compressed: Subject) -> tuple[str, ...]:
+    """A word where the forecast was written after the network that it is scored on."""
+    manifest = compressed.artifact.manifest if compressed.artifact else {}
+    told, made = str(read_forecast(path).get("created", "")), str(manifest.get("created", ""))
+    return (f"{path} was written after {compressed.path}: it foretells nothing.",) if made and told > made else ()
 
 
 def score_note(report: Report) -> tuple[str, ...]:
@@ -152,6 +161,8 @@ def read_forecast(path: Path) -> Mapping[str, Any]:
         Artifact.open(path).verified(FORECAST)
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingFile(f"There is no forecast {file}.", "", "Make one: sparsify report DENSE --forecast") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UnreadableFile(f"{path} holds no forecast.", f"{error}.", "Make one: sparsify report DENSE --forecast") from error
     kinds = {"model_sha256": str, "data_sha256": str, "answers": int, "susceptible": list, "risks": list}

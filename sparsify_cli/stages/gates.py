@@ -80,7 +80,7 @@ def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[Condition, 
         BadRequest: a gate cannot be read.
         UnknownName: a gate asks for a number that was not measured.
     """
-    found = [(gate, _found(gate, report)) for gate in map(parse_gate, texts)]
+    found = [(gate, _possible(gate, _found(gate, report))) for gate in map(parse_gate, texts)]
     checked = tuple(Condition(gate.text, gate.sign, gate.bound, finding, gate.holds(finding)) for gate, finding in found)
     failed = [condition.sentence for condition in checked if not condition.holds]
     if not failed:
@@ -88,6 +88,18 @@ def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[Condition, 
     return checked, Regression(
         f"{len(failed)} of {len(checked)} gates failed: {'; '.join(failed)}.", "", "`sparsify report` shows where the loss is."
     )
+
+
+def _possible(gate: Gate, finding: Finding) -> Finding:
+    """The finding, where a bound could be one of it.
+
+    Raises:
+        BadRequest: a share is held against a number beyond 1, which is meant in percent.
+    """
+    if finding.unit == "fraction" and abs(gate.bound) > 1:
+        why = f"{finding.name} is a share, from 0 to 1." if gate.of != "change" else f"{finding.name} is a share; it changes by 1 at most."
+        raise BadRequest(f"The gate {gate.text!r} asks for {gate.bound:g}.", why, f"Write {gate.bound:g}% for percent.")
+    return finding
 
 
 def require_about_one(gate: Gate) -> None:

@@ -27,10 +27,12 @@ class Population:
     Args:
         compressed: networks beside the subject.
         dense: their dense ancestors, each once, without the subject's own.
+        related: those of the first that come from the dense ancestor of another.
     """
 
     compressed: tuple[Subject, ...] = ()
     dense: tuple[Subject, ...] = ()
+    related: tuple[Subject, ...] = ()
 
     def dense_only(self) -> Population:
         """For the networks beside the subject, so that all are compared with the same dense ones."""
@@ -42,10 +44,11 @@ class Population:
             return ()
         odd = [one for one in self.compressed if abs(float(one.masks.sparsity) - float(subject.masks.sparsity)) > APART]
         its = f"{subject.path} {percent(float(subject.masks.sparsity))}"
-        notes = [f"{one.path} has {percent(float(one.masks.sparsity))} zeros, {its}: not the same network." for one in odd]
+        notes = [f"{one.path} comes from the same dense network as {subject.path}: it is no other seed." for one in self.related]
+        notes += [f"{one.path} has {percent(float(one.masks.sparsity))} zeros, {its}: not the same network." for one in odd]
         sides = f"{len(self.compressed) + 1} networks and {len(self.dense) + 1} dense ones"
         names = ", ".join(one.path.name for one in (subject, *self.compressed))
-        return (f"answers of {sides} are averaged ({names}); sizes and times are those of {subject.path}.", *notes)
+        return (f"numbers are means over {sides} ({names}); sizes and times are those of {subject.path}.", *notes)
 
 
 def population(paths: Sequence[str], subject: Subject, ancestor: Subject) -> Population:
@@ -60,7 +63,7 @@ def population(paths: Sequence[str], subject: Subject, ancestor: Subject) -> Pop
         BadRequest: one is named twice, is the subject itself, or is dense where the subject is not.
         MissingFile, UnreadableFile: as `open_path`.
     """
-    seen, others, dense = {subject.path.resolve()}, [], {ancestor.path.resolve(): ancestor}
+    seen, others, dense, related = {subject.path.resolve()}, [], {ancestor.path.resolve(): ancestor}, []
     for text in paths:
         one = with_context_of(open_path(Path(text)), subject).single().checked()
         if one.path.resolve() in seen:
@@ -73,8 +76,9 @@ def population(paths: Sequence[str], subject: Subject, ancestor: Subject) -> Pop
         seen.add(one.path.resolve())
         others.append(one)
         if (its := _dense_of(one)) is not None:
+            related += [one] if its.path.resolve() in dense else []
             dense.setdefault(its.path.resolve(), with_context_of(its, subject).checked())
-    return Population(tuple(others), tuple(dense.values())[1:])
+    return Population(tuple(others), tuple(dense.values())[1:], tuple(related))
 
 
 def _dense_of(one: Subject) -> Subject | None:

@@ -164,6 +164,9 @@ def _move(recipe: RecalibrateRecipe, seen: Predictions) -> Move:
         raise MissingContext(what, f"At least {LEAST} are needed.", "Give data with a larger validation split.")
     if recipe.method == "thresholds":
         return _thresholds(seen)
+    if not seen.has_attributes and len(seen.targets.unique()) == 1:
+        what = f"All {len(seen):,} validation samples are of one class."
+        raise Infeasible(what, "Then the likeliest temperature is that which is surest of it.", "Give validation data of every class.")
     found = temperature(seen.logits, seen.targets)
     if found is None:
         why = "Every validation answer is right, or they are worse than a guess: then no temperature is the likeliest."

@@ -13,22 +13,22 @@ from typing import Any
 from sparsify_cli.contracts.dataset import Split
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.metric import Evidence
-from sparsify_cli.errors import BadRequest
+from sparsify_cli.errors import BadRequest, Regression
 from sparsify_cli.maths.calibration_error import reliability_bins
 from sparsify_cli.pages.against_sparsity import AS_DENSE, LESS_SURE, headline, regime
 from sparsify_cli.pages.document import to_json
 from sparsify_cli.pages.html import render_html
 from sparsify_cli.pages.markdown import render_markdown, terminal_columns, terminal_rows
 from sparsify_cli.pages.spreadsheet import render_csv
-from sparsify_cli.pages.view import Certified, Curve, Epoch, Layer, LineageStep, Reliability, Stage, View
+from sparsify_cli.pages.verdict import called
+from sparsify_cli.pages.view import Curve, Epoch, Layer, LineageStep, Reliability, Stage, View
 from sparsify_cli.pages.wording import percent, round_percent
 from sparsify_cli.recipes.shared import OutputFields
 from sparsify_cli.recipes.verbs import ReportRecipe
-from sparsify_cli.stages.audit import audit_notes, audit_tables
-from sparsify_cli.stages.certificate import read_certificate
+from sparsify_cli.stages.certified import certified
 from sparsify_cli.stages.evidence import evidence
 from sparsify_cli.stages.exemplars import exemplars
-from sparsify_cli.stages.forecast import foretell, score, score_note
+from sparsify_cli.stages.forecast import foretell, late_notes, read_forecast, score, score_note
 from sparsify_cli.stages.forgotten import lineage
 from sparsify_cli.stages.gates import check_gates, parse_gate
 from sparsify_cli.stages.levels import level_note
@@ -53,6 +53,7 @@ from sparsify_cli.values.report import Finding, Report
 
 PAIR = 2
 """Columns up to which the terminal shows changes, and not networks side by side."""
+LESS = "Ask for lower sparsities, or for --epochs of fine-tuning."
 COMPRESSED = ("recalibrate", "finetune", "prune", "shrink", "extract", "unlearn")
 
 
@@ -76,6 +77,8 @@ def report(recipe: ReportRecipe, listener: Listener) -> Outcome:
     split = parse_split(recipe.split)
     for text in recipe.gate:
         parse_gate(text)
+    if recipe.score:
+        read_forecast(Path(recipe.score))
     if recipe.population and (recipe.forecast or recipe.sparsities):
         flag = "--forecast" if recipe.forecast else "--sparsities"
         raise BadRequest(
@@ -109,10 +112,12 @@ def reported(
     about, subject = _scored(recipe, chosen, dense, split), chosen.subject
     shown = [about if one is chosen else one for one in shown]
     gates, failure = check_gates(recipe.gate, about.report)
+    if recipe.gate and recipe.sparsities and not _holds(dense, about):
+        failure = failure or Regression("No network of the sweep is as good as the dense one.", "Each is worse beyond noise.", LESS)
     first = (*why, *others.notes(subject), *_stranger_notes(subject, dense, networks))
     view = replace(_view(dense, shown, about, split, gates), notes=first, models=1 + len(others.compressed))
     sentences = [gate.sentence for gate in gates]
-    notes = (*(text for one in networks for text in level_note(one)), *first, *sentences, *score_note(about.report))
+    notes = (*(text for one in networks for text in level_note(one)), *first, *sentences, *_scores(recipe, about))
     folder, held = output_folder(asked or recipe, subject.name)
     with claimed(folder, held=held):
         files = write_pages(folder, view)
@@ -121,16 +126,28 @@ def reported(
 
 
 def _chosen(dense: Subject, shown: Sequence[Compared]) -> tuple[Compared, str]:
-    """Of a sweep, by sparsity, what the page is about: the sparsest that is not worse beyond noise, or else the least sparse; and why."""
-    view = View("", (Stage(_root(dense), "dense", "", {}, _dense_report(shown[0].report)), *map(_stage, shown)))
-    holding = [one for i, one in enumerate(shown, 1) if regime(view, i) in (AS_DENSE, LESS_SURE)]
-    about = holding[-1] if holding else shown[0]
-    why = (
-        "the sparsest that is not worse beyond noise"
-        if holding
-        else "the least sparse, because none is known to be as good as the dense one"
-    )
-    return about, f"gates and details are about {_name(about.subject)}, {why}."
+    """Of a sweep, by sparsity, what the page is about: the sparsest whose accuracy is not worse beyond noise, or else the least sparse."""
+    holding = [one for one in shown if _holds(dense, one)]
+    about, why = (holding[-1], "the sparsest") if holding else (shown[0], "the least sparse, because there is none")
+    return about, f"gates and details are about {_name(about.subject)}, {why} whose {_good(dense, about)} is not worse beyond noise."
+
+
+def _holds(dense: Subject, one: Compared) -> bool:
+    """Whether accuracy (perplexity, error) is known not to be worse beyond noise."""
+    return regime(_pair(dense, one), 1) in (AS_DENSE, LESS_SURE)
+
+
+def _good(dense: Subject, one: Compared) -> str:
+    return called(_pair(dense, one))
+
+
+def _pair(dense: Subject, one: Compared) -> View:
+    return View("", (Stage(_root(dense), "dense", "", {}, _dense_report(one.report)), _stage(one)))
+
+
+def _scores(recipe: ReportRecipe, about: Compared) -> tuple[str, ...]:
+    late = late_notes(Path(recipe.score), about.subject) if recipe.score else ()
+    return (*score_note(about.report), *late)
 
 
 def _scored(recipe: ReportRecipe, about: Compared, dense: Subject, split: Split) -> Compared:
@@ -224,7 +241,7 @@ def _view(dense: Subject, shown: Sequence[Compared], about: Compared, split: Spl
     root = Stage(_root(dense), "dense", str(dense.path), _recipe(dense), _dense_report(about.report))
     stages = told_apart((root, *(_stage(one) for one in shown)))
     return View(
-        title=f"{about.subject.path.name} against {dense.path.name}",
+        title=f"{_name(about.subject)} against {dense.path.name}",
         stages=stages,
         subject=1 + next(i for i, one in enumerate(shown) if one is about),
         layers=_layers(about.subject),
@@ -234,7 +251,9 @@ def _view(dense: Subject, shown: Sequence[Compared], about: Compared, split: Spl
         environment={**versions(), **machine(), "data": f"{dense.data.name if dense.data else ''} ({split} split)"},
         gates=gates,
         curves=tuple(curve for one in shown if (curve := _curve(one.subject)) is not None),
-        certificates=tuple(found for one in shown if (found := _certified(one)) is not None),
+        certificates=tuple(
+            found for one in shown if (found := certified(_name(one.subject), one.subject.artifact, one.report)) is not None
+        ),
     )
 
 
@@ -265,39 +284,6 @@ def told_apart(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
     """The stages, those of the same name called by their folder or file."""
     often = Counter(stage.name for stage in stages)
     return tuple(stage if often[stage.name] == 1 else replace(stage, name=Path(stage.path).name) for stage in stages)
-
-
-def _certified(one: Compared) -> Certified | None:
-    """What the certificate beside an artifact says; None where there is none."""
-    if one.subject.artifact is None:
-        return None
-    found = read_certificate(one.subject.artifact)
-    if found is None:
-        return None
-    method, model = found["method"], found["model"]
-    options = ", ".join(f"{key} {value}" for key, value in method["options"].items() if value not in (None, ""))
-    facts = (
-        ("Samples forgotten", f"{found['forgotten']['samples']:,} of {found['forgotten']['samples'] + found['retained']['samples']:,}"),
-        ("sha256 of their ids, sorted", _short(found["forgotten"]["ids_sha256"])),
-        ("Method", f"{method['name']} ({options})"),
-        ("sha256 of the weights before", _short(model["before_sha256"])),
-        ("sha256 of the weights after", _short(model["after_sha256"])),
-        *(
-            ("sha256 of a network trained anew", _short(one))
-            for one in found.get("references_sha256") or [found["reference_sha256"]]
-            if one
-        ),
-        *(("Condition", gate) for gate in found["gates"]),
-        *((("Why it failed", str(found["failure"])),) if found.get("failure") else ()),
-    )
-    audit = audit_tables(one.report.findings) if one.report.get("distance_forget_before") else ()
-    tables = tuple((table.title, table.columns, table.rows) for table in audit)
-    notes = tuple(note[:1].upper() + note[1:] for note in audit_notes(one.report.findings))
-    return Certified(_name(one.subject), found["verdict"], found["limits"], facts, tables, notes)
-
-
-def _short(digest: str) -> str:
-    return f"{digest[:16]}…" if len(digest) > 16 else digest
 
 
 def _root(dense: Subject) -> str:

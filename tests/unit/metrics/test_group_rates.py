@@ -127,7 +127,7 @@ def test_attributes_have_one_number_a_column():
     answers = [[1, 1]] + [[1, 0]] * 3 + [[1, 1]] * 2 + [[0, 1]] * 2
     found = report(attributes(answers, [[1, 1]] * 8, ["l"] * 4 + ["r"] * 4), least=1)
     tpr = found.get("group_rates_tpr", scope="group:side")
-    assert tpr.value == pytest.approx(3 / 8) and "worst for 'b' (0.250)" in tpr.note
+    assert tpr.value == pytest.approx(3 / 8) and "worst for 'b' (25.0 %)" in tpr.note
     assert found.get("group_rates_fnr", scope="group:side").value == pytest.approx(5 / 8)
     assert found.get("group_rates_fpr", scope="group:side").note.startswith("not enough data")
     assert {f.scope for f in found} == {"group:side"} and len(list(found)) == 4

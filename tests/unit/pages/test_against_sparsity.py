@@ -66,15 +66,25 @@ def test_where_harm_starts_in_words():
         "Up to 50.0 % zeros nothing is changed beyond noise; from 80.0 % more answers are unsure while accuracy holds; "
         "from 98.0 % accuracy is worse."
     )
-    assert against_sparsity.harm(found) == (0.5, 0.8, 0.98)
+    assert against_sparsity.harm(found) == (0.5, 0.8, 0.98, False)
 
 
 def test_harm_that_does_not_follow_sparsity_is_listed():
     """Where 70 % is worse and 80 % is not, no sparsity is where harm starts."""
     assert against_sparsity.verdict(against_sparsity.points(View("t", STAGES))) == (
-        "Harm does not follow sparsity here, beyond noise: accuracy is worse at 70.0 % and 98.0 % zeros; "
-        "it holds while more answers are unsure at 80.0 %; nothing is changed at 50.0 %."
+        "Harm does not follow sparsity here, beyond noise: accuracy is worse with 70.0 % zeros and 98.0 % zeros; "
+        "it holds while more answers are unsure with 80.0 % zeros; nothing is changed with 50.0 % zeros."
     )
+    assert against_sparsity.harm(against_sparsity.points(View("t", STAGES))) == (None, None, None, True)
+
+
+def test_networks_of_one_sparsity_are_named():
+    """Pruned and worse, fine-tuned and as it was: that is no threshold, and both are called by name."""
+    bad, good = (replace(stage(0.7, accuracy, 0.1, 1200), name=name) for accuracy, name in ((0.8, "pruned"), (0.9, "tuned")))
+    for order in ((bad, good), (good, bad)):
+        found = against_sparsity.points(View("t", (DENSE, STAGES[2], *order, STAGES[1])))
+        assert against_sparsity.harm(found).uneven
+        assert "worse with pruned and 98.0 % zeros; nothing is changed with 50.0 % zeros and tuned" in against_sparsity.verdict(found)
 
 
 def test_two_sparsities_are_no_curve():

@@ -30,7 +30,7 @@ def test_each_network_is_told_what_it_is_best_for():
     offers = [Offer(0.0, 4000.0, 1.0, 0.9, 0.5), Offer(0.5, 2000.0, 1.01, 0.88, 0.6), Offer(0.9, 2500.0, None, 0.8, None)]
     best = unbeaten(offers, "accuracy")
     assert best[0] == ("accuracy for its bytes and time",)
-    assert best[1] == ("accuracy for its bytes", "worst group for its bytes and time")
+    assert best[1] == ("accuracy for its bytes", "accuracy of the worst group for its bytes and time")
     assert best[2] == ()
 
 
