@@ -53,7 +53,11 @@ class ECE(Metric):
         return gap_contributions(confidence, predictions.correct, BINNINGS[self.binning](confidence, self.bins))
 
     def measure(self, evidence: Evidence) -> list[Finding]:
-        """ECE of the compressed and the dense model and the paired change."""
+        """ECE of the compressed and the dense model and the paired change; over bins of equal mass as well, under a name of its own."""
+        even = replace(self, binning="equal-mass")._measured(evidence) if self.binning == "equal-width" else []
+        return [*self._measured(evidence), *(replace(finding, name="equal_mass_ece") for finding in even)]
+
+    def _measured(self, evidence: Evidence) -> list[Finding]:
         text = f"Mean gap between stated confidence and accuracy over {self.bins} {self.binning} bins of confidence."
         about = replace(ABOUT, definition=text)
         found = Comparison(about, self.least, (0.0, 1.0)).compare(self.contributions, evidence.compressed, evidence.dense)

@@ -50,6 +50,18 @@ def test_it_is_scored_by_what_changed(here, run: Run):
     assert 'id="forecast"' in Path("page/report.html").read_text(encoding="utf-8")
 
 
+def test_a_forecast_written_afterwards_is_none(here, run: Run):
+    """It is scored, and said to foretell nothing; one that is not there stops the report before anything is measured."""
+    assert run(f"prune {DENSE} --sparsity 0.95 --out pruned").code == 0
+    assert run(f"report {DENSE} --forecast --out told").code == 0
+    told, manifest = Path("told/forecast.json"), json.loads(Path("pruned/manifest.json").read_text())
+    later = json.loads(told.read_text()) | {"created": manifest["created"][:-6].replace("20", "29", 1) + manifest["created"][-6:]}
+    Path("later.json").write_text(json.dumps(later))
+    assert "it foretells nothing" in run("report pruned --score later.json --out page").err
+    said = run("report pruned --score nowhere.json --out other")
+    assert (said.code, "There is no forecast nowhere.json" in said.sentence) == (2, True)
+
+
 @pytest.mark.slow
 def test_what_cannot_be_scored_is_told(here, run: Run):
     """A sparse network foretells nothing; another network's forecast, other samples, a changed file and no file are refused by name."""
@@ -63,4 +75,4 @@ def test_what_cannot_be_scored_is_told(here, run: Run):
     assert "is not the file its manifest describes" in run(f"report {PRUNED} --score other").sentence
     Path("loose.json").write_text('{"schema": "sparsify/forecast/1", "susceptible": 3}')
     assert "holds no forecast" in run(f"report {PRUNED} --score loose.json").sentence
-    assert "holds no forecast" in run(f"report {PRUNED} --score nowhere").sentence
+    assert "There is no forecast nowhere" in run(f"report {PRUNED} --score nowhere").sentence

@@ -98,6 +98,12 @@ def test_what_is_no_population(run: Run, words: str, said: str):
     assert told.code == 2 and said in told.sentence and not Path("page").exists()
 
 
+def test_a_relative_is_no_other_seed(run: Run):
+    """Of the same dense network pruned anew: averaged as asked, and said."""
+    assert run("prune dense0 --sparsity 0.9 --criterion random --out again").code == 0
+    assert "it is no other seed" in run("report pruned0 --population again --out page").err
+
+
 @pytest.mark.slow
 def test_another_sparsity_is_named(run: Run):
     """It is averaged as asked, and said."""

@@ -71,6 +71,7 @@ def test_the_report_follows_it_back(here, run: Run):
         ("recalibrate bare.pt --arch bare.py:plain --data bare.py:data --method thresholds", 2, "has no bias"),
         ("recalibrate bare.pt --arch bare.py:plain --data bare.py:data", 5, "sets no temperature"),
         ("recalibrate bare.pt --arch bare.py:plain --data bare.py:few", 2, "At least 50 are needed"),
+        ("recalibrate bare.pt --arch bare.py:plain --data bare.py:alike", 5, "are of one class"),
     ],
 )
 def test_what_cannot_be_moved_is_told(here, run: Run, line: str, code: int, words: str):
@@ -105,4 +106,8 @@ def noisy(split):
 
 def few(split):
     return data(split, 20)
+
+def alike(split):
+    found = data(split)
+    return {**found, "y": torch.zeros(80, dtype=torch.long)} if split == "validation" else found
 """

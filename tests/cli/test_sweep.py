@@ -31,6 +31,16 @@ def test_a_page_against_sparsity(here, run: Run):
 
 
 @pytest.mark.slow
+def test_a_gate_fails_where_every_network_is_worse(here, run: Run):
+    """The page is about the least sparse one, and no condition that it meets makes up for that: exit 3, after all is written."""
+    said = run(f"report {DENSE} --sparsities 0.97,0.98,0.99 --gate sparsity>=0.95 --out ruins")
+    page = json.loads(Path("ruins/report.json").read_text())
+    assert {one["regime"] for one in page["sweep"]["networks"][1:]} == {"worse"}, "the networks of this test must be ruined"
+    assert (said.code, "No network of the sweep" in said.sentence, page["gates"][0]["holds"]) == (3, True, True)
+    assert page["subject"] == 1 and "because there is none" in page["notes"][0]
+
+
+@pytest.mark.slow
 def test_each_may_be_fine_tuned(here, run: Run):
     """The networks shown are those after training, each once."""
     assert run(f"report {DENSE} --sparsities 0.9,0.6 --pattern 2:4 --epochs 1 --out page").code == 0

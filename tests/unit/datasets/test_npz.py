@@ -172,3 +172,10 @@ def test_bare_array_and_missing_file(tmp_path):
         Npz(str(tmp_path / "bare.npz")).load("train")
     with pytest.raises(MissingFile, match=r"nowhere\.npz"):
         Npz(str(tmp_path / "nowhere.npz")).load("train")
+
+
+def test_group_columns_that_name_no_split_are_refused(saved):
+    """`groups_sex` beside x_train would not be read; what to call it is said."""
+    with pytest.raises(BadData, match=r"groups_sex, which names no split\..*groups_test_sex"):
+        saved(groups_sex=np.array(["f", "m", "f", "m"])).load("test")
+    assert saved(groups_test_sex=np.array(["f", "m", "f", "m"])).load("test").groups == {"sex": ("f", "m", "f", "m")}

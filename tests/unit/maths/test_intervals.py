@@ -133,6 +133,14 @@ def test_constant_values_have_no_spread():
     assert bootstrap_mean(torch.tensor([3.0])) == Estimate(3.0, 3.0, 3.0)
 
 
+@pytest.mark.parametrize("scale", [1e-46, 1e39, 1e-300])
+def test_bootstrap_grows_with_its_values(scale):
+    """Where float32 holds no such number, the interval is that of the same values in other units."""
+    values = torch.linspace(0, 1, 101, dtype=torch.float64).square()
+    one, other = bootstrap_mean(values), bootstrap_mean(values * scale)
+    assert (other.low / scale, other.high / scale) == pytest.approx((one.low, one.high), rel=1e-6)
+
+
 def test_bootstrap_moves_with_its_values():
     """Far from zero, where float32 would keep nothing of the spread, the interval is that around zero, moved."""
     values = torch.linspace(0, 1, 101, dtype=torch.float64).square()

@@ -142,6 +142,24 @@ def test_auc_without_a_class_is_undefined():
     assert found.value is None and found.note == "undefined: no sample of class c"
 
 
+def test_networks_that_agree_on_every_sample_are_no_certainty():
+    """Twelve right answers of two networks each: as of one network, not 100 % for sure, and no change for sure either."""
+    right = said([[0.9, 0.1]] * 12, [0] * 12)
+    one, two = (report(Accuracy(), Evidence((right,) * k, (right,) * k)) for k in (1, 2))
+    for of in ("compressed", "dense", "change"):
+        assert (two.get("accuracy", of=of).low, two.get("accuracy", of=of).high) == (
+            one.get("accuracy", of=of).low, one.get("accuracy", of=of).high,
+        )  # fmt: skip
+    assert 0.7 < two.get("accuracy").low < 0.8
+
+
+def test_bins_of_equal_mass_have_a_name_of_their_own():
+    """Of four samples in two bins the sure half is right, the unsure half wrong at 0.6: half of 0 and half of 0.6."""
+    seen = said([[1.0, 0.0], [1.0, 0.0], [0.6, 0.4], [0.6, 0.4]], [0, 0, 1, 1])
+    assert report(ECE(bins=2, least=1), Evidence((seen,))).get("equal_mass_ece").value == pytest.approx(0.3)
+    assert report(ECE(binning="equal-mass")).get("equal_mass_ece") is None
+
+
 def test_perfect_auc_claims_no_interval():
     """Every pair in order: 1, but ten samples a class do not prove it, so there is no interval of width zero."""
     found = report(AUC(), Evidence((answering([0, 1, 2] * 10, [0, 1, 2] * 10),))).get("auc")

@@ -165,3 +165,15 @@ def test_a_comparison_needs_two_networks():
     """A gate on a change is sent to the verb that compares."""
     with pytest.raises(BadRequest, match="sparsify report"):
         check_gates(["change.accuracy>=-0.015"], Report((Finding(name="accuracy", value=0.9),)))
+
+
+SHARES = Report(
+    (Finding(name="accuracy", value=0.9, unit="fraction"), Finding(name="accuracy", value=-0.1, unit="fraction", of="change")),
+)
+
+
+@pytest.mark.parametrize("text", ["accuracy>=90", "change.accuracy>=-2", "accuracy<=5"])
+def test_percent_without_its_sign_is_refused(text):
+    """No share is beyond 1; what was meant is said."""
+    with pytest.raises(BadRequest, match=r"is a share.*% for percent"):
+        check_gates([text], SHARES)
