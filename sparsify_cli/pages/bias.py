@@ -15,7 +15,7 @@ from sparsify_cli.pages.wording import judge, said
 from sparsify_cli.values.report import Finding
 
 NAMES = (
-    "threshold_bias", "interdependence", "bias_amplification", "worst_group",
+    "threshold_bias", "interdependence", "bias_amplification", "cooccurrence", "worst_group",
     "fairness_gaps_demographic_parity", "fairness_gaps_equal_opportunity", "fairness_gaps_equalised_odds",
 )  # fmt: skip
 MOST = 6

@@ -74,6 +74,9 @@ GLOSSARY: dict[str, Entry] = {
     "bias_amplification": Entry(
         "Amplified bias", "how much more than is true a predicted attribute falls to the group that training linked it with; 0 is faithful"
     ),
+    "cooccurrence": Entry(
+        "Answers that go with a group", "how much more often the group that training links with an answer gets it than everyone else"
+    ),
     "worst_group": Entry("Worst group", "accuracy of the group that is served worst"),
     "group_gap": Entry("Gap to the best group", "how far a group's accuracy is below that of the best group"),
     "accuracy_forget_before": Entry("Forget set, before", "accuracy on what should be forgotten, before unlearning"),

@@ -228,6 +228,9 @@ class ReportRecipe(ModelFields, DataFields, OutputFields):
     epochs: Annotated[int, Field(ge=0), Option("With --sparsities: fine-tune each for so many passes.")] = 0
     forecast: Annotated[bool, Option("Instead, from a dense network alone: which answers and whose bias compression puts at risk.")] = False
     score: Annotated[str, Option("Say how right this forecast of the dense ancestor was.", metavar="FORECAST")] = ""
+    identity: Annotated[
+        Texts, Option("Attribute that tells groups apart like a group column, for amplified bias and forecasts.", metavar="ATTRIBUTE")
+    ] = ()
     gate: Annotated[Texts, Option("Condition that must hold, e.g. 'change.accuracy>=-0.015'; exit 3 otherwise.", metavar="GATE")] = ()
 
 

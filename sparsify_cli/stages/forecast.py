@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ def foretell(recipe: ReportRecipe, subject: Subject, listener: Listener) -> Outc
     seen = evidence([subject], split=recipe.split, keep=True)  # type: ignore[arg-type]
     samples = subject.samples(recipe.split)  # type: ignore[arg-type]
     [answers] = (one.every_answer() for one in seen.compressed)
-    at_risk, found = susceptible(answers.probabilities), sorted(risks(seen), key=lambda one: -one.risk)
+    at_risk, found = susceptible(answers.probabilities), sorted(risks(seen, recipe.identity), key=lambda one: -one.risk)
     document = {
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -88,12 +88,17 @@ def foretell(recipe: ReportRecipe, subject: Subject, listener: Listener) -> Outc
     return Outcome("report", headline, report, folder, (table,) if some else (), notes, hints, files=(folder / FORECAST,))
 
 
-def risks(seen: Evidence) -> list[Risk]:
-    """The risk of every pair that bias amplification would count, from the first model of the evidence."""
+def risks(seen: Evidence, named: Sequence[str] = ()) -> list[Risk]:
+    """The risk of every pair that bias amplification would count, from the first model of the evidence.
+
+    Args:
+        seen: predictions, and what is known of the training set.
+        named: attributes that tell groups apart as group columns do.
+    """
     said = seen.compressed[0]
-    if seen.train is None or not said.groups:
+    if seen.train is None or not (said.groups or (named and said.has_attributes)):
         return []
-    known = IdentityPairs(said, seen.train.targets, seen.train.groups, Rules())
+    known = IdentityPairs(said, seen.train.targets, seen.train.groups, Rules(tuple(named)))
     unsure = ((said.probabilities - 0.5).abs() < BELOW - 0.5).double().mean(dim=0)
     unsure = unsure[-len(asked(said)) :]
     gaps, kind = (known.trained.inside - known.trained.outside).abs(), "attribute" if said.has_attributes else "class"

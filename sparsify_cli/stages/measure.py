@@ -94,25 +94,36 @@ def require_choices(samples: Samples, verb: str) -> None:
         raise BadRequest(what, "Nothing was done.", "Use prune, finetune, train, validate, report, compare or export.")
 
 
-def measure_all(evidence: Evidence, names: Sequence[str] = ()) -> list[Finding]:
+def measure_all(evidence: Evidence, names: Sequence[str] = (), *, identities: Sequence[str] = ()) -> list[Finding]:
     """Findings of every metric on the shelf, with its default options, whose needs the evidence meets, in shelf order.
 
     Args:
         evidence: at least one compressed model.
         names: only these metrics.
+        identities: attributes that tell groups apart as group columns do.
 
     Raises:
         BadRequest: no compressed model.
+        UnknownName: an identity is no attribute.
         BadData: populations over different samples or with different outputs.
     """
     _require_comparable(evidence)
     shelf = Shelf("metrics")
     metrics: list[Metric] = [shelf.load(name)() for name in shelf.names() if not names or name in names]
     met = [metric for metric in metrics if evidence.kind in metric.kinds and metric.needs <= there(evidence)]
+    met = [_about(metric, identities, evidence) for metric in met] if identities else met
     whole = [(metric, metric.measure(evidence)) for metric in met]
     asked = [metric for metric, found in whole if any(finding.scope == "all" for finding in found)]  # others have nothing to say of one
     each = [finding for metric in asked for finding in by_attribute(metric, evidence)]
     return [*(finding for _, found in whole for finding in found), *each]
+
+
+def _about(metric: Metric, identities: Sequence[str], evidence: Evidence) -> Metric:
+    """The metric, with the attributes that tell groups apart, where it asks for them."""
+    if evidence.kind != "attributes":
+        what = f"{identities[0]!r} is no attribute: this network chooses among classes."
+        raise BadRequest(what, "--identity names one of several yes-or-no attributes.", "Give group columns instead.")
+    return replace(metric, identities=tuple(identities)) if hasattr(metric, "identities") else metric  # type: ignore[type-var]
 
 
 def there(evidence: Evidence) -> frozenset[str]:

@@ -106,7 +106,8 @@ def reported(
         networks = [one for one in networks if one.path.resolve() in made]
         networks.sort(key=lambda one: one.masks.sparsity)
     others = population(recipe.population, subject, dense)
-    shown = [_compared(dense, one, split, listener, others if one.path == subject.path else others.dense_only()) for one in networks]
+    beside = {True: others, False: others.dense_only()}
+    shown = [_compared(dense, one, split, listener, beside[one.path == subject.path], recipe.identity) for one in networks]
     asked_about = next(one for one in shown if one.subject.path == subject.path)
     chosen, *why = _chosen(dense, shown) if recipe.sparsities else (asked_about,)
     about, subject = _scored(recipe, chosen, dense, split), chosen.subject
@@ -220,13 +221,15 @@ def _networks(dense: Subject, subject: Subject, also: Sequence[str]) -> list[Sub
     return found
 
 
-def _compared(dense: Subject, network: Subject, split: Split, listener: Listener, others: Population) -> Compared:
+def _compared(
+    dense: Subject, network: Subject, split: Split, listener: Listener, others: Population, identities: Sequence[str]
+) -> Compared:
     listener.note(f"measuring {network.path}")
     seen = evidence([network, *others.compressed], [dense, *others.dense], split=split, keep=True)
     speed = speed_findings(network.module(), network.samples(split), dense=dense.module())
     unlearned = _remembered(network, "unlearn") if network.artifact and network.artifact.verb == "unlearn" else []
     old = [replace(f, of="dense") for f in size_findings(dense) if f.scope == "all"]
-    return Compared(network, seen, Report((*measure_all(seen), *speed, *size_findings(network), *old, *unlearned)))
+    return Compared(network, seen, Report((*measure_all(seen, identities=identities), *speed, *size_findings(network), *old, *unlearned)))
 
 
 def _remembered(network: Subject, verb: str) -> list[Finding]:

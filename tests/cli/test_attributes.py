@@ -56,6 +56,19 @@ def test_training_learns_every_attribute():
     assert accuracy["all"] == pytest.approx(sum(accuracy[f"attribute:{name}"] for name in NAMES) / 3)
 
 
+def test_an_attribute_tells_groups_apart(run: Run):
+    """Even digits as a group: the others are paired with it, it is not with itself; a forecast knows the same pairs; a typo is told."""
+    assert run("prune dense --sparsity 0.9 --out pruned").code == 0
+    assert run("report pruned --identity even --out page").code == 0
+    assert run("report dense --identity even --forecast --out told").code == 0
+    for name in ("bias_amplification", "cooccurrence"):
+        pairs = [scope for scope in numbers("page", name) if "@even=" in scope]
+        assert pairs and not any(scope.startswith("attribute:even@") for scope in pairs)
+    assert {one["scope"] for one in json.loads(Path("told/forecast.json").read_text())["risks"]} >= set(pairs)
+    said = run("report pruned --identity odd --out other")
+    assert (said.code, "'odd'" in said.sentence, "even, large, loop" in said.sentence) == (2, True, True)
+
+
 @pytest.mark.parametrize("how", HOW)
 def test_pruning_looks_at_attributes(run: Run, how: str):
     """Methods that look at the loss or at predictions take them as they are."""
