@@ -2,15 +2,12 @@
 
 With m tests of true null hypotheses one in twenty falls below 0.05 by chance alone. Adjusted values are compared with the usual level:
 
-    Holm                 p'_(i) = max over j <= i of min(1, (m - j + 1) p_(j))       chance of any false alarm, whatever the dependence
-    Benjamini-Hochberg   p'_(i) = min over j >= i of min(1, m p_(j) / j)             expected share of false ones among the alarms
+    Holm    p'_(i) = max over j <= i of min(1, (m - j + 1) p_(j))       chance of any false alarm, whatever the dependence
 
-with p_(1) <= ... <= p_(m). The second holds for independent tests and for those that depend positively, such as groups that share a
-model; columns that cut the same samples differently are close to that, which is assumed and not proven.
+with p_(1) <= ... <= p_(m).
 
-Source: Holm 1979 (Scandinavian Journal of Statistics 6, 65); Benjamini and Hochberg 1995 (JRSS B 57, 289), with positive dependence
-after Benjamini and Yekutieli 2001 (Annals of Statistics 29, 1165). `p_value`: Altman and Bland 2011 (BMJ 343, d2304) for symmetric
-intervals; that the half towards zero is used is ours.
+Source: Holm 1979 (Scandinavian Journal of Statistics 6, 65). `p_value`: Altman and Bland 2011 (BMJ 343, d2304) for symmetric intervals;
+that the half towards zero is used is ours.
 """
 
 from __future__ import annotations
@@ -42,13 +39,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = _rising(p_values)
     scaled = (min(1.0, (len(order) - i) * p_values[at]) for i, at in enumerate(order))
     return _put_back(order, list(accumulate(scaled, max)))
-
-
-def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Adjusted values in the order given: rejecting those below a level keeps the expected share of false ones among them below it."""
-    order = _rising(p_values)[::-1]
-    scaled = (min(1.0, len(order) * p_values[at] / (len(order) - i)) for i, at in enumerate(order))
-    return _put_back(order, list(accumulate(scaled, min)))
 
 
 def _rising(p_values: Sequence[float]) -> list[int]:

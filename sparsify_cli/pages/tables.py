@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sparsify_cli.pages.glossary import label, meaning
+from sparsify_cli.pages.verdict import beyond_doubt
 from sparsify_cli.pages.view import Stage, View, missing
 from sparsify_cli.pages.wording import CONTINUOUS, NOTHING, Judgement, count, interval, judge, points, ratio, said, spoken
 from sparsify_cli.values.report import Finding
@@ -168,16 +169,17 @@ def forecast(view: View) -> list[tuple[Row, int, str]]:
 
 
 def sliced(view: View, kind: str) -> list[Slice]:
-    """Classes or groups in the report's order."""
-    return [_slice(view, scope) for scope in view.scopes(kind, view.quality)]
+    """Classes or groups in the report's order; the reading of those that are worse, all taken together, says so."""
+    sure = beyond_doubt(view)
+    return [_slice(view, scope, sure=scope in sure) for scope in view.scopes(kind, view.quality)]
 
 
-def _slice(view: View, scope: str) -> Slice:
+def _slice(view: View, scope: str, *, sure: bool) -> Slice:
     name = view.quality
     now, before, change = view.number(name, scope=scope), view.dense(name, scope), view.change(name, scope=scope)
     known = now or before or change
     name = scope.partition(":")[2].replace("=", " = ", 1) if scope.startswith("group:") else scope.partition(":")[2]
-    reading = (change.note or NOTHING) if change is not None and missing(change) else said(change)
+    reading = (change.note or NOTHING) if change is not None and missing(change) else said(change) + (", beyond doubt" if sure else "")
     samples = count(known.n) if known and known.n else DASH
     return Slice(name, samples, cell(before), cell(now), cell(change, judge(change)), reading)
 

@@ -125,7 +125,7 @@ def who_pays(view: View) -> str:
     chance = f"{TAIL * len(compared):.1f}"
     meant = " What should be forgotten is meant to be among them." if view.about.verb == "unlearn" else ""
     verb = "is" if len(harmed) == 1 else "are"
-    sure = _sure([change for _, change in compared])
+    sure = len(beyond_doubt(view))
     return (
         f"{subject_of(scope)} pays most: {spoken(worst)} (95 % interval {interval(worst)}, {count(worst.n)} samples). "
         f"{len(harmed)} of {len(compared)} {_kind(view, many=True)} and groups {verb} worse beyond noise, where by chance alone about "
@@ -143,7 +143,7 @@ def _gaps(view: View) -> str:
     name, worst = grown[0]
     columns = worst.scope.partition(":")[2].replace("&", " and ")
     most = f"{label(name)}, {columns}: {spoken(worst)} (95 % interval {interval(worst)})"
-    chance, sure = f"{TAIL * len(compared):.1f}", _sure([f for _, f in compared])
+    chance, sure = f"{TAIL * len(compared):.1f}", sum(_surely([f for _, f in compared]))
     by = f"by chance alone about {chance} would, and {sure} of them did beyond doubt"
     return f" {len(grown)} of {len(compared)} gaps between groups grew beyond noise, where {by}; most: {most}."
 
@@ -157,11 +157,18 @@ def gain(change: Finding) -> float:
     return -(change.value or 0.0) if change.better == "lower" else change.value or 0.0
 
 
-def _sure(changes: Sequence[Finding]) -> int:
-    """How many are worse when the chance of any false alarm is to stay below 5 % (Holm)."""
+def beyond_doubt(view: View) -> frozenset[str]:
+    """Scopes of the classes, attributes and groups that are worse, all of them taken together."""
+    compared = [(s, c) for s, c in slices(view) if judge(c) not in {"unknown", "unsure"}]
+    found = _surely([change for _, change in compared])
+    return frozenset(scope for (scope, _), sure in zip(compared, found, strict=True) if sure)
+
+
+def _surely(changes: Sequence[Finding]) -> list[bool]:
+    """Which are worse when the chance of any false alarm is to stay below 5 % (Holm)."""
     known = [(c, p_value(Estimate(c.value or 0.0, c.low or 0.0, c.high or 0.0))) for c in changes]
     adjusted = holm([1.0 if p is None else p for _, p in known])
-    return sum(judge(change) == "worse" and p < LEVEL for (change, _), p in zip(known, adjusted, strict=True))
+    return [judge(change) == "worse" and p < LEVEL for (change, _), p in zip(known, adjusted, strict=True)]
 
 
 def _kind(view: View, *, many: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Adjusted p-values by hand, against scipy, and against slow obvious loops."""
+"""Adjusted p-values by hand, and against a slow obvious loop."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsify_cli.maths.intervals import Estimate, Z, paired_difference
-from sparsify_cli.maths.multiple import benjamini_hochberg, holm, p_value
+from sparsify_cli.maths.multiple import holm, p_value
 
 LISTS = st.lists(st.floats(0, 1), max_size=12)
 
@@ -19,52 +19,32 @@ def slow_holm(values):
     return [max(scaled[q] for q in values if q <= p) for p in values]
 
 
-def slow_benjamini_hochberg(values):
-    """For each p: the smallest m q / (number of values up to q) among the q from p on."""
-    return [min(1.0, *(len(values) * q / sum(r <= q for r in values) for q in values if q >= p)) for p in values]
-
-
 def test_holm_by_hand():
     """.01, .04, .03: 3 x .01; 2 x .03; then .04, lifted to .06."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
-def test_benjamini_hochberg_by_hand():
-    """.01, .04, .03: 3 x .01 / 1; 3 x .03 / 2 = .045, lowered to 3 x .04 / 3 = .04."""
-    assert benjamini_hochberg([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.04, 0.04])
-
-
 @given(LISTS)
-def test_both_agree_with_slow_loops(values):
+def test_it_agrees_with_a_slow_loop(values):
     """Any list, ties included."""
     assert holm(values) == pytest.approx(slow_holm(values))
-    assert benjamini_hochberg(values) == pytest.approx(slow_benjamini_hochberg(values) if values else [])
-
-
-@given(LISTS.filter(bool))
-def test_benjamini_hochberg_agrees_with_scipy(values):
-    """scipy.stats.false_discovery_control."""
-    stats = pytest.importorskip("scipy.stats")
-    assert benjamini_hochberg(values) == pytest.approx(stats.false_discovery_control(values).tolist())
 
 
 @given(LISTS, st.randoms(use_true_random=False))
 def test_the_order_does_not_matter_and_adjusting_never_lowers(values, random):
-    """Each value keeps its adjusted value in any order; p <= Benjamini-Hochberg <= Holm <= 1, up to rounding."""
+    """Each value keeps its adjusted value in any order; p <= adjusted <= 1, up to rounding."""
     order = list(range(len(values)))
     random.shuffle(order)
-    for adjust in (holm, benjamini_hochberg):
-        assert adjust([values[i] for i in order]) == [adjust(values)[i] for i in order]
-    for p, found, strict in zip(values, benjamini_hochberg(values), holm(values), strict=True):
-        assert p <= found + 1e-12 and found <= strict + 1e-12 and strict <= 1
+    assert holm([values[i] for i in order]) == [holm(values)[i] for i in order]
+    for p, found in zip(values, holm(values), strict=True):
+        assert p <= found + 1e-12 and found <= 1
 
 
-@pytest.mark.parametrize("adjust", [holm, benjamini_hochberg])
-def test_what_is_no_probability_is_refused(adjust):
+def test_what_is_no_probability_is_refused():
     """1.2, -.1 and NaN."""
     for bad in (1.2, -0.1, math.nan):
         with pytest.raises(ValueError, match="outside"):
-            adjust([0.5, bad])
+            holm([0.5, bad])
 
 
 def test_holm_keeps_its_promise_where_nothing_is_true():

@@ -28,7 +28,7 @@ def test_sizes_are_compared_with_the_dense_file():
 def test_slices_say_why_a_number_is_missing():
     """The note of the finding is the reading; where nothing is known about the change, so much is said."""
     by_name = {row.name: row for kind in ("class", "group") for row in tables.sliced(view(), kind)}
-    assert (by_name["8"].change.judgement, by_name["8"].reading) == ("worse", "worse")
+    assert (by_name["8"].change.judgement, by_name["8"].reading, by_name["3"].reading) == ("worse", "worse, beyond doubt", "within noise")
     assert (by_name["slant = right"].compressed.text, by_name["slant = right"].n) == ("not enough data", "3")
 
 
