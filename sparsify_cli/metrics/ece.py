@@ -55,7 +55,7 @@ class ECE(Metric):
     def measure(self, evidence: Evidence) -> list[Finding]:
         """ECE of the compressed and the dense model and the paired change; over bins of equal mass as well, under a name of its own."""
         even = replace(self, binning="equal-mass")._measured(evidence) if self.binning == "equal-width" else []
-        return [*self._measured(evidence), *(replace(finding, name="equal_mass_ece") for finding in even)]
+        return [*self._measured(evidence), *(replace(finding, name="ece_equal_mass") for finding in even)]
 
     def _measured(self, evidence: Evidence) -> list[Finding]:
         text = f"Mean gap between stated confidence and accuracy over {self.bins} {self.binning} bins of confidence."

@@ -38,7 +38,7 @@ GLOSSARY: dict[str, Entry] = {
     "nll": Entry("Surprise (NLL)", "how unlikely the model found the right answers; lower is better"),
     "brier": Entry("Brier score", "squared distance between stated probabilities and the truth; lower is better"),
     "ece": Entry("Calibration error (ECE)", "typical gap between stated confidence and actual accuracy; lower is better"),
-    "equal_mass_ece": Entry("Calibration error, equal mass", "as the calibration error, with as many samples in every bin"),
+    "ece_equal_mass": Entry("Calibration error, equal mass", "as the calibration error, with as many samples in every bin"),
     "classwise_ece": Entry("Calibration error of all classes", "typical gap between each class's stated probability and its frequency"),
     "smooth_ece": Entry("Smooth calibration error", "as the calibration error, without bins; lower is better"),
     "risk_coverage": Entry("Risk over coverages (AURC)", "share of wrong answers among the surest ones, averaged over how many are given"),

@@ -156,8 +156,8 @@ def test_networks_that_agree_on_every_sample_are_no_certainty():
 def test_bins_of_equal_mass_have_a_name_of_their_own():
     """Of four samples in two bins the sure half is right, the unsure half wrong at 0.6: half of 0 and half of 0.6."""
     seen = said([[1.0, 0.0], [1.0, 0.0], [0.6, 0.4], [0.6, 0.4]], [0, 0, 1, 1])
-    assert report(ECE(bins=2, least=1), Evidence((seen,))).get("equal_mass_ece").value == pytest.approx(0.3)
-    assert report(ECE(binning="equal-mass")).get("equal_mass_ece") is None
+    assert report(ECE(bins=2, least=1), Evidence((seen,))).get("ece_equal_mass").value == pytest.approx(0.3)
+    assert report(ECE(binning="equal-mass")).get("ece_equal_mass") is None
 
 
 def test_perfect_auc_claims_no_interval():
