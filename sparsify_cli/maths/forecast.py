@@ -7,9 +7,12 @@ The score of a forecast, once a compressed model is there, C = answers that chan
 
     precision = |S and C| / |S|      recall = |S and C| / |C|      lift = recall / (|S| / n)
 
-(intervals: `marked_answers.py`)
-and, over pairs (a, I) whose bias amplification is defined before and after, the rank correlation of the risk with its change. Its interval
-is Fisher's, with 1.06 / (n - 3) as variance, for n pairs as if they were independent, which pairs of one attribute are not.
+with the intervals of `marked_answers.py`.
+
+The bias of the pairs (a, I) with at least the median risk is foretold to grow; with S these pairs and C those whose bias amplification grew
+beyond noise the same scores are theirs. And, over pairs whose bias amplification is defined before and after, the rank correlation of the
+risk with its change. Its interval is Fisher's, with 1.06 / (n - 3) as variance, for n pairs as if they were independent, which pairs of
+one attribute are not.
 
 Source: Iofinova, Peste, Alistarh 2023 (arXiv 2304.12622), criteria from the dense model; the product of both and the scores are ours. Rank
 correlation: Spearman 1904; its variance: Fieller, Hartley, Pearson 1957.
@@ -63,6 +66,12 @@ def susceptible(probabilities: Float[Tensor, "m options"], *, below: float = BEL
         below: the likelier option's probability is below this.
     """
     return probabilities.amax(dim=1) < below
+
+
+def foretold(risks: Sequence[float]) -> list[bool]:
+    """Pairs whose bias is foretold to grow: at least the median risk, and some."""
+    middle = float(torch.tensor(risks, dtype=torch.float64).quantile(0.5)) if risks else 0.0
+    return [risk >= middle and risk > 0 for risk in risks]
 
 
 def precision(at_risk: Marks, changed: Marks) -> Estimate | None:

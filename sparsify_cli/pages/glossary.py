@@ -94,6 +94,11 @@ GLOSSARY: dict[str, Entry] = {
     "forecast_precision": Entry("Foretold that changed", "share of the answers foretold to be at risk that changed"),
     "forecast_recall": Entry("Changed that were foretold", "share of the answers that changed that were foretold to be at risk"),
     "forecast_lift": Entry("Lift", "how many times more of the changed answers were foretold than of all; 1 = the forecast says nothing"),
+    "forecast_bias_precision": Entry(
+        "Bias foretold that grew", "share of the pairs foretold to grow whose amplification grew beyond noise"
+    ),
+    "forecast_bias_recall": Entry("Bias that grew and was foretold", "share of the pairs that grew beyond noise that were foretold"),
+    "forecast_bias_lift": Entry("Lift for bias", "how many times more of the pairs that grew were foretold than of all pairs"),
     "forecast_bias": Entry("Order of bias", "rank correlation of foretold risk and change of bias; 1 = the order was foretold, 0 = not"),
 }
 

@@ -24,7 +24,10 @@ FORGETTING = (
     ("test", "Test data"),
     ("test_others", "Test data, classes that stay"),
 )
-FORECAST = ("forecast_precision", "forecast_recall", "forecast_lift", "forecast_bias")
+FORECAST = (
+    "forecast_precision", "forecast_recall", "forecast_lift",
+    "forecast_bias_precision", "forecast_bias_recall", "forecast_bias_lift", "forecast_bias",
+)  # fmt: skip
 SAME_SIZE = 0.02
 WITHOUT_UNIT = (" points", " nats", " ms", " weights", " numbers", " parameters")
 DASH = "\u2013"

@@ -22,10 +22,10 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.metric import Evidence
 from sparsify_cli.errors import BadRequest, MissingFile, UnreadableFile
 from sparsify_cli.maths.exemplars import modal_labels
-from sparsify_cli.maths.forecast import BELOW, LEAST, Risk, lift, precision, rank_correlation, recall, susceptible
+from sparsify_cli.maths.forecast import BELOW, LEAST, Risk, foretold, lift, precision, rank_correlation, recall, susceptible
 from sparsify_cli.maths.identity_pairs import IdentityPairs, Rules
 from sparsify_cli.maths.intervals import Estimate
-from sparsify_cli.maths.marked_answers import by_sample
+from sparsify_cli.maths.marked_answers import Marks, by_sample
 from sparsify_cli.maths.one_against_rest import asked
 from sparsify_cli.pages.wording import percent
 from sparsify_cli.recipes.verbs import ReportRecipe
@@ -49,6 +49,12 @@ SCORES = {
     "forecast_lift": "How many times more of the changed answers were foretold than of all answers; 1 = the forecast says nothing.",
 }
 
+SCORES_OF_BIAS = {
+    "forecast_bias_precision": "Share of the pairs whose bias was foretold to grow whose bias amplification grew beyond noise.",
+    "forecast_bias_recall": "Share of the pairs whose bias amplification grew beyond noise that were foretold.",
+    "forecast_bias_lift": "How many times more of the pairs that grew were foretold than of all pairs; 1 = the forecast says nothing.",
+}
+
 
 def foretell(recipe: ReportRecipe, subject: Subject, listener: Listener) -> Outcome:
     """Write the forecast of a dense network.
@@ -65,6 +71,7 @@ def foretell(recipe: ReportRecipe, subject: Subject, listener: Listener) -> Outc
     samples = subject.samples(recipe.split)  # type: ignore[arg-type]
     [answers] = (one.every_answer() for one in seen.compressed)
     at_risk, found = susceptible(answers.probabilities), sorted(risks(seen, recipe.identity), key=lambda one: -one.risk)
+    growing = foretold([one.risk for one in found])
     document = {
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -74,14 +81,16 @@ def foretell(recipe: ReportRecipe, subject: Subject, listener: Listener) -> Outc
         "below": BELOW,
         "answers": len(answers),
         "susceptible": [answers.ids[i] for i in at_risk.nonzero()[:, 0].tolist()],
-        "risks": [{**asdict(one), "risk": one.risk} for one in found],
+        "risks": [{**asdict(one), "risk": one.risk, "foretold": grows} for one, grows in zip(found, growing, strict=True)],
     }
     report = Report(tuple(_foretold(at_risk, found)), {"data_sha256": document["data_sha256"]})
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
         write_product(folder, Product(recipe, subject, report, subject, certify=partial(_write, document)))
     some = [one for one in found if one.risk > 0]
-    headline = f"Foretold: {int(at_risk.sum()):,} of {len(answers):,} answers are at risk, and the bias of {len(some)} pairs."
+    headline = (
+        f"Foretold: {int(at_risk.sum()):,} of {len(answers):,} answers are at risk, and the bias of {sum(growing)} of {len(found)} pairs."
+    )
     table = Table("bias at risk, most first", ("what, and the group training favours", "unsure", "gap", "risk"), tuple(_rows(some)))
     hints = (f"sparsify prune {subject.path} --sparsity 0.9 --out pruned", f"sparsify report pruned --score {folder}")
     notes = () if found else ("the data names no groups that share an attribute unequally, so no bias can be foretold.",)
@@ -131,8 +140,12 @@ def score(path: Path, seen: Evidence, dense: Subject, data_sha256: str, findings
         raise BadRequest(f"{path} was made on other samples.", "Their sha256 differs.", "Use the same --data and --split.")
     before, after = ([one.every_answer() for one in side] for side in (seen.dense, seen.compressed))
     changed = modal_labels(before) != modal_labels(after)
-    marks = (by_sample(one, len(seen.dense[0])) for one in (_at_risk(told, before[0]), changed))
-    return [*_scored(*marks), _ranked(told, findings)]
+    at_risk, n = _at_risk(told, before[0]), len(seen.dense[0])
+    return [
+        *_scored(by_sample(at_risk, n), by_sample(changed, n), SCORES, "answers"),
+        *_scored(*_pairs(told, findings), SCORES_OF_BIAS, "pairs"),
+        _ranked(told, findings),
+    ]
 
 
 def late_notes(path: Path, compressed: Subject) -> tuple[str, ...]:
@@ -182,14 +195,31 @@ def _at_risk(told: Mapping[str, Any], answers: Predictions) -> Tensor:
     return torch.tensor([name in listed for name in answers.ids], dtype=torch.bool)
 
 
-def _scored(at_risk: Tensor, changed: Tensor) -> Iterator[Finding]:
-    counts = {"forecast_precision": at_risk, "forecast_recall": changed, "forecast_lift": changed}
-    for name, rule in zip(SCORES, (precision, recall, lift), strict=True):
-        n = int(counts[name].sum())
-        unit = "" if name == "forecast_lift" else "fraction"
-        about = Finding(name=name, value=None, unit=unit, n=n, better="higher", definition=SCORES[name], source=SOURCE)
+def _pairs(told: Mapping[str, Any], findings: list[Finding]) -> tuple[Marks, Marks]:
+    """Pairs whose bias was foretold to grow, and those whose bias did, beyond noise; of those that were measured."""
+    grew = {
+        f.scope: f.low is not None and f.low > 0
+        for f in findings
+        if (f.name, f.of) == ("bias_amplification", "change") and f.value is not None
+    }
+    expected = foretold([float(one["risk"]) for one in told["risks"]])
+    both = [
+        (bool(one.get("foretold", was)), grew[one["scope"]])
+        for one, was in zip(told["risks"], expected, strict=True)
+        if one["scope"] in grew
+    ]
+    marks = torch.tensor(both, dtype=torch.bool).reshape(-1, 2)
+    return marks[:, :1], marks[:, 1:]
+
+
+def _scored(at_risk: Marks, changed: Marks, definitions: Mapping[str, str], what: str) -> Iterator[Finding]:
+    for (name, text), rule, counted in zip(definitions.items(), (precision, recall, lift), (at_risk, changed, changed), strict=True):
+        n = int(counted.sum())
+        about = Finding(
+            name=name, value=None, unit="" if rule is lift else "fraction", n=n, better="higher", definition=text, source=SOURCE
+        )
         few = "undefined: nothing was foretold to be at risk" if not bool(at_risk.any()) else ""
-        yield _with(about, rule(at_risk, changed), few or f"not enough data: {n} answers, at least {LEAST} are needed")
+        yield _with(about, rule(at_risk, changed), few or f"not enough data: {n} {what}, at least {LEAST} are needed")
 
 
 def _ranked(told: Mapping[str, Any], findings: list[Finding]) -> Finding:

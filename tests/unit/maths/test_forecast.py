@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from sparsify_cli.maths.forecast import lift, precision, rank_correlation, recall, susceptible
+from sparsify_cli.maths.forecast import foretold, lift, precision, rank_correlation, recall, susceptible
 
 
 def flags(*positions: int, n: int = 40) -> torch.Tensor:
@@ -46,6 +46,12 @@ def test_too_few_answers_have_no_score():
     assert recall(flags(*range(20)), flags(*range(9))) is None
     assert lift(flags(), flags(*range(12))) is None
     assert precision(flags(), flags(*range(12))) is None
+
+
+def test_the_riskier_half_is_foretold():
+    """At least the median, and no pair without any risk."""
+    assert foretold([0.4, 0.3, 0.2, 0.1]) == [True, True, False, False]
+    assert foretold([0.1, 0.0, 0.0]) == [True, False, False] and foretold([]) == []
 
 
 def test_rank_correlation_is_spearmans():
