@@ -1,23 +1,26 @@
 """How far each group's accuracy is below that of the best group of its column.
 
-Each model has its own best group. The change says whether a group fell further behind; it has an interval when the best group is the same
-one before and after, because only then do four accuracies reduce to two paired differences on separate samples.
+Each model has its own best group. The change says whether a group fell further behind. Where the best group is the same one before and
+after, four accuracies reduce to two paired differences on separate samples; otherwise samples are drawn, with both best groups as they are.
 
 Source: the accuracy gap of disaggregated evaluation, Buolamwini and Gebru 2018 (PMLR 81, 77); intervals Newcombe 1998, method 10, with
-Tango 1998 for each group's paired change.
+Tango 1998 for each group's paired change, or Efron 1979.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from jaxtyping import Bool, Shaped
+import torch
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from sparsify_cli.contracts.metric import Evidence, Metric
 from sparsify_cli.maths.comparison import estimate, estimate_change, population_mean
 from sparsify_cli.maths.intervals import Estimate, independent_difference
+from sparsify_cli.maths.resampled_totals import content_order, resampled_totals, with_interval
 from sparsify_cli.maths.scopes import columns
 from sparsify_cli.values.report import Finding
 
@@ -85,11 +88,20 @@ def _change(about: Finding, value: str, members: Members, models: tuple[Correct,
     here = replace(about, of="change", value=(gaps[0].value or 0.0) - (gaps[1].value or 0.0))
     best, former = highest(now, members), highest(before, members)
     if best != former:
-        return replace(here, note=f"the best group was {former!r} and is {best!r} now, so there is no paired interval")
+        drawn = _drawn([(now, members[best]), (before, members[former]), (now, members[value]), (before, members[value])])
+        return with_interval(replace(here, note=f"the best group was {former!r} and is {best!r} now"), drawn)
     if best == value:
         return replace(here, note="this is the best group")
     changes = (estimate_change(now[members[name]], before[members[name]]) for name in (best, value))
     return _with(here, independent_difference(*changes), f"best is {best!r} of {len(members)} groups")
+
+
+def _drawn(parts: Sequence[tuple[Correct, Bool[Tensor, " n"]]]) -> Float[Tensor, " resamples"]:
+    """The change of the gap in each draw: best now - best before - the group now + the group before, as they come."""
+    values = torch.stack([column.double() for correct, group in parts for column in (correct * group, group)], dim=1)
+    totals = resampled_totals(values, content_order(values))
+    first, second, third, fourth = (totals[:, 2 * i] / totals[:, 2 * i + 1] for i in range(4))
+    return first - second - third + fourth
 
 
 def _with(about: Finding, found: Estimate, note: str) -> Finding:

@@ -1,6 +1,7 @@
 """Churn, exemplars, worst group and group gap by hand."""
 
 import pytest
+import torch
 
 from sparsify_cli.contracts.metric import Evidence
 from sparsify_cli.metrics.churn import Churn
@@ -104,10 +105,11 @@ def test_group_gap_and_its_change():
     assert best.value == 0 and best.low is None and best.note == "this is the best group"
 
 
-def test_group_gap_of_another_best_group_has_no_interval():
-    """Best was right, is left: the change is a number without a paired interval, and the note says why."""
+def test_group_gap_of_another_best_group_is_drawn():
+    """Best was right, is left: samples are drawn, and both are named; half of the right side is as far as 20 samples can tell."""
     change = report(GroupGap(), Evidence((right(18, 10),), (right(10, 18),))).get("group_gap", of="change", scope="group:side=right")
-    assert change.value == pytest.approx(0.4) and change.low is None and "was 'right' and is 'left' now" in change.note
+    assert change.value == pytest.approx(0.4) and "was 'right' and is 'left' now" in change.note
+    assert 0 < change.low < 0.25 and 0.55 < change.high < 0.8
 
 
 def test_small_groups_have_no_gap():
@@ -121,3 +123,18 @@ def test_without_groups_nothing_is_said():
     """No group column: no findings, no error."""
     evidence = Evidence((answering([0] * 20, [0] * 20),))
     assert WorstGroup().measure(evidence) == [] and GroupGap().measure(evidence) == []
+
+
+@pytest.mark.slow
+def test_group_gap_of_another_best_group_holds_the_truth():
+    """The left falls from .9 to .6, the right rises from .7 to .85: its gap grows by .25, which 90 to 99 of 100 intervals hold."""
+    held = 0
+    for seed in range(100):
+        chance = torch.rand(2, 200, generator=torch.Generator().manual_seed(seed))
+        sure = torch.tensor([[0.6] * 100 + [0.85] * 100, [0.9] * 100 + [0.7] * 100])
+        now, before = (
+            answering((~row).long().tolist(), [0] * 200, groups={"side": ["left"] * 100 + ["right"] * 100}) for row in chance < sure
+        )
+        change = report(GroupGap(), Evidence((now,), (before,))).get("group_gap", of="change", scope="group:side=left")
+        held += change.low <= 0.25 <= change.high
+    assert 90 <= held <= 99
