@@ -128,6 +128,11 @@ class IdentityPairs:
         identity, attribute = (~out).T.nonzero().unbind(1)
         return Pairs(attribute, identity, self.trained.favours_inside[attribute, identity])
 
+    def scope(self, attribute: int, identity: int, *, inside: bool) -> str:
+        """What a pair is called: `attribute:<a>@<column>=<favoured value>`, of classes `class:`."""
+        kind, who = "attribute" if self.test.has_attributes else "class", self.identities[identity]
+        return f"{kind}:{asked(self.test)[attribute]}@{who.column}={who.inside if inside else who.outside}"
+
     @cached_property
     def _train_columns(self) -> Columns:
         return self._with_named(self.train_targets, self.train_groups)

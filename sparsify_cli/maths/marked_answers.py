@@ -24,7 +24,7 @@ Marks = Bool[Tensor, "n answers"]
 
 def by_sample(marked: Bool[Tensor, " m"], samples: int) -> Marks:
     """Marks of all answers, sample by sample, as one row a sample."""
-    return marked.reshape(samples, -1)
+    return marked.reshape(samples, -1 if samples else 1)
 
 
 def share(top: Marks, of: Marks) -> Estimate:

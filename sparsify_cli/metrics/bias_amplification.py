@@ -34,7 +34,7 @@ from sparsify_cli.contracts.metric import Evidence, Metric
 from sparsify_cli.maths.amplification import Amplification, amplification
 from sparsify_cli.maths.comparison import Model, seeds_note
 from sparsify_cli.maths.identity_pairs import IdentityPairs, Pairs, Rules
-from sparsify_cli.maths.one_against_rest import answers, asked
+from sparsify_cli.maths.one_against_rest import answers
 from sparsify_cli.maths.resampled_totals import RESAMPLES, content_order, noted, with_interval
 from sparsify_cli.values.report import Finding
 
@@ -217,16 +217,14 @@ class Study:
 
     def _about(self, attribute: int, identity: int, inside: bool) -> Finding:
         """A finding of a pair without its number: scope, and the counts it rests on."""
-        first, who = self.evidence.compressed[0], self.known.identities[identity]
         trained, tested = self.known.trained, self.known.tested
-        kind = "attribute" if first.has_attributes else "class"
-        scope = f"{kind}:{asked(first)[attribute]}@{who.column}={who.inside if inside else who.outside}"
+        scope = self.known.scope(attribute, identity, inside=inside)
         at = attribute, identity
         rates = float(trained.inside[at]), float(trained.outside[at])
         counts = int(tested.positives_inside[at]), int(tested.positives_outside[at])
         (rate, other), (here, there) = (pair if inside else pair[::-1] for pair in (rates, counts))
         note = f"{100 * rate:.1f} % against {100 * other:.1f} % in training; {here} and {there} true positives in the test set"
-        return replace(ABOUT, n=len(first), scope=scope, note=note)
+        return replace(ABOUT, n=len(self.known.test), scope=scope, note=note)
 
     def _of_pair(self, about: Finding, one: Amplification, value: Float[Tensor, ""], drawn: Float[Tensor, " r"]) -> Finding:
         rows = self._rows[about.of]

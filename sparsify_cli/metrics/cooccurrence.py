@@ -23,7 +23,7 @@ from sparsify_cli.contracts.metric import Evidence, Metric
 from sparsify_cli.maths.comparison import estimate, estimate_change, population_mean, seeds_note
 from sparsify_cli.maths.identity_pairs import IdentityPairs, Rules
 from sparsify_cli.maths.intervals import Estimate, independent_difference
-from sparsify_cli.maths.one_against_rest import answers, asked
+from sparsify_cli.maths.one_against_rest import answers
 from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding
 
@@ -68,7 +68,7 @@ class CoOccurrence(Metric):
     def _of_pair(self, evidence: Evidence, known: IdentityPairs, p: int) -> Iterator[Finding]:
         attribute, identity, inside = (int(column[p]) for column in known.pairs)
         members = known.members[:, identity] == bool(inside)
-        about = _about(evidence.compressed[0], known, attribute, identity, bool(inside))
+        about = _about(known, attribute, identity, bool(inside))
         if min(int(members.sum()), int((~members).sum())) < self.least:
             yield replace(about, note=f"not enough data: a group has fewer than {self.least} samples; {about.note}")
             return
@@ -95,11 +95,11 @@ def _with(about: Finding, found: Estimate) -> Finding:
     return replace(about, value=found.value, low=max(found.low, -2.0), high=min(found.high, 2.0))
 
 
-def _about(first: Predictions, known: IdentityPairs, attribute: int, identity: int, inside: bool) -> Finding:
+def _about(known: IdentityPairs, attribute: int, identity: int, inside: bool) -> Finding:
     """Scope, and the same of the truth."""
-    who, at = known.identities[identity], (attribute, identity)
-    kind = "attribute" if first.has_attributes else "class"
-    scope = f"{kind}:{asked(first)[attribute]}@{who.column}={who.inside if inside else who.outside}"
+    at, scope = (attribute, identity), known.scope(attribute, identity, inside=inside)
     rates = [(float(one.inside[at]), float(one.outside[at])) for one in (known.trained, known.tested)]
     (trained, tested) = (100 * (a - b if inside else b - a) for a, b in rates)
-    return replace(ABOUT, n=len(first), scope=scope, note=f"of the truth {trained:+.1f} points in training, {tested:+.1f} in the test set")
+    return replace(
+        ABOUT, n=len(known.test), scope=scope, note=f"of the truth {trained:+.1f} points in training, {tested:+.1f} in the test set"
+    )

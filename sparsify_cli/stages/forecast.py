@@ -110,11 +110,10 @@ def risks(seen: Evidence, named: Sequence[str] = ()) -> list[Risk]:
     known = IdentityPairs(said, seen.train.targets, seen.train.groups, Rules(tuple(named)))
     unsure = ((said.probabilities - 0.5).abs() < BELOW - 0.5).double().mean(dim=0)
     unsure = unsure[-len(asked(said)) :]
-    gaps, kind = (known.trained.inside - known.trained.outside).abs(), "attribute" if said.has_attributes else "class"
+    gaps = (known.trained.inside - known.trained.outside).abs()
     found = []
     for a, i, inside in zip(*(column.tolist() for column in known.pairs), strict=True):
-        group = known.identities[i]
-        scope = f"{kind}:{asked(said)[a]}@{group.column}={group.inside if inside else group.outside}"
+        scope = known.scope(a, i, inside=inside)
         found.append(Risk(scope, float(unsure[a]), float(gaps[a, i])))
     return found
 

@@ -21,6 +21,21 @@ from sparsify_cli.values.report import Finding, Report
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 Of = Literal["compressed", "dense", "change"]
+SHARES = (
+    "accuracy",
+    "auc",
+    "churn",
+    "ece",
+    "classwise_ece",
+    "smooth_ece",
+    "f1",
+    "uncertainty",
+    "worst_group",
+    "group_gap",
+    "sparsity",
+    "membership",
+)
+"""Beginnings of names of numbers that lie between 0 and 1, and change by 1 at most: whoever asks for more means percent."""
 HALF = 0.5 + 1e-6
 """Weights that rounding to whole ones may be off by, and the rounding of a float."""
 
@@ -59,7 +74,7 @@ def parse_gate(text: str) -> Gate:
     """Read a gate.
 
     Raises:
-        BadRequest: it is not one.
+        BadRequest: it is not one, or asks for a share beyond 1.
     """
     match = FORM.fullmatch(text)
     if match is None:
@@ -70,7 +85,10 @@ def parse_gate(text: str) -> Gate:
         bound = float(number) * UNITS[unit or ""]
     except ValueError as error:
         raise BadRequest(f"{number!r} in the gate {text!r} is not a number.") from error
-    return Gate(text, re.sub(r"[ -]+", "_", name.strip()), of, scope or "all", sign, bound)
+    name = re.sub(r"[ -]+", "_", name.strip())
+    if name.startswith(SHARES) and abs(bound) > 1:
+        raise BadRequest(f"The gate {text!r} asks for {bound:g}.", f"{name} is a share, from 0 to 1.", f"Write {bound:g}% for percent.")
+    return Gate(text, name, of, scope or "all", sign, bound)
 
 
 def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[Condition, ...], Regression | None]:
@@ -80,7 +98,7 @@ def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[Condition, 
         BadRequest: a gate cannot be read.
         UnknownName: a gate asks for a number that was not measured.
     """
-    found = [(gate, _possible(gate, _found(gate, report))) for gate in map(parse_gate, texts)]
+    found = [(gate, _found(gate, report)) for gate in map(parse_gate, texts)]
     checked = tuple(Condition(gate.text, gate.sign, gate.bound, finding, gate.holds(finding)) for gate, finding in found)
     failed = [condition.sentence for condition in checked if not condition.holds]
     if not failed:
@@ -88,18 +106,6 @@ def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[Condition, 
     return checked, Regression(
         f"{len(failed)} of {len(checked)} gates failed: {'; '.join(failed)}.", "", "`sparsify report` shows where the loss is."
     )
-
-
-def _possible(gate: Gate, finding: Finding) -> Finding:
-    """The finding, where a bound could be one of it.
-
-    Raises:
-        BadRequest: a share is held against a number beyond 1, which is meant in percent.
-    """
-    if finding.unit == "fraction" and abs(gate.bound) > 1:
-        why = f"{finding.name} is a share, from 0 to 1." if gate.of != "change" else f"{finding.name} is a share; it changes by 1 at most."
-        raise BadRequest(f"The gate {gate.text!r} asks for {gate.bound:g}.", why, f"Write {gate.bound:g}% for percent.")
-    return finding
 
 
 def require_about_one(gate: Gate) -> None:

@@ -114,7 +114,9 @@ def reported(
     shown = [about if one is chosen else one for one in shown]
     gates, failure = check_gates(recipe.gate, about.report)
     if recipe.gate and recipe.sparsities and not _holds(dense, about):
-        failure = failure or Regression("No network of the sweep is as good as the dense one.", "Each is worse beyond noise.", LESS)
+        failure = failure or Regression(
+            "No network of the sweep is known to be as good as the dense one.", "Each is worse beyond noise, or too little is known.", LESS
+        )
     first = (*why, *others.notes(subject), *_stranger_notes(subject, dense, networks))
     view = replace(_view(dense, shown, about, split, gates), notes=first, models=1 + len(others.compressed))
     sentences = [gate.sentence for gate in gates]

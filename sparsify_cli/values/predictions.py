@@ -13,6 +13,9 @@ from torch import Tensor
 from sparsify_cli.errors import Anomalous
 from sparsify_cli.values.choices import choices, options
 
+SMALL = 10**6
+"""Logits whose probabilities are kept: 8 MB; of a thousand classes they would fill memory."""
+
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
@@ -47,9 +50,16 @@ class Predictions:
         """True where the outputs are yes-or-no attributes instead of classes."""
         return self.targets.ndim == 2
 
-    @cached_property
+    @property
     def probabilities(self) -> Float[Tensor, "n outputs"]:
-        """Softmax of the logits, or of attributes the probability of each, float64."""
+        """Softmax of the logits, or of attributes the probability of each, float64; kept where it is small."""
+        return self._kept if self.logits.numel() <= SMALL else self._probabilities()
+
+    @cached_property
+    def _kept(self) -> Float[Tensor, "n outputs"]:
+        return self._probabilities()
+
+    def _probabilities(self) -> Float[Tensor, "n outputs"]:
         return self.logits.double().sigmoid() if self.has_attributes else torch.softmax(self.logits.double(), dim=1)
 
     @property

@@ -22,7 +22,7 @@ def test_by_hand():
     assert share(at_risk, changed).value == 3 / 4 and share(changed, at_risk).value == 3 / 5
     assert lift(at_risk, changed).value == pytest.approx(0.75 / (5 / 6))
     assert count(changed).value == 4
-    assert by_sample(changed.flatten(), 2).equal(changed)
+    assert by_sample(changed.flatten(), 2).equal(changed) and by_sample(changed.flatten()[:0], 0).shape == (0, 1)
 
 
 def test_one_answer_a_sample_has_wilsons_interval():

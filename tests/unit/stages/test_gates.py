@@ -167,13 +167,15 @@ def test_a_comparison_needs_two_networks():
         check_gates(["change.accuracy>=-0.015"], Report((Finding(name="accuracy", value=0.9),)))
 
 
-SHARES = Report(
-    (Finding(name="accuracy", value=0.9, unit="fraction"), Finding(name="accuracy", value=-0.1, unit="fraction", of="change")),
-)
-
-
-@pytest.mark.parametrize("text", ["accuracy>=90", "change.accuracy>=-2", "accuracy<=5"])
+@pytest.mark.parametrize("text", ["accuracy>=90", "change.accuracy>=-2", "accuracy@class:3<=5", "ece<=5"])
 def test_percent_without_its_sign_is_refused(text):
-    """No share is beyond 1; what was meant is said."""
+    """No share is beyond 1; what was meant is said before anything is measured."""
     with pytest.raises(BadRequest, match=r"is a share.*% for percent"):
-        check_gates([text], SHARES)
+        parse_gate(text)
+    assert parse_gate(f"{text}%").bound == parse_gate(text.replace(">=-2", ">=-0.02").replace("90", "0.9").replace("=5", "=0.05")).bound
+
+
+@pytest.mark.parametrize("text", ["output_shift<=2", "r2>=-2", "perplexity<=12", "relative_step_norm<=1.5"])
+def test_numbers_beyond_one_may_be_asked_for(text):
+    """Not every number without a unit is a share."""
+    assert abs(parse_gate(text).bound) > 1
