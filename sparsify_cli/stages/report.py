@@ -102,14 +102,18 @@ def reported(
     dense = with_context_of(ancestor, subject).checked()
     networks = _networks(dense, subject, recipe.also)
     if recipe.sparsities:  # those that were made, without what they were made from
-        made = {Path(path).resolve() for path in (recipe.model, *recipe.also)}
-        networks = [one for one in networks if one.path.resolve() in made]
+        named = {Path(path).resolve() for path in (recipe.model, *recipe.also)}
+        networks = [one for one in networks if one.path.resolve() in named]
         networks.sort(key=lambda one: one.masks.sparsity)
     others = population(recipe.population, subject, dense)
     beside = {True: others, False: others.dense_only()}
     shown = [_compared(dense, one, split, listener, beside[one.path == subject.path], recipe.identity) for one in networks]
     asked_about = next(one for one in shown if one.subject.path == subject.path)
-    chosen, *why = _chosen(dense, shown) if recipe.sparsities else (asked_about,)
+    made = {
+        Path(path).resolve() for path in (recipe.model, *recipe.also[: len(set(recipe.sparsities)) - 1])
+    }  # what was swept, without --also
+    swept_here = [one for one in shown if one.subject.path.resolve() in made]
+    chosen, *why = _chosen(dense, swept_here) if recipe.sparsities else (asked_about,)
     about, subject = _scored(recipe, chosen, dense, split), chosen.subject
     shown = [about if one is chosen else one for one in shown]
     gates, failure = check_gates(recipe.gate, about.report)

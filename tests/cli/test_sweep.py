@@ -41,6 +41,16 @@ def test_a_gate_fails_where_every_network_is_worse(here, run: Run):
 
 
 @pytest.mark.slow
+def test_the_page_is_about_a_network_that_was_swept(here, run: Run):
+    """One beside it that is sparser and as good is shown, and gates are not about it."""
+    assert run(f"finetune {DENSE} --regime gmp --sparsity 0.6 --epochs 3 --out kept").code == 0
+    run(f"report {DENSE} --sparsities 0.1,0.2,0.3 --also kept --out beside")
+    page = json.loads(Path("beside/report.json").read_text())
+    assert "kept" in [stage["name"] for stage in page["stages"]]
+    assert page["stages"][page["subject"]]["name"] != "kept"
+
+
+@pytest.mark.slow
 def test_each_may_be_fine_tuned(here, run: Run):
     """The networks shown are those after training, each once."""
     assert run(f"report {DENSE} --sparsities 0.9,0.6 --pattern 2:4 --epochs 1 --out page").code == 0
