@@ -31,6 +31,7 @@ from sparsify_cli.maths.redistribution import regrowth
 from sparsify_cli.training import first_masks
 from sparsify_cli.training.drop_and_grow import DropAndGrow, gradient
 from sparsify_cli.values.run import Run
+from sparsify_cli.values.shards import whole
 
 AVERAGE = "snfs.momentum."
 
@@ -79,5 +80,5 @@ class Snfs(DropAndGrow):
         return dict(zip(kept, regrowth(means, sum(dropped.values()), free), strict=True))
 
     def _mean(self, run: Run, name: str) -> float:
-        active = run.memory[AVERAGE + name][run.masks[name]]
+        active = whole(run.memory[AVERAGE + name])[run.masks[name]]
         return float(active.abs().double().mean()) if len(active) else 0.0

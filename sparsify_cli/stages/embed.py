@@ -94,7 +94,7 @@ class Embedding:
 def embed(recipe: EmbedRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
     """Train every level and write one artifact that holds them all."""
     work, notes = _embedding(recipe, listener)
-    machine = engine(recipe.device, recipe.precision)
+    machine = engine(recipe.device, recipe.precision, recipe.parallel)
     with workplace(recipe, Product(recipe, work.subject, Report(), work.parent), work.subject.name, resume=resume) as place:
         levels = _trained_levels(work, machine, listener, place)
         levels = _settled(work, levels)
@@ -287,6 +287,7 @@ def _facts(work: Embedding, levels: list[Level], machine: Engine) -> dict[str, A
     return {
         "data_sha256": data_identity(work.subject.samples("train")),
         "processes": machine.world,
+        "parallel": machine.parallel,
         "logits_sha256": [logits_digest(network) for network in networks],
     }
 

@@ -128,7 +128,7 @@ def pruning_plan(
 
 def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: Listener, *, resume: Path | None) -> Outcome:
     """Train from a start and write the artifact."""
-    machine = engine(recipe.device, recipe.precision)
+    machine = engine(recipe.device, recipe.precision, recipe.parallel)
     unfinished = Product(recipe, start.subject, Report(), start.parent)
     with workplace(recipe, unfinished, start.subject.name, resume=resume) as place:
         training = replace(_training(recipe, start, listener), log=place.folder / LOG, reached=_reached(recipe, start))
@@ -259,7 +259,8 @@ def _against_ancestor(parent: Subject, after: Subject) -> list[Finding]:
 
 def _facts(start: Start, result: Trained, machine: Engine) -> dict[str, object]:
     train = start.subject.samples("train")
-    return {"history": list(result.history), "processes": machine.world, "data_sha256": data_identity(train), "samples": len(train)}
+    where = {"processes": machine.world, "parallel": machine.parallel}
+    return {"history": list(result.history), **where, "data_sha256": data_identity(train), "samples": len(train)}
 
 
 def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject, report: Report, folder: Path) -> Outcome:

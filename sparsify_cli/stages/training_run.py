@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding
 from sparsify_cli.values.run import Run, Sparsify
 from sparsify_cli.values.samples import Samples
+from sparsify_cli.values.shards import whole
 
 WATCHED = 1000
 """Validation samples whose accuracy is shown after each epoch."""
@@ -132,6 +134,11 @@ def trained(work: Training, engine: Engine, listener: Listener, *, save: Save, s
         Interrupted: at Ctrl-C, after saving.
         Diverged: a loss or weight is not finite.
     """
+    with engine.together():
+        return _trained(work, engine, listener, save=save, state=state)
+
+
+def _trained(work: Training, engine: Engine, listener: Listener, *, save: Save, state: Mapping[str, Any] | None) -> Trained:
     run = started(work, engine)
     regime: Regime = strategy("regimes", work.regime)
     watch = _Watch(work, regime, engine, listener, save, saved=state or {})
@@ -145,7 +152,7 @@ def trained(work: Training, engine: Engine, listener: Listener, *, save: Save, s
                     run, regime, loss, work.samples,
                     batch_size=work.recipe.batch_size, seed=work.seed, learning_rate=learning_rate(work.recipe, run),
                     after_step=watch, stop_requested=engine.everywhere(asked), rank=engine.rank, world=engine.world,
-                    accumulate=work.recipe.accumulate, prepare=preparation(work),
+                    accumulate=work.recipe.accumulate, prepare=preparation(work), workers=work.recipe.workers,
                 )  # fmt: skip
         except Interrupted:
             watch.keep(run)  # only here is the run at a step boundary: a second Ctrl-C or a diverged loss leaves the last good state
@@ -188,14 +195,14 @@ def preparation(work: Training) -> Prepare | None:
 
 
 def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of tensors, on the CPU."""
-    return {name: value.detach().cpu().clone() for name, value in state.items()}
+    """Copies of tensors, whole, on the CPU."""
+    return {name: whole(value).detach().cpu().clone() for name, value in state.items()}
 
 
 def started(work: Training, engine: Engine) -> Run:
     """The run at step 0: optimizer made, module on its device, frozen values remembered."""
     torch.manual_seed(work.seed)
-    forward, optimizer = setup(engine, work.module, optimizer_of(work.recipe, work.module))
+    forward, optimizer = setup(engine, work.module, partial(optimizer_of, work.recipe))
     per_epoch = steps_per_epoch(len(work.samples), size=work.recipe.batch_size, world=engine.world)
     run = Run(
         model=work.module, forward=forward, optimizer=optimizer, backward=engine.backward,

@@ -14,8 +14,8 @@ and only without batch norm (each process normalises by its own share) and witho
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterator
 
 import torch
 from jaxtyping import Int
@@ -25,7 +25,7 @@ from sparsify_cli.errors import BadData, BadRequest
 from sparsify_cli.values.arrays import as_taken_by, handy_batch
 from sparsify_cli.values.samples import Samples
 
-__all__ = ["as_taken_by", "batches", "derived_seed", "epoch_order", "handy_batch", "samples_of_step", "steps_per_epoch"]
+__all__ = ["as_taken_by", "batch_of", "derived_seed", "epoch_order", "handy_batch", "samples_of_step", "steps_per_epoch"]
 
 
 def derived_seed(*parts: int) -> int:
@@ -60,36 +60,30 @@ def samples_of_step(n: int, *, size: int, world: int, step: int) -> int:
     return _tail(n, size, world) * world if step % per_epoch == n // size else size
 
 
+@functools.lru_cache(maxsize=2)  # two: threads that work ahead are in the next epoch already
 def epoch_order(n: int, *, seed: int, epoch: int) -> Int[Tensor, " n"]:
     """The permutation of the samples in `epoch` (0 = the first)."""
     generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
     return torch.randperm(n, generator=generator)
 
 
-def batches(samples: Samples, *, size: int, seed: int, start_step: int, total: int, rank: int = 0, world: int = 1) -> Iterator[Samples]:
-    """The batches of steps start_step .. total - 1, for one process.
+def batch_of(samples: Samples, step: int, *, size: int, seed: int, rank: int = 0, world: int = 1) -> Samples:
+    """The batch of one step, for one process.
 
     Args:
         samples: the training split.
+        step: optimizer steps before it.
         size: samples of one step, over all processes.
         seed: of the order.
-        start_step: optimizer steps already done.
-        total: optimizer steps of the whole run.
         rank: which process, 0 .. world - 1.
         world: processes.
 
     Raises:
         BadRequest, BadData: as `steps_per_epoch`.
     """
-    per_epoch = steps_per_epoch(len(samples), size=size, world=world)
-    epoch, order = -1, torch.empty(0, dtype=torch.int64)
-    for step in range(start_step, total):
-        if step // per_epoch != epoch:
-            epoch = step // per_epoch
-            order = epoch_order(len(samples), seed=seed, epoch=epoch)
-        first = step % per_epoch * size
-        batch = order[first : first + size]
-        yield samples.take(batch[: len(batch) - len(batch) % world][rank::world])
+    epoch, place = divmod(step, steps_per_epoch(len(samples), size=size, world=world))
+    batch = epoch_order(len(samples), seed=seed, epoch=epoch)[place * size : (place + 1) * size]
+    return samples.take(batch[: len(batch) - len(batch) % world][rank::world])
 
 
 def _tail(n: int, size: int, world: int) -> int:

@@ -6,6 +6,8 @@ weights: Liu et al. 2021 (arXiv 2102.11068).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 
 import torch
@@ -13,8 +15,10 @@ from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.keep import top_k
+from sparsify_cli.training import guard
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
+from sparsify_cli.values.shards import is_split, split_like, whole
 
 
 def random_masks(run: Run, like: MaskSet, within: MaskSet) -> MaskSet:
@@ -43,7 +47,23 @@ def redraw(model: nn.Module) -> None:
     for layer in model.modules():
         draw = getattr(layer, "reset_parameters", None)
         if draw is not None:
-            draw()
+            with _whole_parameters(layer):
+                draw()
+
+
+@contextmanager
+def _whole_parameters(layer: nn.Module) -> Iterator[None]:
+    """Inside, parameters of which other processes hold rows are whole; afterwards each process has its rows of them as they are then."""
+    held = [
+        (layer.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], p) for name, p in layer.named_parameters() if is_split(p)
+    ]
+    for owner, name, parameter in held:
+        owner.register_parameter(name, nn.Parameter(whole(parameter)))
+    yield
+    for owner, name, parameter in held:
+        with torch.no_grad():
+            parameter.copy_(split_like(owner.get_parameter(name).detach(), parameter))
+        owner.register_parameter(name, parameter)
 
 
 def require_drawable(model: nn.Module) -> None:
@@ -64,9 +84,9 @@ def shuffle(run: Run) -> None:
     generator, parameters = run.generator(3), dict(run.model.named_parameters())
     for name, mask in run.masks.items():
         free = mask & ~run.frozen[name][0] if name in run.frozen else mask
-        values = parameters[name][free]
+        values = whole(parameters[name])[free]
         order = torch.randperm(len(values), generator=generator).to(values.device)
-        parameters[name].masked_scatter_(free, values[order])
+        guard.put_back(parameters[name], free, values[order])
 
 
 def overlap(run: Run, start: str, *, top: Fraction) -> float:
@@ -85,4 +105,4 @@ def overlap(run: Run, start: str, *, top: Fraction) -> float:
 
 
 def _largest(weight: Tensor, top: Fraction) -> Tensor:
-    return top_k(weight.abs().flatten().cpu(), round(weight.numel() * top))
+    return top_k(whole(weight).abs().flatten().cpu(), round(weight.numel() * top))

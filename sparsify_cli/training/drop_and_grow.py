@@ -37,6 +37,7 @@ from sparsify_cli.training import first_masks, guard, masking
 from sparsify_cli.training.first_masks import Initial
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
+from sparsify_cli.values.shards import whole
 
 Text = Annotated[str, BeforeValidator(str)]
 
@@ -158,14 +159,15 @@ class DropAndGrow(Regime):
         dropped = {name: int(run.masks[name].sum()) - int(mask.sum()) for name, mask in kept.items()}
         counts, generator, grown = self.growth(run, kept, dropped), run.generator(GROWTH), {}
         for name, mask in kept.items():
-            grown[name] = grow(_finite(run, name, self.score(run, name, generator)), mask, counts[name])
+            grown[name] = grow(_finite(run, name, whole(self.score(run, name, generator))), mask, counts[name])
         masking.switch(run, MaskSet({**run.masks, **grown}), event="regrow")
 
     def _survivors(self, run: Run, share: float) -> dict[str, Bool[Tensor, "..."]]:
         weights, generator, kept = run.weights(), run.generator(NOISE), {}
         for name in first_masks.moving(run):
-            noise = torch.randn(weights[name].shape, generator=generator) * self.noise
-            magnitude = weights[name].abs().float() + noise.to(weights[name].device)
+            weight = whole(weights[name])
+            noise = torch.randn(weight.shape, generator=generator) * self.noise
+            magnitude = weight.abs().float() + noise.to(weight.device)
             kept[name] = drop(magnitude, run.masks[name], first_masks.frozen(run, name), share)
         return kept
 

@@ -1,6 +1,7 @@
 """The engine: device, precision and several processes, from Lightning Fabric. Nothing else imports it.
 
-One process by default; under `torchrun` every process that torchrun started, with gradients averaged (DDP). What float16 needs besides
+One process by default; under `torchrun` every process that torchrun started, with gradients averaged: each holds the whole network (DDP),
+or some rows of every parameter (FSDP, `blocks.py`; what that means for the rest is in `values/shards.py`). What float16 needs besides
 (`loss_scale.py`) is part of the run's state, so that it is complete without the engine.
 """
 
@@ -10,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -19,8 +21,10 @@ from torch import Tensor, nn
 
 from sparsify_cli.errors import BadRequest, SparsifyError
 from sparsify_cli.recipes.pattern import Pattern
+from sparsify_cli.training.blocks import split
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Following, Sparsify
+from sparsify_cli.values.shards import as_one, is_split, whole
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -31,9 +35,15 @@ HALF = "16-mixed"
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """A launched Fabric and what the rest may ask of it."""
+    """A launched Fabric and what the rest may ask of it.
+
+    Args:
+        fabric: launched.
+        splits: parameters lie on several processes, some rows on each.
+    """
 
     fabric: Fabric
+    splits: bool = False
 
     @property
     def rank(self) -> int:
@@ -46,6 +56,11 @@ class Engine:
         return self.fabric.world_size
 
     @property
+    def parallel(self) -> str:
+        """What each of several processes holds: `fsdp` or `ddp`; `none` where there is one."""
+        return "none" if self.world == 1 else "fsdp" if self.splits else "ddp"
+
+    @property
     def device(self) -> torch.device:
         """Where this process computes."""
         return self.fabric.device
@@ -53,6 +68,10 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """The backward pass; gradients are averaged over processes."""
         self.fabric.backward(loss)
+
+    def together(self) -> AbstractContextManager[None]:
+        """What a run trains in."""
+        return as_one() if self.splits else nullcontext()
 
     def everywhere(self, asked: Callable[[], bool]) -> Callable[[], bool]:
         """`asked`, true on every process as soon as it is true on one, so that all stop at the same step."""
@@ -85,7 +104,7 @@ class Engine:
         """Copy rank 0's parameters and buffers to every process (batch-norm statistics differ after the last step)."""
         if self.world == 1:
             return
-        for tensor in (*module.parameters(), *module.buffers()):
+        for tensor in (one for one in (*module.parameters(), *module.buffers()) if not is_split(one)):
             tensor.data.copy_(self.fabric.broadcast(tensor.data))
 
     def from_rank_zero(self, value: Tensor) -> Tensor:
@@ -109,6 +128,7 @@ class _Agreed:
 
     def __call__(self, weights: Mapping[str, Tensor], sparsity: Fraction, *, within: MaskSet | None = None) -> MaskSet:
         """The masks of rank 0."""
+        weights = whole(weights)
         chosen = self.sparsify(weights, sparsity, within=within) if self.engine.rank == 0 else MaskSet()
         return self.engine.from_first(chosen) if self.engine.world > 1 else chosen
 
@@ -132,19 +152,25 @@ class _Agreed:
         return _Agreed(self.engine, self.sparsify.knowing(movement)) if isinstance(self.sparsify, Following) else self
 
 
-def engine(device: str = "auto", precision: str = "32-true") -> Engine:
+def engine(device: str = "auto", precision: str = "32-true", parallel: str = "ddp") -> Engine:
     """Start the engine; under `torchrun`, join the other processes.
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         precision: `32-true`, `bf16-mixed`, `16-mixed` (with `loss_scale`) or `64-true`.
+        parallel: what each of several processes holds: `ddp`, the network, or `fsdp`, some rows of every parameter.
 
     Raises:
-        BadRequest: no such device or precision here.
+        BadRequest: no such device or precision here, or nothing to split among.
     """
     if precision not in PRECISIONS:
         raise BadRequest(f"There is no precision {precision!r}.", "", f"Choose one of {', '.join(PRECISIONS)}.")
-    options = {**_where(device), **_processes()}
+    options = {**_where(device), **_processes(parallel)}
+    splits = parallel == "fsdp"
+    if splits and "strategy" not in options:
+        raise BadRequest(
+            "One process has nobody to share a network with.", "", "Start several: torchrun --nproc-per-node 2 -m sparsify_cli ..."
+        )
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     from lightning_fabric import Fabric
 
@@ -155,7 +181,7 @@ def engine(device: str = "auto", precision: str = "32-true") -> Engine:
         fabric.launch()
     except (RuntimeError, ValueError, TypeError) as error:
         raise BadRequest(f"The device {device!r} cannot be used here.", f"{error}", "Try --device cpu.") from error
-    return Engine(fabric)
+    return Engine(fabric, splits)
 
 
 def _precise(precision: str, device: str) -> dict[str, Any]:
@@ -174,14 +200,24 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def setup(engine: Engine, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Move model and optimizer to the device (in place) and wrap them.
+def setup(
+    engine: Engine, model: nn.Module, optimizer_of: Callable[[nn.Module], torch.optim.Optimizer]
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Move the model to the device (in place), split it where that is asked for, make its optimizer, and wrap them.
+
+    Args:
+        engine: device, precision and processes.
+        model: changed in place.
+        optimizer_of: makes the optimizer of the model as it is then.
 
     Returns:
         What to call for a forward pass, and the optimizer to step: `Run.forward` and `Run.optimizer`.
     """
-    forward, wrapped = engine.fabric.setup(model, optimizer)
-    return forward, wrapped
+    if engine.splits:
+        engine.share(model)
+    forward: nn.Module = engine.fabric.setup_module(model, move_to_device=not engine.splits)  # split first, then moved
+    optimizer: Any = engine.fabric.setup_optimizers(optimizer_of(model))
+    return forward, optimizer
 
 
 def _where(device: str) -> dict[str, Any]:
@@ -203,9 +239,26 @@ def _require_there(kind: str, index: int) -> None:
         raise BadRequest("This machine has no MPS device.", "", "Give --device cpu, or auto to take what there is.")
 
 
-def _processes() -> dict[str, Any]:
+def _processes(parallel: str) -> dict[str, Any]:
     """What torchrun's environment says about the other processes; nothing outside torchrun."""
     if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
         return {}
     world, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    return {"devices": here, "num_nodes": world // here, "strategy": "ddp" if world > 1 else "auto"}
+    if world == 1:
+        return {"devices": here}
+    return {"devices": here, "num_nodes": world // here, "strategy": _split() if parallel == "fsdp" else "ddp"}
+
+
+def _split() -> Any:
+    """Fabric's way to train a network of which every process holds some rows: its own for DDP, up to where the network is wrapped.
+
+    Its strategy for this (`ModelParallelStrategy`) takes neither float64 nor our loss scaling.
+    """
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from torch.distributed.device_mesh import init_device_mesh
+
+    class Split(DDPStrategy):
+        def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
+            return split(module, init_device_mesh(self.root_device.type, (self.world_size,)))
+
+    return Split()

@@ -21,6 +21,7 @@ from sparsify_cli.errors import BadRequest, KeyMismatch
 from sparsify_cli.training import loss_scale, movement
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
+from sparsify_cli.values.shards import here, rows, whole
 
 
 def freeze(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -33,7 +34,7 @@ def freeze(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[s
     Returns:
         name -> (bool positions, 1-D values in row order), copies.
     """
-    return {name: (mask.clone(), weights[name].detach()[mask].clone()) for name, mask in masks.items()}
+    return {name: (mask.clone(), whole(weights[name].detach())[mask].clone()) for name, mask in masks.items()}
 
 
 def descend(run: Run, loss: Callable[[], Tensor]) -> Tensor:
@@ -85,7 +86,7 @@ def enforce(run: Run) -> None:
     for name, mask in run.masks.items():
         parameters[name].masked_fill_(~mask, 0)
     for name, (positions, values) in run.frozen.items():
-        parameters[name].masked_scatter_(positions, values)
+        put_back(parameters[name], positions, values)
 
 
 def place(run: Run) -> None:
@@ -113,6 +114,14 @@ def _still(run: Run) -> Iterator[tuple[nn.Parameter, Bool[Tensor, "..."]]]:
             yield parameter, ~run.masks[name]
         if name in run.frozen:
             yield parameter, run.frozen[name][0]
+
+
+@torch.no_grad()
+def put_back(parameter: Tensor, positions: Bool[Tensor, "..."], values: Tensor) -> None:
+    """Stored values at their positions, in row order; of a split parameter those of the rows that lie here."""
+    part = rows(parameter)
+    before = int(positions[: part.start or 0].sum())
+    here(parameter).masked_scatter_(positions[part], values[before:])
 
 
 def _moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from types import FrameType
@@ -22,7 +22,8 @@ from sparsify_cli.contracts.objective import Loss
 from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.errors import BadData, BadRequest, Diverged, Interrupted
 from sparsify_cli.training import guard, loss_scale
-from sparsify_cli.training.batches import as_taken_by, batches, derived_seed
+from sparsify_cli.training.ahead import ahead
+from sparsify_cli.training.batches import as_taken_by, batch_of, derived_seed
 from sparsify_cli.training.batchnorm import has_batchnorm
 from sparsify_cli.training.seeding import seed_torch
 from sparsify_cli.values.losses import require_answers
@@ -48,6 +49,7 @@ def train(
     world: int = 1,
     accumulate: int = 1,
     prepare: Prepare | None = None,
+    workers: int = 0,
 ) -> None:
     """Train from `run.step` to `run.total`.
 
@@ -65,6 +67,7 @@ def train(
         world: processes that train together.
         accumulate: parts a batch is computed in.
         prepare: (batch, seed) -> the batch that is trained on, such as augmented images; the seed depends on step and process.
+        workers: threads that cut out and prepare batches ahead; the batches are the same.
 
     Raises:
         Interrupted: a stop was requested; `run.state()` is resumable.
@@ -73,15 +76,18 @@ def train(
     """
     _check(run, samples, batch_size // world)
     guard.place(run)
-    order = batches(samples, size=batch_size, seed=seed, start_step=run.step, total=run.total, rank=rank, world=world)
-    with _stopping(stop_requested) as stop:
+
+    def given(step: int) -> Samples:
+        batch = batch_of(samples, step, size=batch_size, seed=seed, rank=rank, world=world)
+        return batch if prepare is None else prepare(batch, derived_seed(seed, step, rank, 1))
+
+    with _stopping(stop_requested) as stop, closing(ahead(given, range(run.step, run.total), workers=workers)) as order:
         if run.step == 0:
             _stop_here(run, stop)
             regime.start(run)
         for batch in order:
             _ready(run, learning_rate(*regime.clock(run)), derived_seed(seed, run.step, rank))
-            given = batch if prepare is None else prepare(batch, derived_seed(seed, run.step, rank, 1))
-            value = regime.step(run, _BatchLoss(run, loss, given, accumulate))
+            value = regime.step(run, _BatchLoss(run, loss, batch, accumulate))
             run.step += 1
             if after_step is not None:
                 after_step(run, value)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.shards import is_split, split_like, whole
 
 
 @runtime_checkable
@@ -110,19 +111,29 @@ class Run:
         self.events.append({"event": kind, "step": self.step, **numbers})
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs; plain values that torch loads with weights_only=True."""
+        """Everything a resumed run needs; plain values, whole, that torch loads with weights_only=True."""
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": whole(self.model.state_dict()),
+            "optimizer": whole(self.optimizer.state_dict()),
             "masks": dict(self.masks.masks),
             "step": self.step,
-            "memory": dict(self.memory),
+            "memory": whole(self.memory),
+            "split": [name for name, value in self.memory.items() if is_split(value)],
             "rng": torch.get_rng_state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state."""
+        """Go back to a saved state, also one of more or of fewer processes."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():
+            moments.update({key: _as_split(value, parameter) for key, value in moments.items() if isinstance(value, Tensor)})
         self.masks, self.step, self.memory = MaskSet(state["masks"]), state["step"], dict(state["memory"])
+        for name in state.get("split", ()):
+            self.memory[name] = _as_split(self.memory[name], next(self.model.parameters()))
         torch.set_rng_state(state["rng"])
+
+
+def _as_split(value: Tensor, like: Tensor) -> Tensor:
+    """Split as a parameter is; counters are not."""
+    return split_like(value, like) if value.ndim else value

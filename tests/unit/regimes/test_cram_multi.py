@@ -249,7 +249,7 @@ found = {}
 for label, regime in {"levels": CramMulti(rho=0.3), "patterns": CramMulti(patterns="2:4,4:8", rho=0.3), "sam": Sam(rho=0.3)}.items():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2)).double()
-    forward, optimizer = setup(start, model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    forward, optimizer = setup(start, model, lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9))
     choose = start.agreed(Sparsifier(("0.weight", "2.weight"), Magnitude(), "global", Pattern()))
     run = Run(model, forward, optimizer, start.backward, total=12, per_epoch=3, sparsify=choose, target=Fraction(3, 4))
     run.settle = start.from_first if start.world > 1 else run.settle

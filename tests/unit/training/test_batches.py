@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsify_cli.errors import BadData, BadRequest
-from sparsify_cli.training.batches import batches, derived_seed, samples_of_step, steps_per_epoch
+from sparsify_cli.training.batches import batch_of, derived_seed, samples_of_step, steps_per_epoch
 from sparsify_cli.values.samples import Samples
 
 
@@ -18,8 +18,8 @@ def numbered(n: int) -> Samples:
 
 def ids(n: int, *, size: int, total: int, seed: int = 0, start: int = 0, rank: int = 0, world: int = 1) -> list[tuple[str, ...]]:
     """The ids of each batch."""
-    found = batches(numbered(n), size=size, seed=seed, start_step=start, total=total, rank=rank, world=world)
-    return [batch.ids for batch in found]
+    samples = numbered(n)
+    return [batch_of(samples, step, size=size, seed=seed, rank=rank, world=world).ids for step in range(start, total)]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,8 @@ def test_an_epoch_is_a_permutation() -> None:
 
 def test_columns_travel_together() -> None:
     """Input, label and id of a sample stay together in a batch."""
-    for batch in batches(numbered(9), size=4, seed=2, start_step=0, total=5):
+    for step in range(5):
+        batch = batch_of(numbered(9), step, size=4, seed=2)
         assert batch.inputs[:, 0].tolist() == batch.targets.tolist() == [int(i) for i in batch.ids]
 
 
@@ -85,6 +86,6 @@ def test_samples_of_a_step_are_those_of_its_batches(n: int, size: int, world: in
     """Over two epochs, summed over processes."""
     samples = Samples(torch.zeros(n, 1), torch.zeros(n, dtype=torch.long), tuple(map(str, range(n))))
     total = 2 * steps_per_epoch(n, size=size, world=world)
-    parts = [list(batches(samples, size=size, seed=0, start_step=0, total=total, rank=rank, world=world)) for rank in range(world)]
-    drawn = [sum(len(part[step]) for part in parts) for step in range(total)]
+    parts = [[batch_of(samples, step, size=size, seed=0, rank=rank, world=world) for rank in range(world)] for step in range(total)]
+    drawn = [sum(map(len, step)) for step in parts]
     assert drawn == [samples_of_step(n, size=size, world=world, step=step) for step in range(total)]

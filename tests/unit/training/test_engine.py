@@ -37,7 +37,7 @@ torch.manual_seed(0)
 inputs = torch.randn(100, 6)
 samples = Samples(inputs, (inputs[:, 0] > 0).long(), tuple(str(i) for i in range(100)))
 model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
-forward, optimizer = setup(start, model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+forward, optimizer = setup(start, model, lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9))
 
 def sparsify(weights, sparsity, *, within=None):
     noise = torch.rand(8, 6, generator=torch.Generator().manual_seed(start.rank))  # the processes would disagree
@@ -64,7 +64,7 @@ def single() -> Engine:
 def test_one_process(single: Engine, capfd: pytest.CaptureFixture[str]) -> None:
     """Rank 0 of 1, and the model and optimizer handed in are the ones trained, without a banner."""
     model = nn.Linear(2, 1)
-    forward, optimizer = setup(single, model, torch.optim.SGD(model.parameters(), lr=1.0))
+    forward, optimizer = setup(single, model, lambda m: torch.optim.SGD(m.parameters(), lr=1.0))
     before = model.weight.detach().clone()
     single.backward(forward(torch.ones(1, 2)).sum())
     optimizer.step()
@@ -100,7 +100,7 @@ def test_what_is_not_there_is_refused(device: str, precision: str) -> None:
 def test_mixed_precision_keeps_master_weights() -> None:
     """bf16-mixed gives float32 outputs and leaves weights float32."""
     model = nn.Linear(2, 1)
-    forward, _ = setup(engine("cpu", "bf16-mixed"), model, torch.optim.SGD(model.parameters(), lr=1.0))
+    forward, _ = setup(engine("cpu", "bf16-mixed"), model, lambda m: torch.optim.SGD(m.parameters(), lr=1.0))
     assert (forward(torch.ones(3, 2)).dtype, model.weight.dtype) == (torch.float32, torch.float32)
 
 

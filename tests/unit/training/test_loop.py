@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -96,6 +96,25 @@ def test_training_learns() -> None:
     go(run, samples=data(40), learning_rate=lambda *_: 0.5, after_step=lambda _, value: values.append(value.item()))
     assert len(values) == 60
     assert sum(values[-10:]) < sum(values[:10]) / 2
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_threads_that_work_ahead_change_nothing(workers: int) -> None:
+    """Batches, what is drawn to prepare them, and so the weights are those without threads, also of a run that is resumed."""
+
+    def noisy(batch: Samples, seed: int) -> Samples:
+        noise = torch.randn(batch.inputs.shape, generator=torch.Generator().manual_seed(seed))
+        return replace(batch, inputs=batch.inputs + noise)
+
+    finals = []
+    for threads in (0, workers):
+        run = run_of(12)
+        run.total = 5
+        go(run, prepare=noisy, workers=threads)
+        run.total = 12
+        go(run, prepare=noisy, workers=threads)
+        finals.append(run.model.weight.detach().clone())  # type: ignore[union-attr]
+    assert torch.equal(*finals)
 
 
 def test_what_after_step_draws_changes_nothing() -> None:

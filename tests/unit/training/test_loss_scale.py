@@ -26,7 +26,7 @@ def run_of(precision: str, *, lr: float = 0.1) -> Run:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
     machine = engine("cpu", precision)
-    forward, optimizer = setup(machine, model, torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9))
+    forward, optimizer = setup(machine, model, lambda m: torch.optim.SGD(m.parameters(), lr=lr, momentum=0.9))
     run = Run(model, forward, optimizer, machine.backward, total=10, per_epoch=5)
     if precision == "16-mixed":
         loss_scale.begin(run)
