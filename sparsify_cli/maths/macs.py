@@ -72,7 +72,12 @@ def _outputs(part: nn.Module) -> int:
     if isinstance(part, nn.Linear):
         return part.out_features
     # GPT-2's linear layers are of this class, which transformers and others define, and which is no nn.Linear.
-    return int(getattr(part, "nf", 0)) if type(part).__name__ == "Conv1D" else 0
+    return int(getattr(part, "nf", 0)) if is_conv1d(part) else 0
+
+
+def is_conv1d(part: nn.Module) -> bool:
+    """True for GPT-2's linear layer, whatever class was made of it since (splitting among processes makes one)."""
+    return any(base.__name__ == "Conv1D" for base in type(part).__mro__)
 
 
 def _attention_uses(part: nn.MultiheadAttention, queries: int, keys: int, values: int) -> dict[str, int]:

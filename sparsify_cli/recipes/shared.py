@@ -107,7 +107,9 @@ class TrainFields(Recipe):
         Literal["none", "flip", "crop-flip"],
         Option("Training images: none, flip, or crop-flip (shifted by up to an eighth too)."),
     ] = "none"
-    workers: Annotated[int, Field(ge=0, le=64), Option("Threads that prepare batches ahead; they change nothing but the time.")] = 0
+    workers: Annotated[
+        int, Field(ge=0, le=64), Option("Threads that prepare batches ahead, two each; they change nothing but the time.")
+    ] = 0
     schedule: Annotated[Literal["cosine", "multi-step", "constant"], Option("Learning-rate schedule.")] = "cosine"
     milestones: Annotated[Shares, Option("multi-step: shares of the run, in [0, 1], where the rate falls.")] = (0.5, 0.75)
     gamma: Annotated[float, Field(gt=0, le=1), Option("multi-step: factor at each milestone.")] = 0.1

@@ -31,6 +31,7 @@ from sparsify_cli.training.aim import masks_at_target
 from sparsify_cli.training.straight_through import mask_gradients, seen_through
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
+from sparsify_cli.values.shards import whole
 
 SCORE, MASK = "bip.score.", "bip.mask."
 
@@ -131,4 +132,5 @@ class Bip(Regime):
 def relative(weight: Tensor) -> Tensor:
     """|w| relative to the largest of the tensor, in [0, 1]."""
     size = weight.abs().float()
-    return size / size.max().clamp_min(1e-30)
+    largest: Tensor = whole(size).max()
+    return size / largest.clamp_min(1e-30)

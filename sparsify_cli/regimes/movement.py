@@ -35,6 +35,7 @@ from sparsify_cli.training.aim import masks_at_target
 from sparsify_cli.training.straight_through import mask_gradients, seen_through
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
+from sparsify_cli.values.shards import whole
 
 SCORE, MASK = "moved.score.", "moved.mask."
 
@@ -167,6 +168,7 @@ def _positive(scores: dict[str, Tensor]) -> dict[str, Tensor]:
     """Scores moved above 0 by one constant for all, so that they rank by size as they do by value."""
     if not scores:
         return {}
+    scores = whole(scores)
     low = min(float(score.min()) for score in scores.values())
     high = max(float(score.max()) for score in scores.values())
     return {name: (score.double() - low) + (high - low) * 1e-6 + 1e-300 for name, score in scores.items()}

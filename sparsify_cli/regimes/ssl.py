@@ -42,6 +42,7 @@ from sparsify_cli.training import guard, masking
 from sparsify_cli.training.weight_groups import KINDS, Groups, groups_of
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
+from sparsify_cli.values.shards import whole
 
 VARIANTS = ("proximal", "subgradient")
 
@@ -175,7 +176,7 @@ class Ssl(Regime):
 
     def _freeze(self, run: Run) -> None:
         """Zero groups are masked from here on; tell how many there are."""
-        weights = run.weights()
+        weights = whole(run.weights())
         kept = {one.name: torch.ones_like(weights[one.name], dtype=torch.bool) for one in groups_of(run.model, ("filters",))}
         for one in self._groups(run):
             weight = weights[one.name]
@@ -197,7 +198,7 @@ def _free(run: Run, name: str, weight: Tensor) -> Tensor:
 
 def _tell_zeros(run: Run) -> None:
     """How many groups of each weight and kind are zero, whether they were asked for or not, and how many weights."""
-    weights = run.weights()
+    weights = whole(run.weights())
     found = groups_of(run.model, KINDS)
     for name in dict.fromkeys(one.name for one in found):
         zeros = {one.kind: one.zero(weights[name]) for one in found if one.name == name}

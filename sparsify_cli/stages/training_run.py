@@ -41,7 +41,7 @@ from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding
 from sparsify_cli.values.run import Run, Sparsify
 from sparsify_cli.values.samples import Samples
-from sparsify_cli.values.shards import whole
+from sparsify_cli.values.shards import apart, whole
 
 WATCHED = 1000
 """Validation samples whose accuracy is shown after each epoch."""
@@ -262,7 +262,8 @@ class _Watch:
         self.log = TrainingLog(work.log, events, told)
         self.loss: float | None = saved.get("loss")
         self.waited: int = saved.get("waited", 0)
-        self.effort = Effort(work.module, work.samples, done=tuple(saved.get("effort", (0.0, 0.0))))
+        with apart():
+            self.effort = Effort(work.module, work.samples, done=tuple(saved.get("effort", (0.0, 0.0))))
         self.shown, self.saved = 0.0, time.monotonic()
         self.rate: float = saved.get("rate", math.inf)
         self.rewinds: int = saved.get("rewinds", 0)
@@ -335,7 +336,7 @@ class _Watch:
 
     def _accuracy(self, run: Run) -> float:
         """Of numbers R^2."""
-        with nullcontext() if self.through is None else seen_through(run, self.through):
+        with nullcontext() if self.through is None else seen_through(run, self.through), apart():
             found = share_right(run.model, self.work.watched)
         return float(self.engine.from_rank_zero(torch.tensor(found, dtype=torch.float64)))
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 DEPTH = 2
-"""Items that wait for each thread."""
+"""Items a thread, made or being made, that nobody has asked for yet."""
 
 
 def ahead(make: Callable[[int], T], steps: range, *, workers: int) -> Generator[T, None, None]:
@@ -32,7 +32,7 @@ def ahead(make: Callable[[int], T], steps: range, *, workers: int) -> Generator[
     try:
         for step in steps:
             waiting.append(pool.submit(make, step))
-            if len(waiting) > DEPTH * workers:
+            if len(waiting) >= DEPTH * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 
 import torch
 from jaxtyping import Int
@@ -60,9 +61,18 @@ def samples_of_step(n: int, *, size: int, world: int, step: int) -> int:
     return _tail(n, size, world) * world if step % per_epoch == n // size else size
 
 
-@functools.lru_cache(maxsize=2)  # two: threads that work ahead are in the next epoch already
 def epoch_order(n: int, *, seed: int, epoch: int) -> Int[Tensor, " n"]:
     """The permutation of the samples in `epoch` (0 = the first)."""
+    with ONE_AT_A_TIME:
+        return _epoch_order(n, seed, epoch)
+
+
+ONE_AT_A_TIME = threading.Lock()
+"""Threads that work ahead ask for the same order at the same time."""
+
+
+@functools.lru_cache(maxsize=2)  # two: who works ahead is in the next epoch already
+def _epoch_order(n: int, seed: int, epoch: int) -> Int[Tensor, " n"]:
     generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
     return torch.randperm(n, generator=generator)
 

@@ -35,6 +35,8 @@ def split(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     scalars = [name for name, parameter in model.named_parameters() if parameter.ndim == 0]
     if scalars:
         raise BadRequest(f"{scalars[0]!r} is a single number, which cannot be split among processes.", "", "Use --parallel ddp.")
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()  # rows lie together
     for block in blocks(model):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)

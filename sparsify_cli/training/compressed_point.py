@@ -31,6 +31,7 @@ from sparsify_cli.training import guard, movement, perturbed
 from sparsify_cli.training.perturbed import Gradients
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run, Sparsify
+from sparsify_cli.values.shards import whole
 
 KEPT = "cram.mask"
 """Masks that are used for several steps, in `run.memory`."""
@@ -126,7 +127,7 @@ def largest_of_groups(run: Run, names: Sequence[str], pattern: Pattern) -> MaskS
     Raises:
         Infeasible: no weight can carry the pattern, or frozen ones crowd a group.
     """
-    weights = run.weights()
+    weights = whole(run.weights())
     scores = {name: weights[name].abs() for name in names}
     frozen = MaskSet({name: positions for name, (positions, _) in run.frozen.items() if name in scores})
     least = least_sparsity(scores, pattern=pattern, within=run.masks, floor=frozen)

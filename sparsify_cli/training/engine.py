@@ -128,9 +128,16 @@ class _Agreed:
 
     def __call__(self, weights: Mapping[str, Tensor], sparsity: Fraction, *, within: MaskSet | None = None) -> MaskSet:
         """The masks of rank 0."""
-        weights = whole(weights)
+        weights = self._gathered(weights)
         chosen = self.sparsify(weights, sparsity, within=within) if self.engine.rank == 0 else MaskSet()
         return self.engine.from_first(chosen) if self.engine.world > 1 else chosen
+
+    def _gathered(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights, whole, on rank 0, which alone chooses; every process must come by."""
+        if not self.engine.splits:
+            return weights
+        found = ((name, whole(weight)) for name, weight in weights.items())
+        return {name: weight for name, weight in found if self.engine.rank == 0}
 
     @property
     def follows(self) -> tuple[str, ...]:
@@ -149,7 +156,7 @@ class _Agreed:
 
     def knowing(self, movement: Mapping[str, Tensor]) -> _Agreed:
         """The choice that knows it."""
-        return _Agreed(self.engine, self.sparsify.knowing(movement)) if isinstance(self.sparsify, Following) else self
+        return _Agreed(self.engine, self.sparsify.knowing(whole(movement))) if isinstance(self.sparsify, Following) else self
 
 
 def engine(device: str = "auto", precision: str = "32-true", parallel: str = "ddp") -> Engine:
@@ -259,6 +266,15 @@ def _split() -> Any:
 
     class Split(DDPStrategy):
         def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
+            module.register_forward_pre_hook(_same_buffers)
             return split(module, init_device_mesh(self.root_device.type, (self.world_size,)))
 
     return Split()
+
+
+@torch.no_grad()
+def _same_buffers(module: nn.Module, inputs: object) -> None:
+    """In train mode every process starts from the first one's buffers, as with DDP."""
+    del inputs
+    for buffer in module.buffers() if module.training else ():
+        torch.distributed.broadcast(buffer, 0)

@@ -21,7 +21,7 @@ from sparsify_cli.errors import BadRequest, KeyMismatch
 from sparsify_cli.training import loss_scale, movement
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
-from sparsify_cli.values.shards import here, rows, whole
+from sparsify_cli.values.shards import apart, here, is_split, rows, whole
 
 
 def freeze(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -51,8 +51,9 @@ def gradients(run: Run, loss: Callable[[], Tensor]) -> Tensor:
         run.optimizer.zero_grad(set_to_none=True)
         values = []
         for part in getattr(loss, "parts", (loss,)):
-            value: Tensor = part()
-            run.backward(value if scale == 1 else value * scale)
+            with apart():
+                value: Tensor = part()
+                run.backward(value if scale == 1 else value * scale)
             values.append(value.detach())
         return torch.stack(values).sum()
 
@@ -119,8 +120,11 @@ def _still(run: Run) -> Iterator[tuple[nn.Parameter, Bool[Tensor, "..."]]]:
 @torch.no_grad()
 def put_back(parameter: Tensor, positions: Bool[Tensor, "..."], values: Tensor) -> None:
     """Stored values at their positions, in row order; of a split parameter those of the rows that lie here."""
+    if not is_split(parameter):
+        parameter.masked_scatter_(positions, values)
+        return
     part = rows(parameter)
-    before = int(positions[: part.start or 0].sum())
+    before = int(positions[: part.start].sum())
     here(parameter).masked_scatter_(positions[part], values[before:])
 
 

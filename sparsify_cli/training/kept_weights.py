@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
+from sparsify_cli.values.shards import split_like
 
 AVERAGE, BEST, BEST_MASK, SCORE = "average.", "best.model.", "best.mask.", "best.score"
 
@@ -28,7 +29,7 @@ def average(run: Run, decay: float) -> None:
         return
     share = min(decay, (1 + run.step) / (10 + run.step))
     for name, tensor in now.items():
-        kept = run.memory[AVERAGE + name].to(tensor.device)
+        kept = split_like(run.memory[AVERAGE + name].to(tensor.device), tensor)
         run.memory[AVERAGE + name] = kept.lerp_(tensor, 1 - share) if kept.is_floating_point() else tensor.detach().clone()
 
 

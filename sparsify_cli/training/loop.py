@@ -29,6 +29,7 @@ from sparsify_cli.training.seeding import seed_torch
 from sparsify_cli.values.losses import require_answers
 from sparsify_cli.values.run import Run
 from sparsify_cli.values.samples import Samples
+from sparsify_cli.values.shards import apart
 
 AfterStep = Callable[[Run, Tensor], None]
 Prepare = Callable[[Samples, int], Samples]
@@ -154,8 +155,10 @@ def _tried(model: nn.Module, samples: Samples, *, training: bool) -> object:
     modes = [(part, part.training) for part in model.modules()]
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), apart():
             return model.train(training)(as_taken_by(model, samples.inputs[:2]))
+    except BadRequest:
+        raise
     except Exception as error:  # whatever the network says about inputs it does not take
         lines = str(error).strip().splitlines() or ["no reason given"]
         what = f"The model does not take inputs of shape {tuple(samples.inputs.shape[1:])}{' in train mode' if training else ''}."

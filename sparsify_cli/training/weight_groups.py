@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from sparsify_cli.maths.macs import is_conv1d
 from sparsify_cli.maths.prunable import verdict
 
 KINDS = ("filters", "channels", "shapes", "layers")
@@ -117,7 +118,7 @@ def _is_weight(name: str, weight: Tensor, owner: nn.Module) -> bool:
 
 def _is_turned(owner: nn.Module) -> bool:
     """True for a module that stores its weight [in, out]: a transposed convolution, or what transformers calls Conv1D."""
-    return getattr(owner, "transposed", False) is True or type(owner).__name__ == "Conv1D"
+    return getattr(owner, "transposed", False) is True or is_conv1d(owner)
 
 
 def _has(weight: Tensor, owner: nn.Module, kind: str, kinds: Sequence[str]) -> bool:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from sparsify_cli.errors import KeyMismatch
+from sparsify_cli.values.shards import is_split, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,9 @@ class MaskSet(Mapping[str, Tensor]):
     masks: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check once, at the boundary, that every mask is boolean."""
+        """Check once, at the boundary, that every mask is boolean and whole."""
+        if any(is_split(mask) for mask in self.masks.values()):
+            raise TypeError("Masks are whole on every process; of split weights they are made from `whole` ones.")
         wrong = [name for name, mask in self.masks.items() if mask.dtype != torch.bool]
         if wrong:
             raise KeyMismatch(f"{len(wrong)} masks are not boolean, first {wrong[0]!r}.", "A mask is True where a weight stays.")
@@ -34,7 +37,7 @@ class MaskSet(Mapping[str, Tensor]):
     @classmethod
     def from_zeros(cls, tensors: Mapping[str, Tensor]) -> MaskSet:
         """The support of each tensor: True where it is not exactly zero."""
-        return cls({name: tensor != 0 for name, tensor in tensors.items()})
+        return cls({name: whole(tensor) != 0 for name, tensor in tensors.items()})
 
     def __getitem__(self, name: str) -> Tensor:
         """The mask of one tensor."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_cli.values.mask_set import MaskSet
-from sparsify_cli.values.shards import is_split, split_like, whole
+from sparsify_cli.values.shards import is_split, saved, split_like
 
 
 @runtime_checkable
@@ -113,11 +113,11 @@ class Run:
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs; plain values, whole, that torch loads with weights_only=True."""
         return {
-            "model": whole(self.model.state_dict()),
-            "optimizer": whole(self.optimizer.state_dict()),
+            "model": saved(self.model.state_dict()),
+            "optimizer": saved(self.optimizer.state_dict()),
             "masks": dict(self.masks.masks),
             "step": self.step,
-            "memory": whole(self.memory),
+            "memory": saved(self.memory),
             "split": [name for name, value in self.memory.items() if is_split(value)],
             "rng": torch.get_rng_state(),
         }

@@ -7,8 +7,9 @@ the rows here, its gradient and the optimizer's memory of it are split alike. Th
     a number read from it is that of all rows, not of those here                           `as_one`
     who ranks, saves or hashes needs it whole                                              `whole`
 
-`whole` and numbers talk to the other processes, so every process must come by: masks stay whole everywhere, and only what is not
-split is asked by one process alone.
+`whole` and numbers talk to the other processes, so every process must come by: masks stay whole everywhere (`MaskSet` refuses others),
+and only what is not split is asked by one process alone. In forward and backward passes each process has a batch of its own, which no
+weight of which only rows are here may meet: there nothing of this holds (`apart`), and torch refuses it.
 
 Source: Zhao et al. 2023 (FSDP, arXiv 2304.11277); torch's per-parameter sharding (`torch.distributed.fsdp.fully_shard`).
 """
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from sparsify_cli.errors import BadRequest
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -38,6 +41,15 @@ def whole(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(whole(one) for one in value)
     return value.detach().full_tensor() if is_split(value) else value
+
+
+def saved(value: Any) -> Any:
+    """As `whole`, one tensor at a time, what was split on the CPU: all of them together may be more than a device holds."""
+    if isinstance(value, Mapping):
+        return {name: saved(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(saved(one) for one in value)
+    return whole(value).cpu() if is_split(value) else value
 
 
 def split_like(tensor: Tensor, like: Tensor) -> Tensor:
@@ -67,20 +79,74 @@ def here(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def as_one() -> Iterator[None]:
-    """Inside, split tensors meet whole ones, and a number read from them is that of all processes."""
-    from torch.distributed.tensor.experimental import implicit_replication
-
-    with implicit_replication(), _WholeNumbers():
+    """Inside, split tensors meet whole ones, which every process must have alike, and a number read from them is that of all processes."""
+    with _meeting(True), _Together():
         yield
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Inside, where networks are run, split tensors meet no whole ones, also within `as_one`.
+
+    Raises:
+        BadRequest: the network, or what is minimised, would let them meet.
+    """
+    if not _Together.inside:
+        yield
+        return
+    try:
+        with _meeting(False):
+            yield
+    except RuntimeError as error:
+        if "mixed torch.Tensor and DTensor" not in str(error):
+            raise
+        what = "The network, or what is minimised, uses a weight outside of the block that holds it."
+        why = "With --parallel fsdp a weight is whole only while its block (a member of nn.Sequential or nn.ModuleList) is called."
+        raise BadRequest(what, why, "Use --parallel ddp.") from error
+
+
+@contextmanager
+def _meeting(allowed: bool) -> Iterator[None]:
+    from torch.distributed.tensor import DTensor
+
+    dispatcher = DTensor._op_dispatcher  # torch's own `implicit_replication` does not put back what it found
+    before = (dispatcher._allow_implicit_replication, _Together.inside, _Together.meets)
+    dispatcher._allow_implicit_replication, _Together.inside, _Together.meets = allowed, True, allowed
+    try:
+        yield
+    finally:
+        dispatcher._allow_implicit_replication, _Together.inside, _Together.meets = before
 
 
 READERS = {Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__int__, Tensor.__float__, Tensor.__bool__, Tensor.__index__}
 """What turns a tensor into numbers; of a sum over rows that lie elsewhere, too, each would read the share that is here."""
 
 
-class _WholeNumbers(TorchFunctionMode):
+class _Together(TorchFunctionMode):
+    """Reads numbers of all processes, and splits a whole tensor that meets a split one of its shape."""
+
+    inside = meets = False
+
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         if func in READERS and is_split(args[0]):
-            args = (args[0].detach().full_tensor(), *args[1:])
+            args = (whole(args[0]), *args[1:])
+        elif self.meets:
+            args = _met(args, changes_first=_changes_first(getattr(func, "__name__", "")))
         return func(*args, **(kwargs or {}))
+
+
+def _met(args: tuple[Any, ...], *, changes_first: bool) -> tuple[Any, ...]:
+    """Arguments, those of a split one's shape split alike; a whole tensor that would be changed stays, so that nothing is lost."""
+    like = next((one for one in args if is_split(one)), None)
+    if like is None:
+        return args
+    fits = [isinstance(one, Tensor) and one.shape == like.shape and not (changes_first and place == 0) for place, one in enumerate(args)]
+    return tuple(split_like(one, like) if fit else one for one, fit in zip(args, fits, strict=True))
+
+
+def _changes_first(name: str) -> bool:
+    """True for a function that changes its first argument: `add_`, `__iadd__`, `__setitem__`."""
+    if name.startswith("__"):
+        return name == "__setitem__" or (name.startswith("__i") and name != "__invert__")
+    return name.endswith("_")

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsify_cli.values.shards import as_one, here, is_split, rows, split_like, whole
+from sparsify_cli.errors import BadRequest
+from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.shards import apart, as_one, here, is_split, rows, split_like, whole
 
 
 class Rows:
@@ -75,6 +77,19 @@ def test_split_tensors_meet_whole_ones(like: Tensor) -> None:
         like.masked_fill_(mask, 2.0)
         assert float(like.sum()) == 6.0
         assert (like.max().item(), bool((like > 3).any()), int(like.sum())) == (2.0, False, 6)
-    with pytest.raises(RuntimeError, match="mixed"):
+        with pytest.raises(BadRequest, match=r"weight outside of the block.*--parallel ddp"), apart():
+            like * torch.ones(3, 2)
+    with pytest.raises(RuntimeError, match="mixed"), apart():
         like.masked_fill_(mask, 1.0)
     assert torch.equal(here(like), torch.tensor([[2.0, 0.0]] * 3))
+
+
+def test_what_would_be_lost_is_refused(like: Tensor) -> None:
+    """A whole tensor does not take in a split one, in place; and masks are whole."""
+    with as_one():
+        with pytest.raises(AssertionError):
+            torch.ones(3, 2).add_(like)
+        assert torch.equal(whole(torch.ones(3, 2).add(like)), torch.ones(3, 2))
+        with pytest.raises(TypeError, match="whole on every process"):
+            MaskSet({"weight": like != 0})
+    assert not MaskSet.from_zeros({"weight": like})["weight"].any()
