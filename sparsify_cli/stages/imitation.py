@@ -1,6 +1,6 @@
 """`--effort`: the weights that stay are trained to imitate the dense network on calibration samples; kept where that helps.
 
-high     always
+high     always; where that does not help, once more at a fifth of the rate: a network that lost little is soon worse for large steps
 auto     with --solver auto, where it is worth its time: a nat that pruning costs on held-out training data for every WORTH
 multiply-accumulates of training. Counted, not timed, so that a run does the same on every machine.
 normal   never
@@ -35,6 +35,8 @@ SLACK = 0.1
 """Nats by which flips and shifts may raise a loss that was next to nothing."""
 WORTH = 1e13
 """Multiply-accumulates of training that a nat is worth to `auto`: some five minutes of one core."""
+SHARES = (1.0, 0.2)
+"""Of the learning rate, one after the other until the held-out loss falls."""
 MOST = 5.0
 """Nats that pruning may cost; where even that would not be worth the training, nothing is measured."""
 PASSES_A_STEP = 4
@@ -49,12 +51,14 @@ class Imitated:
         before, after: mean loss on held-out training samples.
         seconds: it took.
         kind: of what is predicted.
+        share: of the usual learning rate.
     """
 
     before: float
     after: float
     seconds: float
     kind: Kind = "classes"
+    share: float = 1.0
 
     @property
     def kept(self) -> bool:
@@ -66,7 +70,8 @@ class Imitated:
         verdict = "kept" if self.kept else "put back, since it did not help"
         what, unit = held_out(self.kind)
         moved = f"{self.before:.4g} -> {self.after:.4g} {unit}".rstrip()
-        return f"imitating the dense network: {what} {moved} in {self.seconds:.0f} s; {verdict}."
+        rate = "" if self.share == 1 else f" at {self.share:g} of the usual rate"
+        return f"imitating the dense network: {what} {moved} in {self.seconds:.0f} s{rate}; {verdict}."
 
     def findings(self) -> list[Finding]:
         """Both losses as numbers."""
@@ -100,13 +105,19 @@ def imitated(
     loss = mean_loss(module, judges)
     if cost and not is_worth(nats_lost(loss, mean_loss(dense, judges), judges.kind), cost):
         return after, None
-    masks, started = {ours[name]: mask for name, mask in after.masks.items()}, time.monotonic()
+    masks = {ours[name]: mask for name, mask in after.masks.items()}
     augment = recipe.augment > 0 or stands_augmentation(dense, judges, seed=recipe.seed)
     imitation = Imitation(passes=recipe.passes, augment=augment, kind=judges.kind, seed=recipe.seed)
-    if not _trained(imitation, module, dense, inputs, masks, recipe, listener):
-        return after, None
-    result = Imitated(loss, mean_loss(module, judges), time.monotonic() - started, judges.kind)
-    return (_with_tensors(after, dict(module.state_dict()), ours), result) if result.kept else (after, result)
+    given, result = {name: tensor.clone() for name, tensor in module.state_dict().items()}, None
+    for share in SHARES if recipe.effort == "high" else SHARES[:1]:
+        module.load_state_dict(given)
+        started = time.monotonic()
+        if not _trained(replace(imitation, lr=share * imitation.lr), module, dense, inputs, masks, recipe, listener):
+            break
+        result = Imitated(loss, mean_loss(module, judges), time.monotonic() - started, judges.kind, share)
+        if result.kept:
+            return _with_tensors(after, dict(module.state_dict()), ours), result
+    return after, result
 
 
 def _trained(

@@ -103,6 +103,24 @@ def test_what_was_put_back_is_still_moved(digits, monkeypatch):
     assert high.report.get("batchnorm_loss_moved").value != high.report.get("batchnorm_loss_before").value
 
 
+def test_smaller_steps_are_tried_where_large_ones_do_not_help(digits, monkeypatch):
+    """High tries a fifth of a rate that is much too large and keeps that; auto does not, and the first attempt leaves no trace."""
+    real = module_under_test.Imitation
+    plain = prune(request(out="fifth", effort="high"), Listener())
+    monkeypatch.setattr(module_under_test, "SHARES", (1e5, 1.0))
+    high = prune(request(out="high", effort="high"), Listener())
+    assert losses(high) == losses(plain) and losses(high)[1] < losses(high)[0]
+    ours, theirs = written("high"), written("fifth")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    auto = prune(request(out="auto", solver=Choice("auto")), Listener())
+    assert any("put back" in note for note in auto.notes)
+    monkeypatch.setattr(module_under_test, "SHARES", (1e5, 0.2))
+    monkeypatch.setattr(module_under_test, "Imitation", lambda **options: real(**options, lr=5e-3))
+    assert any(
+        "at 0.2 of the usual rate" in note and note.endswith("kept.") for note in prune(request(out="x", effort="high"), Listener()).notes
+    )
+
+
 def test_the_result_depends_on_the_seed_alone(digits):
     """Twice the same tensors, with auto's solver too."""
     for out in ("one", "two"):
