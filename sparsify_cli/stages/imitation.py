@@ -1,6 +1,7 @@
 """`--effort`: the weights that stay are trained to imitate the dense network on calibration samples; kept where that helps.
 
-high     always; where that does not help, once more at a fifth of the rate: a network that lost little is soon worse for large steps
+high     always; where that does not help, or diverges, once more at a fifth of the rate: a network that lost little is soon worse for
+large steps. What diverges at both is an error
 auto     with --solver auto, where it is worth its time: a nat that pruning costs on held-out training data for every WORTH
 multiply-accumulates of training. Counted, not timed, so that a run does the same on every machine.
 normal   never
@@ -49,7 +50,7 @@ class Imitated:
 
     Args:
         before, after: mean loss on held-out training samples.
-        seconds: it took.
+        seconds: it took, with what was tried before.
         kind: of what is predicted.
         share: of the usual learning rate.
     """
@@ -70,7 +71,7 @@ class Imitated:
         verdict = "kept" if self.kept else "put back, since it did not help"
         what, unit = held_out(self.kind)
         moved = f"{self.before:.4g} -> {self.after:.4g} {unit}".rstrip()
-        rate = "" if self.share == 1 else f" at {self.share:g} of the usual rate"
+        rate = "" if self.share == 1 else f" (at {self.share:g} of the usual rate, which did not help)"
         return f"imitating the dense network: {what} {moved} in {self.seconds:.0f} s{rate}; {verdict}."
 
     def findings(self) -> list[Finding]:
@@ -108,15 +109,16 @@ def imitated(
     masks = {ours[name]: mask for name, mask in after.masks.items()}
     augment = recipe.augment > 0 or stands_augmentation(dense, judges, seed=recipe.seed)
     imitation = Imitation(passes=recipe.passes, augment=augment, kind=judges.kind, seed=recipe.seed)
-    given, result = {name: tensor.clone() for name, tensor in module.state_dict().items()}, None
-    for share in SHARES if recipe.effort == "high" else SHARES[:1]:
+    shares = SHARES if recipe.effort == "high" else SHARES[:1]
+    given, started, result = {name: tensor.clone() for name, tensor in module.state_dict().items()}, time.monotonic(), None
+    for share in shares:
         module.load_state_dict(given)
-        started = time.monotonic()
         if not _trained(replace(imitation, lr=share * imitation.lr), module, dense, inputs, masks, recipe, listener):
-            break
+            continue
         result = Imitated(loss, mean_loss(module, judges), time.monotonic() - started, judges.kind, share)
         if result.kept:
             return _with_tensors(after, dict(module.state_dict()), ours), result
+    _require_an_end(recipe, result)
     return after, result
 
 
@@ -129,7 +131,7 @@ def _trained(
     recipe: PruneRecipe,
     listener: Listener,
 ) -> bool:
-    """True when it trained to the end; `auto` does without what diverges, and --effort high fails with it."""
+    """False when it diverged."""
 
     def tell(step: int, steps: int, now: float) -> None:
         listener.progress(Progress("imitating the dense network", step, steps, loss=now))
@@ -139,12 +141,20 @@ def _trained(
     try:
         imitation.run(module, dense, inputs, masks, tell)
     except Anomalous:
-        if recipe.effort == "high":
-            raise
         return False
     finally:
         listener.done()
     return True
+
+
+def _require_an_end(recipe: PruneRecipe, result: Imitated | None) -> None:
+    """Auto does without what diverges; who asked for imitation is told."""
+    if result is None and recipe.effort == "high":
+        raise Anomalous(
+            "Imitating the dense network diverged, at the usual rate and at a fifth of it.",
+            "The pruned network's loss grew beyond numbers.",
+            "Prune less, or leave --effort high away.",
+        )
 
 
 def is_asked_for(recipe: PruneRecipe) -> bool:

@@ -107,17 +107,20 @@ def test_smaller_steps_are_tried_where_large_ones_do_not_help(digits, monkeypatc
     """High tries a fifth of a rate that is much too large and keeps that; auto does not, and the first attempt leaves no trace."""
     real = module_under_test.Imitation
     plain = prune(request(out="fifth", effort="high"), Listener())
-    monkeypatch.setattr(module_under_test, "SHARES", (1e5, 1.0))
-    high = prune(request(out="high", effort="high"), Listener())
-    assert losses(high) == losses(plain) and losses(high)[1] < losses(high)[0]
-    ours, theirs = written("high"), written("fifth")
+    for first in (1e5, 1e30):  # does not help; diverges
+        monkeypatch.setattr(module_under_test, "SHARES", (first, 1.0))
+        high = prune(request(out=f"high-{first}", effort="high"), Listener())
+        assert losses(high) == losses(plain) and losses(high)[1] < losses(high)[0]
+    ours, theirs = written("high-1e+30"), written("fifth")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    monkeypatch.setattr(module_under_test, "SHARES", (1e5, 1.0))
     auto = prune(request(out="auto", solver=Choice("auto")), Listener())
     assert any("put back" in note for note in auto.notes)
     monkeypatch.setattr(module_under_test, "SHARES", (1e5, 0.2))
     monkeypatch.setattr(module_under_test, "Imitation", lambda **options: real(**options, lr=5e-3))
     assert any(
-        "at 0.2 of the usual rate" in note and note.endswith("kept.") for note in prune(request(out="x", effort="high"), Listener()).notes
+        "(at 0.2 of the usual rate, which did not help)" in note and note.endswith("kept.")
+        for note in prune(request(out="x", effort="high"), Listener()).notes
     )
 
 
@@ -157,7 +160,7 @@ def test_auto_never_fails_for_its_training(digits, monkeypatch):
     """A training that diverges stops --effort high; auto goes on with what there was."""
     real = module_under_test.Imitation
     monkeypatch.setattr(module_under_test, "Imitation", lambda **options: real(**options, lr=1e30))
-    with pytest.raises(Anomalous, match="It diverged"):
+    with pytest.raises(Anomalous, match="diverged, at the usual rate and at a fifth"):
         prune(request(out="high", solver=Choice("auto"), effort="high"), Listener())
     outcome = prune(request(out="auto", solver=Choice("auto")), Listener())
     assert outcome.report.get("imitation_loss_before") is None and outcome.report.get("sparsity").value == ZEROS
