@@ -3,7 +3,8 @@
 The files are read from the folder DATA names (`../shared/data` by default): `fashion_mnist/*.gz` (idx), `adult/adult.data` and
 `adult/adult.test` (UCI), `utkface64/labels.csv` and `faces64.zip`. CIFAR-10 and its ResNet-20 are in `published.py`.
 
-Fashion-MNIST is averaged to 14 x 14: 6,000 training, 2,000 validation and 4,000 test images. Adult: rows without gaps, numbers
+Fashion-MNIST is averaged to 14 x 14: 6,000 training, 2,000 validation and 4,000 test images, or all but 10,000 for training
+(`fashion_50000`), 4,000 of the rest for validation, and 10,000 for testing. Adult: rows without gaps, numbers
 standardised by all rows of `adult.data`, words one-hot, 20,000 training, 4,000 validation and 6,000 test rows; income above 50,000.
 Faces (64 x 64, averaged to
 32 x 32): three yes-or-no attributes, male, aged 40 or more, and white; 3,200 training, 600 validation, 1,019 test faces, drawn at random.
@@ -43,12 +44,21 @@ def cifar_6000(split: str) -> Part:
 @functools.cache
 def fashion(split: str) -> Part:
     """Images of 14 x 14 pixels, standardised."""
+    return _clothing(split, {"train": slice(0, 6000), "validation": slice(6000, 8000), "test": slice(0, 4000)}[split])
+
+
+@functools.cache
+def fashion_50000(split: str) -> Part:
+    """The same of nearly all images."""
+    return _clothing(split, {"train": slice(0, 50_000), "validation": slice(50_000, 54_000), "test": slice(0, 10_000)}[split])
+
+
+def _clothing(split: str, rows: slice) -> Part:
     name = "t10k" if split == "test" else "train"
-    pixels = _idx(f"{name}-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28)
-    labels = _idx(f"{name}-labels-idx1-ubyte.gz", 8)
-    rows = {"train": slice(0, 6000), "validation": slice(6000, 8000), "test": slice(0, 4000)}[split]
-    inputs = torch.from_numpy(pixels[rows].astype(np.float32)) / 255
-    return {"x": (functional.avg_pool2d(inputs, 2) - 0.286) / 0.32, "y": torch.from_numpy(labels[rows].astype(np.int64))}
+    pixels = _idx(f"{name}-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28)[rows]
+    labels = _idx(f"{name}-labels-idx1-ubyte.gz", 8)[rows]
+    inputs = torch.from_numpy(pixels.astype(np.float32)) / 255
+    return {"x": (functional.avg_pool2d(inputs, 2) - 0.286) / 0.32, "y": torch.from_numpy(labels.astype(np.int64))}
 
 
 def _idx(name: str, header: int) -> Any:
