@@ -34,6 +34,12 @@ SHARES = (
     "group_gap",
     "sparsity",
     "membership",
+    "confidence_shift",
+    "cooccurrence",
+    "fairness_gaps",
+    "group_rates",
+    "selective_accuracy",
+    "token_agreement",
 )
 """Beginnings of names of numbers that lie between 0 and 1, and change by 1 at most: whoever asks for more means percent."""
 HALF = 0.5 + 1e-6

@@ -167,7 +167,9 @@ def test_a_comparison_needs_two_networks():
         check_gates(["change.accuracy>=-0.015"], Report((Finding(name="accuracy", value=0.9),)))
 
 
-@pytest.mark.parametrize("text", ["accuracy>=90", "change.accuracy>=-2", "accuracy@class:3<=5", "ece<=5"])
+@pytest.mark.parametrize(
+    "text", ["accuracy>=90", "change.accuracy>=-2", "accuracy@class:3<=5", "ece<=5", "token_agreement>=90", "fairness_gaps_parity<=5"]
+)
 def test_percent_without_its_sign_is_refused(text):
     """No share is beyond 1; what was meant is said before anything is measured."""
     with pytest.raises(BadRequest, match=r"is a share.*% for percent"):
