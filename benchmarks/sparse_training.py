@@ -1,11 +1,11 @@
 """Sparse training from a trained network: accuracy, processor time and multiply-adds of each regime, with distillation.
 
     python benchmarks/sparse_training.py model.pt --arch net.py:Net --data folder:photos --name Net
-        [--regimes gmp,acdc,rigl] [--levels 0.9,0.95] [--epochs 12] [--lr 0.015] [--again]
+        [--regimes gmp,acdc,rigl] [--levels 0.9,0.95] [--epochs 12] [--lr 0.015] [--precision bf16-mixed] [--again]
 
 Each cell is `sparsify finetune --objective distill` (the dense network teaches) on one thread, from where the regime is strong: gmp goes on
-from `prune --solver auto` at 80 %, rigl from that at the target, acdc from the dense network. Time is the processor's, the pruning before
-included. Accuracy is that of the test split. Every cell is kept in `sparse_training.jsonl`, which a second call goes on with; the table of
+from `prune --solver auto` at 80 %, rigl from `prune --solver cap` at the target of that, acdc from the dense network. Time is the
+processor's, the pruning before included. Accuracy is that of the test split. Every cell is kept in `sparse_training.jsonl`, which a second call goes on with; the table of
 all networks in it is written to `sparse_training.txt`. Without a model a small network is trained on digits and only printed.
 """
 
@@ -22,10 +22,12 @@ from pathlib import Path
 from kept import Cell, Kept
 
 RECIPE = {"objective": "distill", "batch-size": 64, "nesterov": None, "augment": "crop-flip"}
-TEACHER = ["--set", "objective.temperature=4", "--set", "objective.weight=0.9"]
-"""Hardly anything of the labels: the network has seen these images before, the teacher's doubts are what is left to learn."""
-START = {"gmp": "0.8", "rigl": "target", "acdc": ""}
-"""Regime -> sparsity of what it starts from; empty = the dense network."""
+TEACHER = ["--set", "objective.temperature=20", "--set", "objective.weight=1"]
+"""Nothing of the labels: the network has seen these images before, the teacher's doubts are what is left to learn. At a high temperature
+logits are matched one by one (section 2.1 of Hinton et al. 2015, arXiv 1503.02531), also those of classes that nobody would name."""
+HALFWAY = ("auto", "0.8")
+START = {"gmp": (HALFWAY,), "rigl": (HALFWAY, ("cap", "target")), "acdc": ()}
+"""Regime -> solver and sparsity of each pruning before it starts; none = the dense network."""
 OWN = {
     "gmp": ["--set", "regime.initial=0.8", "--set", "regime.end=0.35run"],
     "rigl": [],
@@ -45,22 +47,25 @@ def run(*words: str) -> float:
 def cell_of(args: argparse.Namespace, regime: str, level: str, folder: Path) -> Cell:
     """Prune as far as the regime starts from, train, read the numbers."""
     about = ["--arch", args.arch, "--data", args.data, "--threads", "1"]
-    start, seconds, given = START[regime].replace("target", level), 0.0, str(args.model)
-    if start:
-        given = str(folder / f"start-{start}")
+    seconds, given = 0.0, str(args.model)
+    for solver, wanted in START[regime]:
+        given, last = str(folder / f"{solver}-{wanted.replace('target', level)}"), given
         if not Path(given).exists():
-            args.spent[start] = run("prune", str(args.model), *about, "--solver", "auto", "--sparsity", start, "--out", given)
-        seconds = args.spent[start]
+            args.spent[given] = run(
+                "prune", last, *about, "--solver", solver, "--sparsity", wanted.replace("target", level), "--out", given
+            )
+        seconds += args.spent[given]
     out = folder / f"{regime}-{level}"
     flags = [word for name, value in RECIPE.items() for word in ([f"--{name}"] if value is None else [f"--{name}", str(value)])]
     train = ["finetune", given, *about, "--regime", regime, "--sparsity", level, "--epochs", str(args.epochs), "--lr", str(args.lr)]
+    train += ["--precision", args.precision]
     augment = flags if args.images else [word for word in flags if word not in ("--augment", "crop-flip")]
     seconds += run(*train, *augment, *TEACHER, *OWN[regime], "--out", str(out))
     numbers = json.loads((out / "manifest.json").read_text())["numbers"]
     named = {(one["name"], one["of"]): one["value"] for one in numbers if one["scope"] == "all"}
     cell: Cell = {"model": args.name, "regime": regime, "level": level, "epochs": args.epochs, "lr": args.lr, "cpu": round(seconds)}
-    wanted = {"accuracy": "compressed", "dense": "dense"}
-    cell |= {key: round(100 * named["accuracy", of], 2) for key, of in wanted.items() if ("accuracy", of) in named}
+    both = {"accuracy": "compressed", "dense": "dense"}
+    cell |= {key: round(100 * named["accuracy", of], 2) for key, of in both.items() if ("accuracy", of) in named}
     return cell | {"macs": named["training_macs", "compressed"], "share": round(named["training_macs_share", "compressed"], 4)}
 
 
@@ -89,6 +94,7 @@ def main() -> None:
     parser.add_argument("--levels", default="0.9,0.95")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--lr", type=float, default=0.015)
+    parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--again", action="store_true", help="measure cells anew that were measured before")
     args = parser.parse_args()
     args.spent, args.images = {}, True
