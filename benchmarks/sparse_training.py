@@ -5,8 +5,9 @@
 
 Each cell is `sparsify finetune --objective distill` (the dense network teaches) on one thread, from where the regime is strong: gmp goes on
 from `prune --solver auto` at 80 %, rigl from `prune --solver cap` at the target of that, acdc from the dense network. Time is the
-processor's, the pruning before included. Accuracy is that of the test split. Every cell is kept in `sparse_training.jsonl`, which a second call goes on with; the table of
-all networks in it is written to `sparse_training.txt`. Without a model a small network is trained on digits and only printed.
+processor's, the pruning before included. Accuracy is that of the test split. Every cell is kept in `sparse_training.jsonl`, which a second
+call goes on with; the table of all networks in it is written to `sparse_training.txt`. Without a model a small network is trained on digits
+and only printed.
 """
 
 from __future__ import annotations
