@@ -2,7 +2,7 @@
 
 A pattern runs along input channels of the matrix view [out, kernel x in], channels fastest (`matrix_view.py`), whether the
 weight is stored [out, in] or [in, out]. In groups of M, some always hold N: `N:M` is told when it is one of the usual patterns, or
-when groups hold so many that N is no accident of zeros that lie anywhere. Blocks are
+when groups hold so many that N is no accident of zeros that lie anywhere; `N:MT` where groups of M outputs hold no more either. Blocks are
 found when all zeros come in blocks that are zero throughout; a row is dead when nothing of an output stays, a column when
 nothing reads an input channel. What is found in runs of rows adds up to what is found in the whole tensor.
 """
@@ -50,6 +50,7 @@ class Zeros:
         gone: rows of which every number is zero.
         alive: for each input channel, or output when transposed, whether anything of it stays.
         fullest: M -> how many numbers of a group of M inputs are not zero, at most.
+        across: the same of M outputs, where groups of inputs are not full.
         blocks: sizes, outputs x inputs, of blocks each of which is zero throughout or holds no zero.
         transposed: stored [in, out].
     """
@@ -60,6 +61,7 @@ class Zeros:
     gone: int
     alive: Array = field(compare=False)
     fullest: Mapping[int, int] = field(default_factory=dict)
+    across: Mapping[int, int] = field(default_factory=dict)
     blocks: frozenset[Pair] = frozenset()
     transposed: bool = False
 
@@ -71,13 +73,17 @@ class Zeros:
         matrix = view.reshape(rows, kernel * channels)
         zeros = matrix.size - int(np.count_nonzero(matrix))
         stored = {pair: pair[::-1] if transposed else pair for pair in BLOCKS}
+        inputs, outputs = ([m for m in GROUPS if size % m == 0] for size in ((rows, channels) if transposed else (channels, rows)))
+        fullest = _fullest(matrix, inputs, zeros, along_rows=not transposed)
+        may_hold = any(most < m for m, most in fullest.items())
         return cls(
             kernel=kernel,
             rows=rows,
             zeros=zeros,
             gone=rows - int(np.count_nonzero(matrix.any(1))),
             alive=np.asarray(view.any((0, 1))),
-            fullest=_fullest(matrix, [m for m in GROUPS if (rows if transposed else channels) % m == 0], zeros, along_rows=not transposed),
+            fullest=fullest,
+            across=_fullest(matrix, outputs if may_hold else [], zeros, along_rows=transposed),
             blocks=frozenset(
                 pair for pair, there in stored.items() if _fits(matrix.shape, there) and (not zeros or _in_blocks(matrix, there))
             ),
@@ -91,7 +97,8 @@ class Zeros:
             zeros=self.zeros + other.zeros,
             gone=self.gone + other.gone,
             alive=self.alive | other.alive,
-            fullest={m: max(most, other.fullest[m]) for m, most in self.fullest.items() if m in other.fullest},
+            fullest=_larger(self.fullest, other.fullest),
+            across=_larger(self.across, other.across),
             blocks=self.blocks & other.blocks,
             transposed=self.transposed,
         )
@@ -113,14 +120,17 @@ class Zeros:
 
     @property
     def pattern(self) -> str:
-        """The N:M of the smallest N/M, then M, that every group holds, or nothing; nothing where everything or nothing is zero."""
+        """The N:M of the smallest N/M, then M, that every group holds, T where outputs do, too; nothing where nothing or all is zero."""
         if not 0 < self.zeros < self.size:
             return ""
         outputs = self.alive.size if self.transposed else self.rows
         density = (self.size - self.zeros) * outputs / (self.size * (outputs - self.dead_rows))
         by_design = not self.block or self.block.endswith("x1")  # whole inputs and wide blocks fill groups in their own way
         found = [(n, m) for m, n in self.fullest.items() if n < m and ((n, m) in USUAL or (by_design and density >= FULL * n / m))]
-        return "{}:{}".format(*min(found, key=lambda pair: (pair[0] / pair[1], pair[1]))) if found else ""
+        if not found:
+            return ""
+        keep, group = min(found, key=lambda pair: (pair[0] / pair[1], pair[1]))
+        return f"{keep}:{group}T" if self.across.get(group, group) <= keep else f"{keep}:{group}"
 
     @property
     def block(self) -> str:
@@ -137,6 +147,10 @@ class Zeros:
     def _idle(self) -> int:
         """Entries of the second axis of which every number is zero."""
         return self.alive.size - int(np.count_nonzero(self.alive))
+
+
+def _larger(one: Mapping[int, int], other: Mapping[int, int]) -> dict[int, int]:
+    return {m: max(most, other[m]) for m, most in one.items() if m in other}
 
 
 def _fits(shape: tuple[int, ...], pair: Pair) -> bool:

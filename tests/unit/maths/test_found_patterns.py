@@ -51,6 +51,24 @@ def test_any_n_of_m_is_found(pair):
     assert Zeros.of(kept).pattern == f"{pair[0]}:{pair[1]}"
 
 
+@pytest.mark.parametrize("pair", [(2, 4), (1, 4), (4, 8)])
+def test_what_holds_along_outputs_too(pair):
+    """Shifted diagonals hold N:M in rows and columns, whichever way they are stored; with one more in a column T is gone."""
+    keep, group = pair
+    square = np.array([[(i + j) % group < keep for j in range(group)] for i in range(group)])
+    kept = np.tile(square, (64 // group, 32 // group))
+    for transposed in (False, True):
+        assert Zeros.of(kept, transposed=transposed).pattern == f"{keep}:{group}T"
+        halves = Zeros.of(kept[:32], transposed=transposed) + Zeros.of(kept[32:], transposed=transposed)
+        assert halves == Zeros.of(kept, transposed=transposed) and halves.pattern == f"{keep}:{group}T"
+    row = kept[40].copy()
+    kept[40] = kept[41]  # its rows are as full as ever
+    assert (row != kept[40]).any() and Zeros.of(kept).pattern == f"{keep}:{group}"
+    assert Zeros.of(kept.T.copy(), transposed=True).pattern == f"{keep}:{group}"
+    images = np.tile(kept[:, :, None, None], (1, 1, 3, 3))
+    assert Zeros.of(images).pattern == f"{keep}:{group}"
+
+
 def test_zeros_anywhere_are_no_pattern():
     """Where a third or a half is zero by chance, about 25 of 32 stay at most: no pattern, as few groups have so many."""
     for share in (0.3, 0.5):

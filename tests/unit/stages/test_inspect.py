@@ -189,7 +189,7 @@ def test_dead_rows_blocks_and_bytes():
     blocks[4:, 4:] = 1
     torch.save({"a": rows_gone, "b": blocks}, "model.pt")
     outcome = looked_at("model.pt")
-    assert (rows(outcome)["a"]["pattern"], rows(outcome)["a"]["dead"], rows(outcome)["b"]["pattern"]) == ("channel", "3 out", "4:8 4x4")
+    assert (rows(outcome)["a"]["pattern"], rows(outcome)["a"]["dead"], rows(outcome)["b"]["pattern"]) == ("channel", "3 out", "4:8T 4x4")
     told = outcome.report.facts["tensors"]
     assert told["a"]["forms"]["bitmask"] == 256 // 8 + 29 * 8 * 4 and told["b"]["forms"]["bitmask"] == 8 + 32 * 4
     assert told["a"]["dead_rows"] == 3 and told["b"]["dead_columns"] == 0
