@@ -13,7 +13,7 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import BadRequest, MissingContext
 from sparsify_cli.recipes.compare import CompareRecipe
 from sparsify_cli.recipes.verbs import ReportRecipe
-from sparsify_cli.stages.gates import parse_gate
+from sparsify_cli.stages.gates import read_gates
 from sparsify_cli.stages.lineage import dense_ancestor
 from sparsify_cli.stages.outcome import Outcome
 from sparsify_cli.stages.report import reported
@@ -25,8 +25,7 @@ def compare(recipe: CompareRecipe, listener: Listener) -> Outcome:
     """Measure every network, write the page about the first beside all others."""
     names = _networks(recipe)
     split = parse_split(recipe.split)
-    for text in recipe.gate:
-        parse_gate(text)
+    read_gates(recipe.gate)
     first = open_subject(_asked(recipe, names), listener=listener)
     baseline = _baseline(recipe, first)
     if baseline.path.resolve() == first.path.resolve():

@@ -9,6 +9,7 @@ sparsity is a count of weights over n, so >= and <= hold within half a weight: 2
 
 from __future__ import annotations
 
+import difflib
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sparsify_cli.errors import BadRequest, Regression, UnknownName
+from sparsify_cli.shelf import Shelf
 from sparsify_cli.values.condition import Condition
 from sparsify_cli.values.report import Finding, Report
 
@@ -42,6 +44,10 @@ SHARES = (
     "token_agreement",
 )
 """Beginnings of names of numbers that lie between 0 and 1, and change by 1 at most: whoever asks for more means percent."""
+SIZES = ("bytes_dense", "bytes_disk", "bytes_packed", "latency_ms", "latency_ratio", "nonzeros", "parameters", "sparsity", "sparsity_total")
+"""Numbers of every comparison that no metric gives."""
+MISSPELT = 0.85
+"""Likeness to a known name, of 1, from which on an unknown one is taken for a slip; names that nothing is like may yet be measured."""
 HALF = 0.5 + 1e-6
 """Weights that rounding to whole ones may be off by, and the rounding of a float."""
 
@@ -95,6 +101,22 @@ def parse_gate(text: str) -> Gate:
     if name.startswith(SHARES) and abs(bound) > 1:
         raise BadRequest(f"The gate {text!r} asks for {bound:g}.", f"{name} is a share, from 0 to 1.", f"Write {bound:g}% for percent.")
     return Gate(text, name, of, scope or "all", sign, bound)
+
+
+def read_gates(texts: Sequence[str]) -> tuple[Gate, ...]:
+    """Read gates before anything is measured.
+
+    Raises:
+        BadRequest: one is none.
+        UnknownName: a name is all but that of a known number.
+    """
+    gates = tuple(map(parse_gate, texts))
+    known = {name.replace("-", "_") for name in Shelf("metrics").names()} | set(SIZES)
+    for gate in gates:
+        begins = any(gate.name == name or gate.name.startswith(f"{name}_") for name in known)
+        if not begins and difflib.get_close_matches(gate.name, known, n=1, cutoff=MISSPELT):
+            raise UnknownName("number", gate.name, known, f"The gate was {gate.text!r}.")
+    return gates
 
 
 def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[Condition, ...], Regression | None]:

@@ -30,7 +30,7 @@ from sparsify_cli.stages.evidence import evidence
 from sparsify_cli.stages.exemplars import exemplars
 from sparsify_cli.stages.forecast import foretell, late_notes, read_forecast, score, score_note
 from sparsify_cli.stages.forgotten import lineage
-from sparsify_cli.stages.gates import check_gates, parse_gate
+from sparsify_cli.stages.gates import check_gates, read_gates
 from sparsify_cli.stages.levels import level_note
 from sparsify_cli.stages.lineage import dense_ancestor, kin
 from sparsify_cli.stages.machine import machine
@@ -75,8 +75,7 @@ class Compared:
 def report(recipe: ReportRecipe, listener: Listener) -> Outcome:
     """Compare, write the page, Markdown, JSON and CSV, and check the gates."""
     split = parse_split(recipe.split)
-    for text in recipe.gate:
-        parse_gate(text)
+    read_gates(recipe.gate)
     if recipe.score:
         read_forecast(Path(recipe.score))
     if recipe.population and (recipe.forecast or recipe.sparsities):

@@ -24,7 +24,7 @@ from sparsify_cli.stages.erase import Erased, erase_all, levels_of, prepared, re
 from sparsify_cli.stages.evidence import compared
 from sparsify_cli.stages.forget import forget_positions, split_off
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
-from sparsify_cli.stages.gates import check_gates, parse_gate
+from sparsify_cli.stages.gates import check_gates, read_gates
 from sparsify_cli.stages.levels import level_network
 from sparsify_cli.stages.measure import predict, require_choices
 from sparsify_cli.stages.memos import Prepared, read_memo, stored
@@ -97,7 +97,7 @@ def _require_sense(recipe: UnlearnRecipe) -> None:
         BadRequest: a gate that cannot be read, or samples to forget while preparing.
         MissingContext: a gate on a number of the audit, and no audit.
     """
-    names = [parse_gate(text).name for text in recipe.gate]
+    names = [gate.name for gate in read_gates(recipe.gate)]
     audited = [name for name in names if name.startswith(AUDITED)]
     if audited and not recipe.audit:
         raise MissingContext(f"{audited[0]} is a number of the audit, which was not asked for.", "", "Add --audit.")

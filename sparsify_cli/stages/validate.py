@@ -12,7 +12,7 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import UnknownName
 from sparsify_cli.recipes.verbs import ValidateRecipe
 from sparsify_cli.stages.evidence import alone
-from sparsify_cli.stages.gates import check_gates, parse_gate, require_about_one
+from sparsify_cli.stages.gates import check_gates, read_gates, require_about_one
 from sparsify_cli.stages.levels import level_note
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.sizes import size_findings
@@ -33,8 +33,8 @@ HEADLINE = {"perplexity": "perplexity", "accuracy": "accuracy", "ece": "ECE", "r
 def validate(recipe: ValidateRecipe, listener: Listener) -> Outcome:
     """Measure a checkpoint or artifact; `report.json` is written into a new folder when `--out` names one."""
     parse_split(recipe.split)
-    for text in recipe.gate:
-        require_about_one(parse_gate(text))
+    for gate in read_gates(recipe.gate):
+        require_about_one(gate)
     subject = open_subject(recipe, verbs=NEWEST, listener=listener)
     subject.known_architecture()
     if not recipe.out:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+import sparsify_cli
 from sparsify_cli.errors import BadRequest, Regression, UnknownName
-from sparsify_cli.stages.gates import Gate, check_gates, parse_gate
+from sparsify_cli.stages.gates import Gate, check_gates, parse_gate, read_gates
 from sparsify_cli.values.report import Finding, Report
 
 REPORT = Report(
@@ -181,3 +185,21 @@ def test_percent_without_its_sign_is_refused(text):
 def test_numbers_beyond_one_may_be_asked_for(text):
     """Not every number without a unit is a share."""
     assert abs(parse_gate(text).bound) > 1
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("acuracy>=0.9", "accuracy"), ("bytes-paked<=1MB", "bytes_packed"), ("worst_grup>=0.5", "worst_group")]
+)
+def test_a_slip_is_told_before_anything_is_measured(text, meant):
+    """A name that is all but that of a known number is refused with what was probably meant."""
+    with pytest.raises(UnknownName, match=f"Did you mean '{meant}'"):
+        read_gates([text])
+
+
+def test_no_name_that_is_measured_is_taken_for_a_slip():
+    """Every name of a finding in the source code may be asked for, beside names that nothing is like."""
+    root = Path(sparsify_cli.__file__).parent
+    names = {name for file in root.rglob("*.py") for name in re.findall(r'Finding\(\s*name="(\w+)"', file.read_text())}
+    assert len(names) > 40
+    assert [gate.name for gate in read_gates([f"{name}>=0.5" for name in sorted(names)])] == sorted(names)
+    assert read_gates(["of_my_own>=3"])[0].name == "of_my_own"
