@@ -33,7 +33,7 @@ def test_everything_for_programs(run):
     """One JSON object with every tensor and the structure of the file."""
     torch.save({"state_dict": {"module.fc.weight": torch.eye(4)}, "epoch": 3}, "model.pt")
     facts = json.loads(run("inspect model.pt --format json").out)["facts"]
-    assert facts["tensors"]["fc.weight"]["zeros"] == 12 and facts["tensors"]["fc.weight"]["pattern"] == "1:4"
+    assert facts["tensors"]["fc.weight"]["zeros"] == 12 and facts["tensors"]["fc.weight"]["pattern"] == "1:4T"
     assert (facts["wrapper"], facts["prefix"], list(facts["others"])) == (["state_dict"], "module.", ["epoch"])
 
 
