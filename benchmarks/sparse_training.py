@@ -64,13 +64,26 @@ def cell_of(args: argparse.Namespace, regime: str, level: str, folder: Path) -> 
     seconds += run(*train, *augment, *TEACHER, *OWN[regime], "--out", str(out))
     numbers = json.loads((out / "manifest.json").read_text())["numbers"]
     named = {(one["name"], one["of"]): one["value"] for one in numbers if one["scope"] == "all"}
-    cell: Cell = {"model": args.name, "regime": regime, "level": level, "epochs": args.epochs, "lr": args.lr, "cpu": round(seconds)}
+    cell: Cell = {"model": args.name, "regime": regime, "level": level, "epochs": args.epochs, "lr": args.lr}
+    cell |= {"precision": args.precision, "cpu": round(seconds)}
     both = {"accuracy": "compressed", "dense": "dense"}
     cell |= {key: round(100 * named["accuracy", of], 2) for key, of in both.items() if ("accuracy", of) in named}
     return cell | {"macs": named["training_macs", "compressed"], "share": round(named["training_macs_share", "compressed"], 4)}
 
 
-COLUMNS = {"model": 18, "regime": 8, "level": 8, "epochs": 8, "accuracy": 10, "dense": 8, "cpu": 8, "macs": 12, "share": 8}
+COLUMNS = {
+    "model": 18,
+    "regime": 8,
+    "level": 8,
+    "epochs": 8,
+    "lr": 8,
+    "accuracy": 10,
+    "dense": 8,
+    "precision": 12,
+    "cpu": 8,
+    "macs": 12,
+    "share": 8,
+}
 """Number -> width of its column; accuracies in percent, seconds of the processor, multiply-adds and their share of dense training."""
 
 

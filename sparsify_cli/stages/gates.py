@@ -113,7 +113,7 @@ def read_gates(texts: Sequence[str]) -> tuple[Gate, ...]:
     gates = tuple(map(parse_gate, texts))
     known = {name.replace("-", "_") for name in Shelf("metrics").names()} | set(SIZES)
     for gate in gates:
-        begins = any(gate.name == name or gate.name.startswith(f"{name}_") for name in known)
+        begins = gate.name.startswith(tuple(known))  # accuracy_retain_after, or a number of somebody's own metric
         if not begins and difflib.get_close_matches(gate.name, known, n=1, cutoff=MISSPELT):
             raise UnknownName("number", gate.name, known, f"The gate was {gate.text!r}.")
     return gates
