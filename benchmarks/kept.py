@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 Cell = dict[str, Any]
-OF = ("bias", "elsa", "one_shot", "sparse_training", "unlearning")
+OF = ("bias", "channels", "elsa", "one_shot", "sparse_training", "unlearning")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,12 @@ class Kept:
         text = self.tables(self.cells())
         self.script.with_suffix(".txt").write_text(text)
         return text
+
+
+def in_columns(cells: Iterable[Cell], widths: Mapping[str, int]) -> str:
+    """A heading and a row a cell, a column of its width for each number."""
+    lines = [{name: name for name in widths}, *cells]
+    return "".join("".join(f"{line.get(name, '-')!s:<{width}}" for name, width in widths.items()).rstrip() + "\n" for line in lines)
 
 
 if __name__ == "__main__":

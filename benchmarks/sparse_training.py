@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kept import Cell, Kept
+from kept import Cell, Kept, in_columns
 
 RECIPE = {"objective": "distill", "batch-size": 64, "nesterov": None, "augment": "crop-flip"}
 TEACHER = ["--set", "objective.temperature=20", "--set", "objective.weight=1"]
@@ -90,8 +90,7 @@ COLUMNS = {
 def table(cells: list[Cell]) -> str:
     """A row a cell."""
     rows = [{**c, "macs": f"{c['macs']:.3g}", "share": f"{c['share']:.1%}"} for c in cells]
-    lines = [{name: name for name in COLUMNS}, *rows]
-    return "".join("".join(f"{line.get(name, '-')!s:<{width}}" for name, width in COLUMNS.items()).rstrip() + "\n" for line in lines)
+    return in_columns(rows, COLUMNS)
 
 
 KEPT = Kept(Path(__file__), ("model", "regime", "level"), table)

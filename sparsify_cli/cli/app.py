@@ -214,7 +214,7 @@ def _misspelt(error: TyperException) -> BadRequest:
 def _failed(error: SparsifyError, cause: Exception | None = None) -> int:
     if os.environ.get("SPARSIFY_DEBUG") == "1" and error.exit_code != INTERRUPTED:
         raise cause or error
-    console.error(str(error))
+    console.error(" ".join((str(error), *getattr(cause, "__notes__", ()))))
     return error.exit_code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,6 +23,10 @@ class Criterion(ABC):
 
     needs: frozenset[str] = frozenset()
     """What must be gathered: of "gram", "inputs" and "network" by calibration, of "movement" by training; as in `Stats`."""
+    directed: ClassVar[bool] = False
+    """It tells outputs from inputs: it is given every weight as [out, in, *kernel], however it is stored."""
+    joint: ClassVar[bool] = False
+    """Scores of several tensors hang together, so that only one ranking over all of them does what they mean."""
 
     @abstractmethod
     def scores(self, weights: Mapping[str, Tensor], stats: Stats) -> Scores:

@@ -12,6 +12,7 @@ Differs: |E[x]| in the place of E|x|, which is the same behind a ReLU; channels 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class ActivationMean(LayerwiseCriterion):
     """Mean of the input channel, in its unit."""
 
     needs = frozenset({"inputs"})
+    directed: ClassVar[bool] = True
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
         """|E[x]| of the weight's channel, float64, same shape as `weight`, higher = keep."""

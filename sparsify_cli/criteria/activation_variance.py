@@ -12,6 +12,7 @@ Hoefler et al. 2021, arXiv 2102.00554, section 3.3. Differs: the variance of the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class ActivationVariance(LayerwiseCriterion):
     """Variance of the input channel, in the square of its unit."""
 
     needs = frozenset({"inputs"})
+    directed: ClassVar[bool] = True
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
         """Var(x) of the weight's channel, float64, same shape as `weight`, higher = keep."""

@@ -15,6 +15,7 @@ that reads it are ranked here, from which the same neurons follow.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -28,6 +29,7 @@ class Apoz(LayerwiseCriterion):
     """Average percentage of zeros, turned round."""
 
     needs = frozenset({"inputs"})
+    directed: ClassVar[bool] = True
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
         """How often the weight's channel is active, float64, same shape as `weight`, higher = keep."""

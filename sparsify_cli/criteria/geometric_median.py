@@ -13,6 +13,7 @@ Source: He et al. 2019, arXiv 1811.00250 (FPGM), section 3.4. As there, the othe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -34,6 +35,8 @@ MANY = 0.05
 @dataclass(frozen=True)
 class GeometricMedian(LayerwiseCriterion):
     """Redundancy of filters, in the unit of the weight."""
+
+    directed: ClassVar[bool] = True
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
         """The filter's distance to all others, float64, same shape as `weight`, higher = keep."""

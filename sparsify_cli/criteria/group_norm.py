@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ class GroupNorm(LayerwiseCriterion):
 
     group: Literal["row", "column", "kernel"] = "row"
     p: Literal[1, 2] = 2
+    directed: ClassVar[bool] = True
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
         """The group's norm over the root of its size, float64, same shape as `weight`, higher = keep."""

@@ -13,7 +13,7 @@ input is one channel at one kernel position, in a grouped convolution read by th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -33,6 +33,7 @@ class Ria(LayerwiseCriterion):
 
     power: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     needs = frozenset({"gram"})
+    directed: ClassVar[bool] = True
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
         """Relative importance times a power of the input, float64, same shape as `weight`, higher = keep."""

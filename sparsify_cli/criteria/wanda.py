@@ -15,7 +15,7 @@ scope=row the layer's count is exact, where theirs is rounded down in every row.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -35,6 +35,7 @@ class Wanda(LayerwiseCriterion):
 
     scope: Literal["layer", "row"] = "layer"
     needs = frozenset({"gram"})
+    directed: ClassVar[bool] = True
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
         """|w| times the root mean square of its input, or its place in the row, float64, same shape as `weight`, higher = keep."""

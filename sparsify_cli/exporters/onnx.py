@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ OPSET = 20
 LIMIT = 2**31 - 1
 """Bytes a protobuf message can hold."""
 DAMAGED = "Do not use the file; export again."
+ELSEWHERE = "Write the network without what the exporter gets wrong, or export to safetensors."
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""What makes a terminal colour text."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,18 @@ def _model(module: nn.Module, inputs: Tensor) -> Any:
             )
             return program.model_proto if program is not None else None
     except Exception as error:
-        lines = str(error).strip().splitlines() or ["no reason given"]
+        cause = _first_cause(error)
+        lines = COLOURS.sub("", str(cause)).strip().splitlines() or ["no reason given"]
         what = f"The network {type(module).__name__} does not export to ONNX."
         do = "Write the network without data-dependent control flow and with one input and one output, or export to safetensors."
-        raise SparsifyError(what, f"torch.onnx says: {type(error).__name__}: {lines[0][:300]}.", do) from error
+        raise SparsifyError(what, f"torch.onnx says: {type(cause).__name__}: {lines[0][:300].rstrip('.')}.", do) from error
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What started it: exporters wrap reasons in steps."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextlib.contextmanager
@@ -199,7 +211,7 @@ def _compare(path: Path, module: nn.Module, inputs: Tensor) -> tuple[float, floa
     largest, scale = 0.0, 1.0
     for batch in (inputs[:1], inputs):
         expected = module(batch)
-        actual = torch.from_numpy(_run(session, batch, path))
+        actual = torch.from_numpy(_run(session, batch))
         if actual.shape != expected.shape:
             shapes = f"{list(actual.shape)}, torch with {list(expected.shape)}"
             raise Regression(f"{path} answers a batch of {len(batch)} with {shapes}.", do=DAMAGED)
@@ -221,12 +233,13 @@ def _session(path: Path) -> Any:
         raise UnreadableFile(f"onnxruntime does not load {path}.", f"{str(error).strip()[:200]}.", DAMAGED) from error
 
 
-def _run(session: Any, batch: Tensor, path: Path) -> Any:
+def _run(session: Any, batch: Tensor) -> Any:
     try:
         return session.run(["logits"], {"input": batch.numpy()})[0]
     except Exception as error:
-        what = f"onnxruntime does not run {path} on a batch of {len(batch)}."
-        raise Regression(what, f"{str(error).strip()[:200]}.", DAMAGED) from error
+        what = f"The graph that torch.onnx made of the network does not run on a batch of {len(batch)}; nothing was kept."
+        said = str(error).strip().splitlines() or ["no reason given"]
+        raise SparsifyError(what, f"onnxruntime says: {said[0][:200].rstrip('.')}.", ELSEWHERE) from error
 
 
 def _findings(subject: Exportable, path: Path, zeros: int, largest: float) -> list[Finding]:

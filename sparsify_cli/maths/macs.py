@@ -40,6 +40,8 @@ def macs_per_weight(module: nn.Module, inputs: Tensor) -> dict[str, int]:
     found: Counter[str] = Counter()
     modes = {part: part.training for part in module.modules()}
     with ExitStack() as after, torch.no_grad():
+        after.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)  # or torch's encoder cuts padding out, and no tensor has a shape
         for name, part in module.named_modules():
             after.callback(part.register_forward_hook(_counting(name, found), with_kwargs=True).remove)
         after.callback(_restore, modes)

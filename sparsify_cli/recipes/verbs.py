@@ -70,6 +70,9 @@ class TrainRecipe(ModelFields, DataFields, SparsityFields, TrainFields, OutputFi
 
     verb: ClassVar[str] = "train"
     regime: Annotated[Strategy, Option("How the masks evolve.", shelf="regimes")] = Choice("fixed")
+    batchnorm: Annotated[
+        bool, Option("Measure batch-norm statistics again on batches as trained on; kept where validation loss falls.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,9 @@ class FinetuneRecipe(ModelFields, DataFields, SparsityFields, TrainFields, Weigh
 
     verb: ClassVar[str] = "finetune"
     regime: Annotated[Strategy, Option("How the masks evolve.", shelf="regimes")] = Choice("fixed")
+    batchnorm: Annotated[
+        bool, Option("Measure batch-norm statistics again on batches as trained on; kept where validation loss falls.")
+    ] = False
     transfer: Annotated[
         Literal["none", "linear", "full"],
         Option("Another task, with a new dense classifier: linear = only it is trained, on features computed once; full = all is."),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -30,7 +30,7 @@ from sparsify_cli.recipes.analyze import AnalyzeRecipe
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import names_in, require_known, statistics
 from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.plan import plan
+from sparsify_cli.stages.plan import plan, turned_of
 from sparsify_cli.stages.rows import Row
 from sparsify_cli.stages.sensitivity import LayerCosts
 from sparsify_cli.stages.shares import BY_COST, QUICK, curves_of, measured, shared_out
@@ -42,7 +42,6 @@ from sparsify_cli.values.artifact import claimed
 from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Report
-from sparsify_cli.values.small_floats import computable
 from sparsify_cli.values.stats import Stats
 
 USUAL = ("uniform", "global", "erk", "lamp", "dp")
@@ -69,6 +68,12 @@ class Known(Criterion):
         """Those of the named tensors."""
         del stats
         return {name: self.found[name] for name in weights}
+
+
+class KnownTogether(Known):
+    """Scores of what hangs together in several layers."""
+
+    joint: ClassVar[bool] = True
 
 
 def analyze(recipe: AnalyzeRecipe, listener: Listener) -> Outcome:
@@ -152,10 +157,10 @@ def _title(before: Subject, asked: PruneRecipe) -> str:
 
 def _chooser(asked: PruneRecipe, before: Subject, rows: Sequence[Row]) -> Sparsifier:
     """What chooses masks as `prune` would, with scores computed once; the allocation is still to be set."""
-    names, turned = [row.name for row in rows], frozenset(row.name for row in rows if row.transposed)
-    chooser = sparsifier(replace(asked, allocation="global"), names, stats=statistics(asked, before, names), turned=turned)
-    scores = chooser.criterion.scores({name: computable(before.checkpoint.tensors[name]) for name in names}, chooser.stats)
-    return replace(chooser, criterion=Known(scores))
+    names = [row.name for row in rows]
+    chooser = sparsifier(replace(asked, allocation="global"), names, stats=statistics(asked, before, names), turned=turned_of(rows))
+    scores = chooser.scores({name: before.checkpoint.tensors[name] for name in names})
+    return replace(chooser, criterion=(KnownTogether if chooser.criterion.joint else Known)(scores))
 
 
 def _plans(
@@ -169,7 +174,7 @@ def _plans(
     own = () if asked.allocation in (*USUAL, "auto") else (asked.allocation,)
     plans: dict[str, dict[str, int]] = {}
     refused: dict[str, Infeasible] = {}
-    for rule in (*USUAL, *own):
+    for rule in ("global",) if chooser.criterion.joint else (*USUAL, *own):
         try:
             masks = _masks(replace(asked, allocation=rule), before, chooser, costs, listener)
             plans[rule] = {name: int(masks[name].sum()) for name in chooser.names}

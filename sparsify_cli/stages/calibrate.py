@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -112,7 +113,8 @@ def network_of(recipe: PruneRecipe, subject: Subject, names: Sequence[str]) -> N
     for name in names:
         there[ours[name]].requires_grad_(True)
     pairs = {name: ours[name] for name in names}
-    return Network(module, pairs, samples.inputs, samples.targets, _meant(recipe), recipe.seed)
+    found = Network(module, pairs, samples.inputs, samples.targets, _meant(recipe), recipe.seed)
+    return replace(found, saves="macs") if recipe.budget is not None and recipe.budget.kind == "macs" else found
 
 
 def _meant(recipe: PruneRecipe) -> Fraction:

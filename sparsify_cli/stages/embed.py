@@ -38,7 +38,7 @@ from sparsify_cli.stages.finetune import teacher_of
 from sparsify_cli.stages.levels import with_own_statistics
 from sparsify_cli.stages.measure import BUFFERS, answers, predict, share_right
 from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.plan import plan, tied_names, untied
+from sparsify_cli.stages.plan import plan, tied_names, turned_of, untied
 from sparsify_cli.stages.sizes import size_findings, speed_findings
 from sparsify_cli.stages.solved_level import repaired, require_solvable
 from sparsify_cli.stages.sparsifier import Sparsifier, pattern_notes, sparsifier
@@ -145,8 +145,8 @@ def _embedding(recipe: EmbedRecipe, listener: Listener) -> tuple[Embedding, tupl
     private = _private_classifier(recipe, subject)
     skip = (*recipe.skip, *private)
     rows = plan(subject.checkpoint, subject.architecture, skip=skip, include=recipe.include)
-    shapes = {row.name: row.shape for row in rows if row.matched}
-    chooser = sparsifier(recipe, list(shapes))
+    shapes = {row.name: row.oriented for row in rows if row.matched}
+    chooser = sparsifier(recipe, list(shapes), turned=turned_of(rows))
     for level in filter(None, recipe.levels):
         chooser.once(subject.checkpoint.tensors, level, pruned=subject.masks)  # refuse now what could only fail at the end
     parent = subject if recipe.model or subject.artifact else None

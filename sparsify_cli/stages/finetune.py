@@ -21,15 +21,16 @@ from sparsify_cli.stages.evidence import alone, compared
 from sparsify_cli.stages.lineage import dense_ancestor
 from sparsify_cli.stages.minimised import needs_teacher
 from sparsify_cli.stages.mirror import require_mirror
+from sparsify_cli.stages.norms import with_exact_norms
 from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.plan import plan
+from sparsify_cli.stages.plan import plan, turned_of
 from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_notes, sparsifier
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
 from sparsify_cli.stages.tables import ELSEWHERE, before_after, called, quality, said
 from sparsify_cli.stages.training_log import warnings_in
-from sparsify_cli.stages.training_run import Trained, Training, trained
+from sparsify_cli.stages.training_run import Trained, Training, preparation, trained
 from sparsify_cli.stages.undertraining import fit
 from sparsify_cli.stages.undertraining import verdict as undertrained
 from sparsify_cli.stages.workplace import workplace
@@ -67,6 +68,9 @@ class Start:
     target: Fraction
     notes: tuple[str, ...] = ()
     head: str = ""
+
+
+NO_NORMS = "--batchnorm changed nothing: no layer keeps running statistics, or a classifier alone was trained."
 
 
 def finetune(recipe: FinetuneRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:
@@ -118,8 +122,8 @@ def pruning_plan(
             raise BadRequest(what, why, "Leave them out, or choose another regime, such as gmp.")
         return None, subject.masks.sparsity, ()
     rows = plan(subject.checkpoint, subject.architecture, skip=recipe.skip, include=recipe.include)
-    shapes = {row.name: row.shape for row in rows if row.matched and row.name != f"{dense}.weight"}
-    chooser = sparsifier(recipe, list(shapes))
+    shapes = {row.name: row.oriented for row in rows if row.matched and row.name != f"{dense}.weight"}
+    chooser = sparsifier(recipe, list(shapes), turned=turned_of(rows))
     now = chooser.knowing({name: subject.checkpoint.tensors[name].abs() for name in chooser.follows})  # nothing has moved yet
     target = now.target(subject.checkpoint.tensors, recipe.sparsity, pruned=subject.masks)
     now.once(subject.checkpoint.tensors, target, pruned=subject.masks)  # refuse now what could only fail at the end
@@ -138,8 +142,11 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
             start.chooser.require_held(result.masks, start.target)
         is_probe = isinstance(training.module, Probe)
         after = _trained_subject(start, result, is_probe=is_probe)
+        anew = recipe.batchnorm and not is_probe
+        after, norms = with_exact_norms(after, preparation(training), seed=recipe.seed) if anew else (after, None)
         fits, verdict = _fits(start, after, result)
-        found = [*_findings(start, after), *(distilled.findings() if distilled else ()), *fits, *(() if is_probe else result.findings)]
+        beside = [one for tried in (distilled, norms) if tried for one in tried.findings()]
+        found = [*_findings(start, after), *beside, *fits, *(() if is_probe else result.findings)]
         report = Report(tuple(found), _facts(start, result, machine))
         for name, state in result.others.items():
             (place.folder / OTHERS).mkdir(exist_ok=True)
@@ -148,6 +155,7 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
     notes = (
         *start.notes,
         *([distilled.note()] if distilled else ()),
+        *([norms.note() if norms else NO_NORMS] if recipe.batchnorm else ()),
         *([verdict] if verdict else ()),
         *warnings_in(result.events),
         *(_about_other(name, place.folder) for name in result.others),

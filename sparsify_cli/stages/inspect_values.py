@@ -158,11 +158,13 @@ def _masked(subject: Subject | None) -> frozenset[str]:
 
 
 def _transposed(look: Look) -> frozenset[str]:
-    """Weights that are stored [in, out], as the files' own graph or config says."""
+    """Weights that are stored [in, out], as the files' own graph or config says, or the folder's manifest."""
+    told = look.artifact.manifest.get("inputs_first") if look.artifact else None
+    known = frozenset(map(str, told)) if isinstance(told, list) else frozenset[str]()
     if look.opened is None:
-        return frozenset()
+        return known
     hints, prefix = look.opened.layout.hints, look.opened.prefix
-    return frozenset(name for name in look.items if (hint := hints.get(prefix + name)) and hint.transposed)
+    return known | frozenset(name for name in look.items if (hint := hints.get(prefix + name)) and hint.transposed)
 
 
 def _targets(look: Look, items: Mapping[str, Item], turned: Collection[str]) -> list[Target]:

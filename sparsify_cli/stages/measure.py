@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -153,14 +153,16 @@ def train_marginals(samples: Samples) -> tuple[float, ...]:
     return tuple((counts / max(len(samples), 1)).tolist())
 
 
-def count_findings(tensors: Mapping[str, Tensor], masks: MaskSet) -> list[Finding]:
+def count_findings(tensors: Mapping[str, Tensor], masks: MaskSet, *, again: Collection[str] = ()) -> list[Finding]:
     """Zeros among the masked weights, for each of them, and among all parameters; numbers left; bytes without compression.
 
     Args:
         tensors: every tensor of the model; batch-norm statistics are stored bytes but not parameters.
         masks: which weights are prunable and which of them stay; they are applied before counting.
+        again: second names of tensors that are there already (tied weights), whose numbers count once.
     """
-    parameters = {n: t for n, t in masks.apply(tensors).items() if t.is_floating_point() and not n.endswith(BUFFERS)}
+    own = {name: tensor for name, tensor in masks.apply(tensors).items() if name not in again}
+    parameters = {n: t for n, t in own.items() if t.is_floating_point() and not n.endswith(BUFFERS)}
     prunable = {name: t for name, t in parameters.items() if name in masks}
     size, left = (sum(count(t) for t in parameters.values()) for count in (Tensor.numel, _nonzeros))
     stored = sum(t.numel() * t.element_size() for t in tensors.values())

@@ -3,6 +3,8 @@
 Each of the three can be best. Where little was pruned the saved statistics are; measuring anew on few images that are not
 augmented as in training costs points there, and wins many where much was pruned; moving by the difference to the dense
 network lies in between and needs the fewest samples.
+
+After training, statistics are running averages of the last few batches; measured anew they are those of many, prepared as in training.
 """
 
 from __future__ import annotations
@@ -14,24 +16,21 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from sparsify_cli.maths.holdout import hold_out
+from sparsify_cli.maths.holdout import hold_out, shuffled
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import BATCH, calibration_inputs, names_in
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.training.augmented import augmented
 from sparsify_cli.training.batchnorm import follow, has_batchnorm, mean_loss, norms, recalibrate
+from sparsify_cli.training.loop import Prepare
 from sparsify_cli.training.twins import Twins
 from sparsify_cli.values.report import Finding
 from sparsify_cli.values.samples import Kind
 
 
-def held_out(kind: Kind) -> tuple[str, str]:
+def held_out(kind: Kind, data: str = "held-out training") -> tuple[str, str]:
     """What judges, and its unit."""
-    return (
-        ("mean squared error on held-out training data", "")
-        if kind == "numbers"
-        else ("mean cross-entropy on held-out training data", "nats")
-    )
+    return (f"mean squared error on {data} data", "") if kind == "numbers" else (f"mean cross-entropy on {data} data", "nats")
 
 
 ENOUGH = 8192
@@ -45,12 +44,14 @@ class NormChoice:
     """Which statistics stay.
 
     Args:
-        losses: mean loss on held-out training samples with each of them.
+        losses: mean loss on data that none of them saw, with each of them.
         kind: of what is predicted.
+        data: on which.
     """
 
     losses: Mapping[str, float] = field(default_factory=dict)
     kind: Kind = "classes"
+    data: str = "held-out training"
 
     @property
     def chosen(self) -> str:
@@ -60,12 +61,12 @@ class NormChoice:
     def note(self) -> str:
         """One sentence."""
         listed = ", ".join(f"{name} {loss:.4g}" for name, loss in self.losses.items())
-        what, unit = held_out(self.kind)
+        what, unit = held_out(self.kind, self.data)
         return f"batch-norm statistics: {what} {f'{listed} {unit}'.strip()}; kept {self.chosen}."
 
     def findings(self) -> list[Finding]:
         """Each loss as a number."""
-        what, unit = held_out(self.kind)
+        what, unit = held_out(self.kind, self.data)
         text = f"Batch-norm statistics: {what}; those {self.chosen} are kept."
         words = {SAVED: "before", MOVED: "moved", ANEW: "after"}
         return [
@@ -96,6 +97,28 @@ def with_best_norms(recipe: PruneRecipe, before: Subject, after: Subject, *, fol
         _put(module, buffers)
         losses[name] = mean_loss(module, train.take(held))
     choice = NormChoice(losses, train.kind)
+    _put(module, found[choice.chosen])
+    return _with_buffers(after, module), choice
+
+
+def with_exact_norms(after: Subject, prepare: Prepare | None, *, seed: int) -> tuple[Subject, NormChoice | None]:
+    """A trained subject with its statistics measured anew, where that lowers validation loss; None where there is nothing to choose.
+
+    Args:
+        after: the trained network.
+        prepare: what was done to every batch; None = nothing.
+        seed: of the samples and of what is drawn for them.
+    """
+    module, train = after.module(), after.samples("train")
+    if not has_batchnorm(module) or len(train) < 2:
+        return after, None
+    seen = train.take(shuffled(len(train), seed=seed)[:ENOUGH])
+    judge = after.samples("validation")
+    found = {SAVED: _statistics(module)}
+    losses = {SAVED: mean_loss(module, judge)}
+    recalibrate(module, (prepare(seen, seed) if prepare else seen).inputs, batch=2 * BATCH)
+    found[ANEW] = _statistics(module)
+    choice = NormChoice(losses | {ANEW: mean_loss(module, judge)}, train.kind, "validation")
     _put(module, found[choice.chosen])
     return _with_buffers(after, module), choice
 

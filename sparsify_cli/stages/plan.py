@@ -81,17 +81,32 @@ def _without_shared_embeddings(rows: list[Row], aliases: Mapping[str, str], incl
 
 def _turned(rows: list[Row], checkpoint: Checkpoint, architecture: Spec | None) -> list[Row]:
     """The rows with what is known of how each weight is stored."""
-    names = turned_names(checkpoint, architecture)
-    return [replace(row, transposed=True, why=f"{row.why}, stored [in, out]") if row.name in names and row.matched else row for row in rows]
+    found = turned_names(checkpoint, architecture)
+    return [
+        replace(row, transposed=True, groups=found[row.name], why=f"{row.why}, stored [in, out]")
+        if row.name in found and row.matched
+        else row
+        for row in rows
+    ]
 
 
-def turned_names(checkpoint: Checkpoint, architecture: Spec | None) -> frozenset[str]:
-    """Names of the weights that are stored [in, out], as an architecture, a graph or a config says."""
+def turned_of(rows: Sequence[Row]) -> dict[str, int]:
+    """The weights of a plan that are stored [in, out / groups], and their groups."""
+    return {row.name: row.groups for row in rows if row.transposed}
+
+
+def turned_names(checkpoint: Checkpoint, architecture: Spec | None) -> dict[str, int]:
+    """The weights that are stored [in, out / groups], as an architecture, a graph or a config says, and their groups."""
     if architecture is None:
-        return frozenset(name for name, hint in _hints(checkpoint).items() if hint.transposed)
+        return {name: 1 for name, hint in _hints(checkpoint).items() if hint.transposed}
     module = build_architecture(architecture)
-    ours = {f"{path}.weight" for path, layer in module.named_modules() if isinstance(layer, TURNED) or type(layer).__name__ == "Conv1D"}
-    return _theirs(checkpoint.tensors, module, ours)
+    layers = [(f"{path}.weight", layer) for path, layer in module.named_modules()]
+    groups = {name: int(getattr(layer, "groups", 1)) for name, layer in layers if _is_turned(layer)}
+    return {theirs: count for ours, count in groups.items() for theirs in _theirs(checkpoint.tensors, module, {ours})}
+
+
+def _is_turned(layer: nn.Module) -> bool:
+    return isinstance(layer, TURNED) or type(layer).__name__ == "Conv1D"
 
 
 def _hints(checkpoint: Checkpoint) -> dict[str, Hint]:

@@ -30,13 +30,13 @@ from sparsify_cli.stages.norms import NormChoice, with_best_norms
 from sparsify_cli.stages.opening import shares_memory, tables_left
 from sparsify_cli.stages.outcome import Outcome
 from sparsify_cli.stages.permute import permuted
-from sparsify_cli.stages.plan import plan, tied_names, untied
+from sparsify_cli.stages.plan import plan, tied_names, turned_of, untied
 from sparsify_cli.stages.reading import odd_notes
 from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.stages.rows import Row
 from sparsify_cli.stages.shares import is_counted_alone, resolved, shared_out
 from sparsify_cli.stages.sizes import compared_sizes
-from sparsify_cli.stages.solve import Solved, solved, solver_of
+from sparsify_cli.stages.solve import Solved, is_joint, solved, solver_of
 from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, emptied_notes, pattern_notes, require_carried, sparsifier
 from sparsify_cli.stages.streamed import Streamed, can_stream, streamed
 from sparsify_cli.stages.subject import Subject, open_subject
@@ -119,7 +119,7 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
         folder,
         tables=(before_after("what it did", report, SHOWN),),
         notes=notes,
-        hints=_hints(folder, before),
+        hints=_hints(folder, before, whole=is_joint(recipe)),
         weights=weights_of(folder),
     )
 
@@ -156,9 +156,8 @@ def chosen_masks(recipe: PruneRecipe, before: Subject, rows: Sequence[Row], list
     solver = solver_of(recipe)
     require_context(recipe, before)
     names = [row.name for row in rows if row.matched]
-    turned = frozenset(row.name for row in rows if row.transposed)
     least = 1 if solver is not None or recipe.allocation in NEEDS_COSTS else 0
-    chooser = sparsifier(recipe, names, stats=statistics(recipe, before, names), turned=turned, at_least=least)
+    chooser = sparsifier(recipe, names, stats=statistics(recipe, before, names), turned=turned_of(rows), at_least=least)
     tensors = _finite(recipe, before, names)
     chooser, sparsity = shared_out(recipe, before, chooser, tensors, listener)
     target = chooser.target(tensors, sparsity, pruned=before.masks)
@@ -190,12 +189,13 @@ def pruned(before: Subject, found: Solved) -> Subject:
     return before.changed(before.checkpoint.with_tensors(tensors), found.masks)
 
 
-def _hints(folder: Path, before: Subject) -> tuple[str, ...]:
-    """What can be done next; programs and graphs are not trained."""
+def _hints(folder: Path, before: Subject, *, whole: bool = False) -> tuple[str, ...]:
+    """What can be done next, `whole` channels can be taken out; programs and graphs are not trained."""
     home, name = before.checkpoint.home, shlex.quote(str(folder))
     trains = home is None or home.layout.kind not in ("onnx-model", "torchscript", "exported")
     export = f"sparsify export {name} --to packed"
-    return (f"sparsify finetune {name}{_context_hint(before)}", export) if trains else (export,)
+    shrinks = (f"sparsify shrink {name}",) if whole else ()
+    return (*shrinks, f"sparsify finetune {name}{_context_hint(before)}", export) if trains else (*shrinks, export)
 
 
 def weights_of(folder: Path) -> Path:

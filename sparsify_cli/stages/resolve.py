@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sparsify_cli.contracts.architecture import Architecture
 from sparsify_cli.contracts.dataset import Dataset, Split
-from sparsify_cli.errors import BadData, BadRequest, KeyMismatch, UnknownName
+from sparsify_cli.errors import BadData, BadRequest, BrokenPlugin, KeyMismatch, UnknownName
 from sparsify_cli.maths.compact_conv import compacted
 from sparsify_cli.maths.identities import without
 from sparsify_cli.maths.resize import resized
@@ -63,6 +64,7 @@ def build_architecture(spec: Spec) -> nn.Module:
         KeyMismatch: it is not the architecture that was shrunk.
     """
     module = _built(spec)
+    _require_sizes(module, spec)
     try:
         without(module, spec.identity)
         module = resized(module, spec.resized) if spec.resized else module
@@ -73,6 +75,18 @@ def build_architecture(spec: Spec) -> nn.Module:
             f"{error}.",
             "Name the architecture that was shrunk with --arch and --arch-arg, as it was then.",
         ) from error
+
+
+def _require_sizes(module: nn.Module, spec: Spec) -> None:
+    """Refuse lazy layers, which have no numbers yet."""
+    lazy = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]
+    if lazy:
+        others = f" and {len(lazy) - 1} more" if lazy[1:] else ""
+        raise BrokenPlugin(
+            f"{spec.name} builds a network whose sizes are not known yet: {lazy[0]}{others} lazy.",
+            "Lazy layers learn their sizes from the first input.",
+            "Run the network once on an example where it is built, or name the sizes.",
+        )
 
 
 def _built(spec: Spec) -> nn.Module:

@@ -16,6 +16,7 @@ class Row:
         matched: True when it is prunable.
         why: the reason, in a few words.
         transposed: it is stored [in, out].
+        groups: of a transposed convolution: it is stored [in, out / groups].
         dtype: type of its numbers.
     """
 
@@ -25,6 +26,7 @@ class Row:
     why: str
     transposed: bool = False
     dtype: str = ""
+    groups: int = 1
 
     @property
     def oriented(self) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.calibrate import calibration_inputs, names_in
 from sparsify_cli.stages.plan import tied_names
 from sparsify_cli.stages.sensitivity import LayerCosts, costs_of
-from sparsify_cli.stages.solve import solver_of
+from sparsify_cli.stages.solve import is_joint, solver_of
 from sparsify_cli.stages.sparsifier import Sparsifier
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.packed import OVERHEAD, sizes, smallest_of
@@ -50,7 +50,8 @@ def resolved(recipe: PruneRecipe) -> PruneRecipe:
         return recipe
     if recipe.pattern.is_grouped and recipe.sparsity in (None, recipe.pattern.implied_sparsity) and recipe.budget is None:
         return replace(recipe, allocation="uniform")  # every group keeps as many as it may: there is nothing to share out
-    return replace(recipe, allocation="dp" if isinstance(solver_of(recipe), LayerSolver) else "global")
+    by_layer = isinstance(solver_of(recipe), LayerSolver) and not is_joint(recipe)
+    return replace(recipe, allocation="dp" if by_layer else "global")
 
 
 def is_counted_alone(recipe: PruneRecipe) -> bool:

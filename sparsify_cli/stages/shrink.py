@@ -19,7 +19,7 @@ from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.recipes.verbs import ShrinkRecipe
 from sparsify_cli.stages.evidence import compared
 from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.shrunk import Removed, Shrinking, require_same, shrinking, with_random
+from sparsify_cli.stages.shrunk import TOLERANCE, Removed, Shrinking, require_same, shrinking, tolerance_of, with_random
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import ELSEWHERE, before_after, said
@@ -53,7 +53,8 @@ def shrink(recipe: ShrinkRecipe, listener: Listener) -> Outcome:
         raise _nothing(before, found)
     after = compact_subject(after, found.compact)
     listener.note("comparing outputs in float64")
-    difference = require_same(before.module(), after.module(), inputs, seed=recipe.seed)
+    allowed = tolerance_of(before.module())
+    difference = require_same(before.module(), after.module(), inputs, seed=recipe.seed, tolerance=allowed)
     folder, held = output_folder(recipe, before.name)
     with claimed(folder, held=held):
         report = Report(tuple(_findings(before, after, found, difference)), {"channels": _channels(found)})
@@ -65,7 +66,7 @@ def shrink(recipe: ShrinkRecipe, listener: Listener) -> Outcome:
         report,
         folder,
         tables=(before_after("what it did", report, SHOWN), *([_table(found)] if found.removed else ())),
-        notes=(*found.notes, *_accuracy_note(report), *_speed_note(found, report)),
+        notes=(*found.notes, *_rounded_note(difference), *_accuracy_note(report), *_speed_note(found, report)),
         hints=(f"sparsify finetune {name}", f"sparsify export {name} --to onnx"),
     )
 
@@ -149,7 +150,12 @@ def _headline(found: Shrinking, report: Report) -> str:
     compact = f"the zero columns of {len(found.compact)} convolution{'s' * (len(found.compact) > 1)}" if found.compact else ""
     parts = f"{len(found.identity)} block{'s' * (len(found.identity) > 1)} ({', '.join(found.identity)})" if found.identity else ""
     gone = " and ".join(filter(None, (_count(found.channels, "channel"), _count(found.heads, "head", " of attention"), parts, compact)))
-    return f"Removed {gone}: {', '.join(told)}{speed}; outputs are what they were."
+    return f"Removed {gone}: {', '.join(told)}{speed}; outputs are what they were{_closely(report)}."
+
+
+def _closely(report: Report) -> str:
+    change = report.get("output_change")
+    return ", to 16 bits" if change is not None and change.value is not None and change.value > TOLERANCE else ""
 
 
 def _count(number: int, what: str, more: str = "") -> str:
@@ -157,6 +163,11 @@ def _count(number: int, what: str, more: str = "") -> str:
 
 
 _SAID = (("", "parameters"), ("", "macs"))
+
+
+def _rounded_note(difference: float) -> tuple[str, ...]:
+    """A word where numbers of 16 bits could not hold what was folded in."""
+    return (f"outputs moved by {difference:.1e} of their scale: biases are rounded to 16 bits.",) if difference > TOLERANCE else ()
 
 
 def _accuracy_note(report: Report) -> tuple[str, ...]:
@@ -190,5 +201,5 @@ def _nothing(before: Subject, found: Shrinking) -> Infeasible:
     return Infeasible(
         f"Nothing of {before.path} can be removed: no channel is zero or unread everywhere.",
         why[:1].upper() + why[1:],
-        "Zero whole filters first: `prune --criterion group-norm --sparsity 0.5`, or `finetune --regime ssl`.",
+        "Zero whole channels first: `prune --criterion channels --sparsity 0.5`, or `finetune --regime ssl`.",
     )

@@ -23,7 +23,7 @@ from sparsify_cli.maths.surgery import Surgery, surgery
 from sparsify_cli.values.arrays import handy_batch
 
 TOLERANCE = 1e-5
-"""Largest difference of outputs, relative to the largest output."""
+"""Largest difference of outputs, relative to the largest output, where numbers have 32 bits or more."""
 TRACED = 2
 """Samples of the pass that tells shapes."""
 
@@ -158,11 +158,18 @@ def _stay(channels: Tensor, called: str, why: str) -> Iterator[str]:
         yield f"{count} zero channel{'s' * (count > 1)} of {called} stay{'s' * (count == 1)}: {why}."
 
 
-def require_same(before: nn.Module, after: nn.Module, inputs: Tensor, *, seed: int = 0) -> float:
+def tolerance_of(module: nn.Module) -> float:
+    """The largest difference of outputs that a network may have: one whose own numbers have 16 bits rounds what is folded into biases."""
+    halves = {tensor.dtype for tensor in module.state_dict().values() if tensor.dtype in (torch.float16, torch.bfloat16)}
+    return max([TOLERANCE, *(torch.finfo(half).eps for half in halves)])
+
+
+def require_same(before: nn.Module, after: nn.Module, inputs: Tensor, *, seed: int = 0, tolerance: float = TOLERANCE) -> float:
     """Compare the outputs of two networks in float64, on samples and on as many random inputs.
 
     Args:
         before, after: they become float64.
+        tolerance: largest difference, relative to the largest output.
         inputs: [n, ...] samples.
         seed: of the random inputs.
 
@@ -175,10 +182,10 @@ def require_same(before: nn.Module, after: nn.Module, inputs: Tensor, *, seed: i
     old, new = before.double().eval(), after.double().eval()
     batches = [part for one in with_random(inputs, seed=seed) for part in one.split(handy_batch(old))]
     difference = max((_change(old, new, batch) for batch in batches), default=0.0)
-    if difference <= TOLERANCE:
+    if difference <= tolerance:
         return difference
     raise Anomalous(
-        f"The outputs of the shrunk network differ by {difference:.1e} of their scale, allowed are {TOLERANCE:g}; nothing was written.",
+        f"The outputs of the shrunk network differ by {difference:.1e} of their scale, allowed are {tolerance:.1g}; nothing was written.",
         "Something in the network tells channels apart that tracing does not see, a hook for instance.",
         "Please report it with the architecture.",
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_cli.stages.measure import count_findings, latency, latency_ratio
-from sparsify_cli.stages.plan import prunable_names
+from sparsify_cli.stages.plan import prunable_names, tied_names
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding
@@ -37,7 +37,8 @@ def size_findings(subject: Subject) -> list[Finding]:
     A dense network's sparsity is that of its prunable weights: 0 where none is zero.
     """
     tensors = subject.checkpoint.tensors
-    found = count_findings(tensors, subject.masks or _everything_kept(subject))
+    again = tied_names(subject.checkpoint, subject.architecture)
+    found = count_findings(tensors, subject.masks or _everything_kept(subject), again=again)
     home = subject.checkpoint.home
     stored = home.layout.bytes if home is not None else dense_bytes(tensors)
     return [*found, replace(STORED, value=float(stored)), replace(PACKED, value=float(packed_bytes(tensors)))]

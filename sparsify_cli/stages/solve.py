@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sparsify_cli.contracts.criterion import Criterion
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.solver import LayerSolver, NetworkSolver, Solver
 from sparsify_cli.errors import BadRequest
@@ -67,6 +68,12 @@ def solver_of(recipe: PruneRecipe | EmbedRecipe) -> Solver | None:
     return solver
 
 
+def is_joint(recipe: PruneRecipe | EmbedRecipe) -> bool:
+    """Whether the recipe's criterion takes what hangs together in several layers, so that no solver may choose otherwise."""
+    criterion: Criterion = strategy("criteria", recipe.criterion)
+    return criterion.joint
+
+
 def solved(recipe: PruneRecipe, before: Subject, masks: MaskSet, chooser: Sparsifier, listener: Listener) -> Solved:
     """Zeros where the masks say; with a solver, where it says (as many in each layer), and the other weights repaired."""
     solver = solver_of(recipe)
@@ -83,7 +90,8 @@ def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: Ma
     ours = names_in(module, before)
     theirs = {new: name for name, new in ours.items()}
     losing = {ours[name]: mask for name, mask in masks.items() if not bool(mask.all())}
-    pruned = {ours[name]: mask for name, mask in before.masks.items()}
+    joint = is_joint(recipe)  # then the criterion has chosen, and the solver repairs
+    pruned = {ours[name]: mask for name, mask in (masks if joint else before.masks).items()}
     there = watchable(module, losing)
     for name, layer in there.items():
         require_whole_groups(theirs[name], layer, recipe.pattern)
@@ -94,7 +102,7 @@ def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: Ma
     layers = {theirs[new]: layer for new, layer in work.run(module, before.lent(), inputs, losing, listener).items()}
     facts = _facts(recipe, solver, len(inputs)) | {"output_change": {name: layer.change for name, layer in layers.items()}}
     beside = _beside(recipe, before, module, ours, layers)
-    final = MaskSet({**masks, **{name: layer.mask for name, layer in layers.items()}})
+    final = MaskSet({**masks, **{name: layer.mask & masks[name] if joint else layer.mask for name, layer in layers.items()}})
     old = before.checkpoint.tensors
     tensors = final.apply({**old, **beside, **{name: layer.weight.to(old[name].dtype) for name, layer in layers.items()}})
     rest = [name for name in masks if name not in layers and not bool(masks[name].all())]
@@ -118,6 +126,12 @@ def _beside(recipe: PruneRecipe, before: Subject, module: Any, ours: Mapping[str
 def _network(
     recipe: PruneRecipe, solver: NetworkSolver, before: Subject, masks: MaskSet, chooser: Sparsifier, listener: Listener
 ) -> Solved:
+    if is_joint(recipe):
+        raise BadRequest(
+            f"The criterion {recipe.criterion.name} and the solver {_facts(recipe, solver, 0)['solver']['name']} both choose weights.",
+            "A solver of whole networks ranks single weights, and channels would not go whole.",
+            "Name a solver that repairs layer by layer, alps for instance, or leave --solver out.",
+        )
     network = network_of(recipe, before, chooser.names)
     needed = ACTIVATIONS * solver.memory(_sizes(network.weights()), recipe.samples)
     require_room(f"--solver {recipe.solver.name if recipe.solver else ''}", int(needed), listener)

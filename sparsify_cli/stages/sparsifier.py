@@ -38,7 +38,7 @@ class Sparsifier:
         pattern: holds in every group.
         floor: positions that always stay (frozen weights).
         stats: what calibration saw; empty for a criterion that needs nothing.
-        turned: tensors that are stored [in, out]; it matters to patterns, which run along inputs.
+        turned: tensors that are stored [in, out / groups], and their groups; it matters to patterns, which run along inputs.
         at_least: weights (or blocks) that every layer keeps.
     """
 
@@ -48,12 +48,12 @@ class Sparsifier:
     pattern: Pattern
     floor: MaskSet = field(default_factory=MaskSet)
     stats: Stats = field(default_factory=Stats)
-    turned: frozenset[str] = frozenset()
+    turned: Mapping[str, int] = field(default_factory=dict)
     at_least: int = 0
 
     def __call__(self, weights: Mapping[str, Tensor], sparsity: Fraction, *, within: MaskSet | None = None) -> MaskSet:
         """Masks with `sparsity` zeros, or the least that pattern and support allow (N:M holds from the first pruning on)."""
-        scores = self._scores({name: weights[name] for name in self.names})
+        scores = self.scores({name: weights[name] for name in self.names})
         return _over(within, self._chosen(scores, max(sparsity, self._least(scores, within)), within))
 
     @property
@@ -76,12 +76,15 @@ class Sparsifier:
             BadRequest: the sparsity is below what the pattern forces, or below what is pruned already.
             Infeasible: the pattern or the count cannot be reached.
         """
-        scores = self._scores({name: weights[name] for name in self.names})
+        scores = self.scores({name: weights[name] for name in self.names})
         total = sum(score.numel() for score in scores.values())
         least = self._least(scores, pruned) if pruned else Fraction(0)
         if pruned and zeros_count(total, sparsity) < zeros_count(total, least):
             raise below_pruned(sparsity, self.pattern, least)
-        return _over(pruned, self._chosen(scores, sparsity, pruned if pruned else None))
+        chosen = self._chosen(scores, sparsity, pruned if pruned else None)
+        if self.criterion.joint:
+            _require_spared(scores, chosen, pruned)
+        return _over(pruned, chosen)
 
     def target(self, weights: Mapping[str, Tensor], sparsity: Fraction | None, *, pruned: MaskSet) -> Fraction:
         """The sparsity that is meant: the one asked for, or what the pattern alone implies within what is left.
@@ -93,12 +96,12 @@ class Sparsifier:
             return sparsity
         if self.pattern.implied_sparsity == 0:
             raise no_target(self.pattern)
-        scores = self._scores({name: weights[name] for name in self.names})
+        scores = self.scores({name: weights[name] for name in self.names})
         return self._least(scores, pruned or None)
 
     def layers(self, weights: Mapping[str, Tensor], pruned: MaskSet) -> tuple[list[Layer], int]:
         """The layers that carry the pattern, as an allocation takes them, and how many weights stay in the others."""
-        scores = self._oriented(self._scores({name: weights[name] for name in self.names}))
+        scores = self._oriented(self.scores({name: weights[name] for name in self.names}))
         inside, floor = (MaskSet(self._oriented(m)) if m else None for m in (pruned, self.floor))
         return layers_of(scores, pattern=self.pattern, within=inside, floor=floor, at_least=self.at_least)
 
@@ -146,16 +149,34 @@ class Sparsifier:
         return MaskSet({name: mask.contiguous() for name, mask in self._oriented(chosen).items()})
 
     def _oriented(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors as [out, in, *kernel], or back: turning twice changes nothing."""
-        turned = self.turned if self.pattern != Pattern() else frozenset()
+        """Tensors as [out, in, *kernel] where a pattern needs it, or back: turning twice changes nothing."""
+        turned = self.turned if self.pattern != Pattern() else {}
         return {name: tensor.transpose(0, 1) if name in turned else tensor for name, tensor in tensors.items()}
 
-    def _scores(self, weights: Mapping[str, Tensor]) -> Scores:
-        scores = self.criterion.scores({name: computable(weight) for name, weight in weights.items()}, self.stats)
+    def scores(self, weights: Mapping[str, Tensor]) -> Scores:
+        """What the criterion says of these weights, in the shapes in which they are stored.
+
+        Raises:
+            NonFinite: a score is not finite.
+        """
+        turned = self.turned if self.criterion.directed else {}
+        given = {name: outputs_first(computable(weight), turned.get(name)) for name, weight in weights.items()}
+        found = self.criterion.scores(given, self.stats)
+        scores = {name: inputs_first(score, turned.get(name)) for name, score in found.items()}
         bad = [name for name, score in scores.items() if not bool(torch.isfinite(score).all())]
         if bad:
             raise NonFinite(f"The criterion gives scores that are not finite for {len(bad)} tensors, first {bad[0]}.")
         return scores
+
+
+def outputs_first(weight: Tensor, groups: int | None) -> Tensor:
+    """[in, out / groups, *kernel] as [out, in / groups, *kernel]; itself where `groups` is None."""
+    return weight if groups is None else weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def inputs_first(weight: Tensor, groups: int | None) -> Tensor:
+    """The other way round, which is the same."""
+    return outputs_first(weight, groups)
 
 
 def sparsifier(
@@ -163,7 +184,7 @@ def sparsifier(
     names: Sequence[str],
     *,
     stats: Stats | None = None,
-    turned: frozenset[str] = frozenset(),
+    turned: Mapping[str, int] | None = None,
     at_least: int = 0,
 ) -> Sparsifier:
     """The sparsifier a recipe describes.
@@ -172,7 +193,7 @@ def sparsifier(
         recipe: criterion, allocation and pattern.
         names: prunable tensors.
         stats: what calibration saw; None in verbs that do not calibrate.
-        turned: tensors that are stored [in, out].
+        turned: tensors that are stored [in, out / groups], and their groups.
         at_least: weights (or blocks) that every layer keeps.
 
     Raises:
@@ -186,13 +207,49 @@ def sparsifier(
             f"Prune with it first (sparsify prune --criterion {recipe.criterion.name}), or choose another --criterion.",
         )
     allocation = "global" if recipe.allocation == "auto" else recipe.allocation
+    if criterion.joint:
+        _require_one_ranking(recipe, allocation)
     if allocation in NEEDS_COSTS and stats is None:
         raise BadRequest(
             f"The allocation {allocation} weighs measured errors of layers.",
             f"`{recipe.verb}` changes weights while they train, and measures none.",
             "Choose another --allocation, or prune with it first.",
         )
-    return Sparsifier(tuple(names), criterion, allocation, recipe.pattern, stats=stats or Stats(), turned=turned, at_least=at_least)
+    return Sparsifier(tuple(names), criterion, allocation, recipe.pattern, stats=stats or Stats(), turned=turned or {}, at_least=at_least)
+
+
+def _require_spared(scores: Scores, chosen: MaskSet, pruned: MaskSet) -> None:
+    """Refuse masks that take what a joint criterion ranks above all: what cannot go as a whole.
+
+    Raises:
+        Infeasible: with the most that can go.
+    """
+    highest = max(float(score.max()) for score in scores.values())
+    spared = {name: score == highest for name, score in scores.items()}
+    taken = {name: spared[name] & ~chosen[name] & pruned.get(name, True) for name in scores}
+    if any(bool(one.any()) for one in taken.values()):
+        total = sum(score.numel() for score in scores.values())
+        most = 1 - sum(int((one & pruned.get(name, True)).sum()) for name, one in spared.items()) / total
+        raise Infeasible(
+            f"At most {most:.2%} of the weights can be zero when whole channels go, and {1 - chosen.kept / total:.2%} are asked for.",
+            "One channel stays in each place, and those that cannot be taken out stay: inputs, outputs, what tracing does not follow.",
+            f"Ask for at most {math.floor(most * 10000) / 10000:g} (--sparsity) or a larger budget; for more take another criterion.",
+        )
+
+
+def _require_one_ranking(recipe: SparsityFields, allocation: str) -> None:
+    """Refuse what would take a channel from one layer and leave it in another.
+
+    Raises:
+        BadRequest: layers are given shares, or a pattern chooses weights inside them.
+    """
+    asked = f"--pattern {recipe.pattern}" if recipe.pattern != Pattern() else f"--allocation {recipe.allocation}"
+    if allocation != "global" or recipe.pattern != Pattern():
+        raise BadRequest(
+            f"The criterion {recipe.criterion.name} takes what hangs together in several layers, and {asked} decides in each by itself.",
+            "A channel would go from some of the layers that share it, and could not be taken out.",
+            f"Leave {asked.split()[0]} out.",
+        )
 
 
 def _on_the_way(target: Fraction, share: Fraction) -> Fraction:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from sparsify_cli.stages.measure import BUFFERS
+from sparsify_cli.stages.plan import tied_names
 from sparsify_cli.stages.rows import Row
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.layout import WIDTHS
@@ -52,13 +53,15 @@ def stream_report(
     """
     home = before.checkpoint.home
     size = home.layout.bytes if home else 0
-    after = _found(rows, {**zeros, **pruned}, kept, written if written is not None else size)
-    dense = [replace(f, of="dense") for f in _found(rows, zeros, kept, size) if not f.scope.startswith("layer:")]
+    again = tied_names(before.checkpoint, before.architecture)
+    after = _found(rows, {**zeros, **pruned}, kept, written if written is not None else size, again)
+    dense = [replace(f, of="dense") for f in _found(rows, zeros, kept, size, again) if not f.scope.startswith("layer:")]
     return Report((*after, *dense))
 
 
-def _found(rows: Sequence[Row], zeros: Mapping[str, int], prunable: Mapping[str, int], size: int) -> list[Finding]:
-    parameters = [row for row in rows if row.name in zeros and not row.name.endswith(BUFFERS)]
+def _found(rows: Sequence[Row], zeros: Mapping[str, int], prunable: Mapping[str, int], size: int, again: Collection[str]) -> list[Finding]:
+    """Findings of the numbers, those under a second name (`again`) counted once."""
+    parameters = [row for row in rows if row.name in zeros and not row.name.endswith(BUFFERS) and row.name not in again]
     masked = [row for row in parameters if row.name in prunable]
     every, gone = sum(row.weights for row in parameters), sum(zeros[row.name] for row in parameters)
     found = [

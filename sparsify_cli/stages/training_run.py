@@ -144,6 +144,7 @@ def _trained(work: Training, engine: Engine, listener: Listener, *, save: Save, 
     watch = _Watch(work, regime, engine, listener, save, saved=state or {})
     if state is not None:
         run.restore(state["run"])
+        run.is_over = bool(state.get("is_over", False))
     loss = loss_of(work.objective or work.recipe.objective, work.teacher)
     with closing(watch.log):
         try:
@@ -283,14 +284,14 @@ class _Watch:
             self._epoch(run)
         elif time.monotonic() - self.shown > 0.1:
             self._show(run)
-        if run.step < run.total and not run.is_over and self._is_time(run):
-            self.keep(run)
+        if run.is_over or run.step == run.total or self._is_time(run):
+            self.keep(run)  # at the end, too: nothing that fails afterwards costs the training
 
     def keep(self, run: Run) -> None:
         """Hand out a state that a later process can resume from."""
         found: dict[str, Any] = {"history": self.history, "loss": self.loss, "events": self.log.entries, "waited": self.waited}
         found |= {"effort": (self.effort.spent, self.effort.dense), "through": dict(self.through.masks) if self.through else None}
-        found |= {"rate": self.rate, "rewinds": self.rewinds, "sum": self.sum}
+        found |= {"rate": self.rate, "rewinds": self.rewinds, "sum": self.sum, "is_over": run.is_over}
         self.save({"run": run.state(), **found})
         self.saved = time.monotonic()
 

@@ -75,6 +75,10 @@ def workplace(recipe: OutputFields, about: Product, name: str, *, resume: Path |
             raise _interrupted(stop, folder, recipe.verb) from stop
         except Diverged as error:
             raise _diverged(error, folder) from error
+        except Exception as error:
+            if (folder / RUN).is_file():
+                error.add_note(f"The training so far is kept; to go on from there: sparsify {recipe.verb} --resume {folder}")
+            raise
     leave()
 
 

@@ -18,6 +18,7 @@ from sparsify_cli.recipes.recipe import Recipe
 from sparsify_cli.recipes.shared import ModelFields, OutputFields, SparsityFields, WeightsFields
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
 from sparsify_cli.stages.like_original import Written, write_like
+from sparsify_cli.stages.plan import turned_names
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.artifact import CERTIFICATE, FORECAST, MASKS, MEMO, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
 from sparsify_cli.values.checkpoint import Checkpoint
@@ -157,9 +158,18 @@ def manifest(folder: Path, product: Product, weights: Written | None = None, *, 
         "files": {name: fingerprint(folder / name) for name in _stored(weights) if (folder / name).is_file()},
         "masks_sha256": product.masks_sha256 or (product.masks.digest() if product.masks else None),
         "tensors": product.counts if product.counts is not None else _counts(product.checkpoint, product.masks),
+        "inputs_first": _inputs_first(product),
         "numbers": [asdict(finding) for finding in product.report],
         "facts": {**product.report.facts, **_forgotten(product.parent), **product.facts},
     }
+
+
+def _inputs_first(product: Product) -> list[str]:
+    """Weights that are stored [in, out], for who reads the folder without its architecture; of what went in slices nothing is told."""
+    architecture = product.subject.architecture
+    if architecture is None or product.checkpoint is None or product.counts is not None:
+        return []
+    return sorted(name for name, groups in turned_names(product.checkpoint, architecture).items() if groups == 1)
 
 
 def _header(folder: Path, weights: Written) -> dict[str, str]:

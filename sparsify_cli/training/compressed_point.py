@@ -17,7 +17,7 @@ in it; N:M groups lie along input channels, and layers that cannot carry them st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -130,8 +130,16 @@ def largest_of_groups(run: Run, names: Sequence[str], pattern: Pattern) -> MaskS
     weights = whole(run.weights())
     scores = {name: weights[name].abs() for name in names}
     frozen = MaskSet({name: positions for name, (positions, _) in run.frozen.items() if name in scores})
-    least = least_sparsity(scores, pattern=pattern, within=run.masks, floor=frozen)
-    return run.settle(choose_masks(scores, pattern=pattern, sparsity=least, allocation="global", within=run.masks, floor=frozen))
+    turned = frozenset(getattr(run.sparsify, "turned", ()))
+    scores, within, floor = (_turned(tensors, turned) for tensors in (scores, run.masks, frozen))
+    least = least_sparsity(scores, pattern=pattern, within=MaskSet(within), floor=MaskSet(floor))
+    found = choose_masks(scores, pattern=pattern, sparsity=least, allocation="global", within=MaskSet(within), floor=MaskSet(floor))
+    return run.settle(MaskSet({name: mask.contiguous() for name, mask in _turned(found, turned).items()}))
+
+
+def _turned(tensors: Mapping[str, Tensor], names: frozenset[str]) -> dict[str, Tensor]:
+    """Tensors with outputs first where they are stored inputs first, or back."""
+    return {name: tensor.transpose(0, 1) if name in names else tensor for name, tensor in tensors.items()}
 
 
 def kept_for(run: Run, every: int, choose: Callable[[], MaskSet], *, key: str = "0") -> MaskSet:

@@ -82,7 +82,7 @@ def train(
         batch = batch_of(samples, step, size=batch_size, seed=seed, rank=rank, world=world)
         return batch if prepare is None else prepare(batch, derived_seed(seed, step, rank, 1))
 
-    with _stopping(stop_requested) as stop, closing(ahead(given, range(run.step, run.total), workers=workers)) as order:
+    with _stopping(stop_requested) as stop, closing(ahead(given, _steps_left(run), workers=workers)) as order:
         if run.step == 0:
             _stop_here(run, stop)
             regime.start(run)
@@ -97,6 +97,10 @@ def train(
             _stop_here(run, stop)
         regime.finish(run)
     _check_weights(run)
+
+
+def _steps_left(run: Run) -> range:
+    return range(run.step, run.step if run.is_over else run.total)
 
 
 @contextmanager

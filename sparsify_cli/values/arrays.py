@@ -48,6 +48,7 @@ def samples_from(
     Raises:
         BadData: an array has the wrong type, shape or range.
     """
+    _require_one(inputs, targets, f"{where}, {split} inputs")
     x, place = input_tensor(inputs, where=f"{where}, {split} inputs"), f"{where}, {split} labels"
     texts = is_text(x, targets)
     y = token_tensor(x, targets, where=place) if texts else target_tensor(targets, where=place)
@@ -104,6 +105,27 @@ def input_tensor(values: Any, *, where: str) -> Tensor:
     return tensor.to(torch.float32)
 
 
+def _require_one(values: Any, targets: Any, where: str) -> None:
+    """Refuse what several arguments of a network would be: a mapping, or a few arrays with a row for each target."""
+    several = list(values.values() if isinstance(values, Mapping) else values if isinstance(values, tuple | list) else ())
+    rows = {_rows(one) for one in several}
+    wanted = _rows(targets)
+    if isinstance(values, Mapping) or (wanted is not None and several and rows == {wanted} and len(several) != wanted):
+        raise BadData(
+            f"{where}: {len(several)} array{'s' * (len(several) > 1)} by name or in a list, and a network is given one.",
+            "Networks with several inputs are not known here.",
+            "Put them side by side in one array, and take them apart in `forward`.",
+        )
+
+
+def _rows(values: Any) -> int | None:
+    """How many there are; None of what has no length."""
+    try:
+        return len(values)
+    except TypeError:
+        return None
+
+
 def is_text(inputs: Tensor, targets: Any) -> bool:
     """True where inputs are ids of tokens, and an answer is wanted at each: as many integers, or none given."""
     if inputs.is_floating_point() or inputs.ndim != 2 or inputs.shape[1] < 2:
@@ -149,7 +171,9 @@ def target_tensor(values: Any, *, where: str) -> Num[Tensor, "n *a"]:
     if not tensor.is_floating_point() and tensor.ndim > 2:
         what = f"{where}: labels have shape {list(tensor.shape)}, {tensor.dtype}."
         raise BadData(
-            what, "A class for each pixel is not known here; numbers to predict are floating.", "Give images in [0, 1] as float32."
+            what,
+            "A class for each position is not known here; one label a sample is, or numbers to predict, which are floating.",
+            "Give what the network puts out as float32, a mask of 0 and 1 for instance.",
         )
     if not tensor.is_floating_point():
         return label_tensor(tensor, where=where)

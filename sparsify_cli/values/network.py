@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class Network:
         sparsity: the fraction of zeros that is meant, in [0, 1]; 0 when none is.
         seed: of everything random.
         batch: samples of one pass.
+        saves: what there is to be less of.
     """
 
     module: nn.Module
@@ -34,6 +36,7 @@ class Network:
     sparsity: Fraction = Fraction(0)
     seed: int = 0
     batch: int = 64
+    saves: Literal["weights", "macs"] = "weights"
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The prunable parameters, by the tensors' names."""

@@ -213,6 +213,29 @@ def test_masks_are_cut_with_the_weights(zeroed: Path, run: Run) -> None:
     assert all(one["zeros"] >= torch.Size(one["shape"]).numel() - one["kept"] for one in counts.values() if "kept" in one)
 
 
+@pytest.mark.parametrize("bits", [torch.float16, torch.bfloat16])
+def test_networks_of_16_bits_round_what_is_folded(zeroed: Path, run: Run, bits: torch.dtype) -> None:
+    """Biases that carry constants are rounded as all others are, and the run says by how much outputs moved: by more than 1e-5."""
+    layers = "nn.Flatten(), nn.Linear(64, 40), nn.Sigmoid(), nn.Linear(40, 10)"
+    (zeroed / "half.py").write_text(f"import torch\nfrom torch import nn\ndef net():\n    return nn.Sequential({layers}).to({bits})\n")
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 40), torch.nn.Sigmoid(), torch.nn.Linear(40, 10))
+    module[1].weight.data[:20] = 0  # what is left of them is the sigmoid of a bias
+    torch.save(module.to(bits).state_dict(), "half.pt")
+    said = run("shrink half.pt --arch half.py:net --data digits --out half")
+    assert said.code == 0 and "to 16 bits" in said.out and "biases are rounded" in said.err
+    assert 1e-5 < numbers("half")["output_change", "compressed"] <= torch.finfo(bits).eps
+
+
+def test_files_of_16_bits_are_held_to_the_same_bound(zeroed: Path, run: Run) -> None:
+    """The network itself has 32 bits, nothing is rounded, and a hook that tells channels apart is still found."""
+    state = torch.load("zeroed.pt", weights_only=True)
+    torch.save({name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in state.items()}, "half.pt")
+    assert "differ by" in run("shrink half.pt --arch net.py:Hooked --data digits").sentence
+    assert run("shrink half.pt --arch net.py:net --data digits --out half").code == 0
+    assert numbers("half")["output_change", "compressed"] <= 1e-5
+
+
 def test_filters_zeroed_by_a_criterion_go(here: Path, run: Run) -> None:
     """`prune --criterion group-norm` zeroes whole neurons, which then go; the artifact is taken as the newest."""
     assert run(f"prune runs/{NAMES['dense']} --sparsity 0.6 --criterion group-norm").code == 0
@@ -247,7 +270,7 @@ def test_damaged_shapes_are_refused(zeroed: Path, run: Run) -> None:
         ("shrink zeroed.pt --data digits", 2, "--arch"),
         ("shrink zeroed.pt --arch net.py:Hooked --data digits", 4, "differ by"),
         ("shrink zeroed.pt --arch net.py:Counting --data digits", 4, "does not run"),
-        (f"shrink runs/{NAMES['dense']}", 5, "group-norm"),
+        (f"shrink runs/{NAMES['dense']}", 5, "channels"),
         (f"shrink runs/{NAMES['nest']}", 2, "extract"),
     ],
 )  # fmt: skip

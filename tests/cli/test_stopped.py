@@ -239,6 +239,29 @@ def macs(folder: str) -> float:
     return float(next(one["value"] for one in found if one["name"] == "training_macs"))
 
 
+def test_what_fails_after_training_does_not_cost_it(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error while the trained network is measured: the sentence says how to go on, and that ends with the same bits."""
+    line = f"train --arch mlp --data digits {LONG} --sparsity 0.8 --regime gmp"
+    assert run(f"{line} --out whole").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsify_cli.stages.finetune._fits", lambda *_: 1 / 0)
+        said = run(f"{line} --out run")
+    assert said.code == 1 and "ZeroDivisionError" in said.sentence and "sparsify train --resume run" in said.sentence
+    assert run("train --resume run").code == 0
+    assert weights("run") == weights("whole")
+
+
+def test_what_fails_after_an_early_stop_does_not_train_on(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state says that training was over: resumed, not a step more is taken."""
+    line = "train --arch mlp --data digits --epochs 30 --patience 1 --lr 0.5 --schedule constant --save-every 100ep"
+    assert run(f"{line} --out whole").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsify_cli.stages.finetune._fits", lambda *_: 1 / 0)
+        assert "--resume run" in run(f"{line} --out run").sentence
+    assert run("train --resume run").code == 0
+    assert weights("run") == weights("whole") and len(facts("run")["history"]) == len(facts("whole")["history"]) < 30
+
+
 def test_a_changed_recipe_is_refused_or_forced(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """--resume with another flag says what it was; --force-recipe goes on under it, and remembers it."""
     assert stopped(run, monkeypatch, f"finetune {PRUNED} {LONG} --out run").code == 130

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import sparsify_cli
 from tests.cli.conftest import NAMES, Run
@@ -178,3 +179,18 @@ def test_half_precision_resumes_and_says_what_overflows(here: Path, run: Run) ->
     )
     said = run("train --arch mlp --data npz:big.npz --epochs 1 --precision 16-mixed --out not")
     assert said.code == 1 and "bf16-mixed" in said.sentence
+
+
+def test_batch_norm_is_measured_anew_where_that_helps(here: Path, run: Run) -> None:
+    """After training the statistics are those of many samples if validation loss says so; weights are the same bits either way."""
+    line = "train --arch cnn --data digits --epochs 2 --lr 0.02"
+    assert run(f"{line} --out plain").code == 0
+    said = run(f"{line} --batchnorm --out exact")
+    assert said.code == 0 and "batch-norm statistics: mean cross-entropy on validation data as saved" in said.err
+    plain, exact = (load_file(f"{name}/model.safetensors") for name in ("plain", "exact"))
+    moved = {name for name, tensor in plain.items() if not torch.equal(tensor, exact[name])}
+    chosen = {one["name"]: one["value"] for one in json.loads(Path("exact/manifest.json").read_text())["numbers"]}
+    falls = chosen["batchnorm_loss_after"] < chosen["batchnorm_loss_before"]
+    assert moved == (
+        {name for name in plain if name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")} if falls else set()
+    )

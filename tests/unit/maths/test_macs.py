@@ -173,3 +173,20 @@ def test_a_failing_pass_leaves_no_hooks():
         macs_per_weight(net, torch.randn(1, 3))
     assert net.training
     assert not net[0]._forward_hooks
+
+
+def test_padding_in_torchs_encoder_counts_as_tokens():
+    """In eval mode torch's encoder would cut padding out of its tensors; all 2 x 5 tokens of both layers are counted, hidden or not."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.embed, self.encoder = nn.Embedding(9, 8), nn.TransformerEncoder(layer, 2)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.encoder(self.embed(ids), src_key_padding_mask=ids == 0)
+
+    found = macs_per_weight(Padded().eval(), torch.tensor([[3, 4, 5, 0, 0], [1, 2, 0, 0, 0]]))
+    assert found["encoder.layers.1.linear1.weight"] == found["encoder.layers.0.self_attn.out_proj.weight"] == 5
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -194,7 +194,7 @@ def test_wanda_by_hand(files):
     """|w| times the root mean square of each group's own inputs."""
     subject = open_subject(request())
     recipe = request(criterion=Choice("wanda"))
-    scores = sparsifier(recipe, ["grouped.weight"], stats=statistics(recipe, subject, ["grouped.weight"]))._scores(
+    scores = sparsifier(recipe, ["grouped.weight"], stats=statistics(recipe, subject, ["grouped.weight"])).scores(
         {"grouped.weight": files.grouped.weight.detach()}
     )["grouped.weight"]
     with torch.no_grad():

@@ -124,6 +124,14 @@ def test_counts_without_masks():
     assert found.get("sparsity_total").value == 0.5
 
 
+def test_tied_weights_count_once():
+    """A second name of the same numbers is stored again, and no parameter more."""
+    tensors = {"a.weight": torch.tensor([[0.0, 1.0]]), "b.weight": torch.tensor([[0.0, 1.0]])}
+    found = Report(tuple(count_findings(tensors, MaskSet({"a.weight": tensors["a.weight"] != 0}), again=("b.weight",))))
+    assert (found.get("nonzeros").value, found.get("parameters").value) == (1, 2)
+    assert found.get("sparsity_total").value == 0.5 and found.get("bytes_dense").value == 16
+
+
 class Clock:
     """A clock that a module moves: its passes take exactly the milliseconds it is told."""
 

@@ -47,7 +47,7 @@ def test_texts_without_targets_ask_for_each_next_token():
         (torch.rand(2, 3), [[1.0], [float("nan")]], "NaN"),
         (IDS, torch.full((2, 3), -100), "no token counts"),
         (torch.rand(2, 3), [[0, 2], [1, 0]], "each 0 or 1"),
-        (torch.rand(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8), "class for each pixel"),
+        (torch.rand(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8), "class for each position"),
     ],
 )
 def test_targets_that_ask_for_nothing_known(inputs, targets, words):

@@ -96,7 +96,7 @@ def test_shares_of_the_training_set():
         ([[0, 2], [1, 0]], (), "each 0 or 1"),
         ([[0, 1], [1, 0]], (), "exactly one 1"),
         ([[1, 1], [1, 0]], ("a", "a"), "given twice"),
-        ([[[0, 1]], [[1, 0]]], (), "class for each pixel"),
+        ([[[0, 1]], [[1, 0]]], (), "class for each position"),
         ([[1, 1], [1, 0]], ("a", "b", "c"), "2 attributes and 3 names"),
         ([1.0, 2.0], (), "may be classes"),
     ],
