@@ -58,4 +58,6 @@ def in_columns(cells: Iterable[Cell], widths: Mapping[str, int]) -> str:
 
 if __name__ == "__main__":
     for name in OF:
-        importlib.import_module(name).KEPT.write()
+        kept = importlib.import_module(name).KEPT
+        if kept.cells():
+            kept.write()

@@ -1,7 +1,7 @@
 """Importance of whole channels, in all layers that must lose them together: `shrink` takes out what this zeroes.
 
     c          one channel: what makes it and what reads it in every layer that shares its order, joined by sums, concatenation,
-               depthwise convolutions and batch norm (maths/channel_groups.py); heads of attention are channels, too
+               batch norm (maths/channel_groups.py); groups of a convolution and heads of attention are channels, too
     I_c        fisher   E over batches of (sum of g_i w_i over all weights that read c)^2: half of it is what the loss gains by a step
                         that closes a gate before the readers, with the empirical Fisher matrix for the Hessian
                norm     sum of w_i^2 over all weights of c, over the mean of that sum in its group
@@ -137,7 +137,7 @@ def _removable(network: Network) -> list[ChannelGroup]:
     Raises:
         BadRequest: there are none.
     """
-    found = channel_groups(network.module, network.inputs[:TRACED], depthwise=True)
+    found = channel_groups(network.module, network.inputs[:TRACED], in_groups=True)
     free = [group for group in found.groups if group.heard and not group.blocked and not group.mixed and group.channels > 1]
     whole = [group for group in free if _can_be_zero(group, network)]
     if not whole:

@@ -1,7 +1,8 @@
 """The channels of one tensor: an axis that holds those of one layer, or of several one after the other.
 
 Concatenation puts runs side by side, slices and splits take some away. Where a sum or a weight joins two axes whose runs end at
-different places, spaces are split there until both have the same boundaries; then run by run they are one.
+different places, spaces are split there until both have the same boundaries; then run by run they are one. Where a channel of one
+run takes as many entries as several of the other, these several become one channel: they can only move together.
 
 Source: none; partition refinement after Paige and Tarjan 1987.
 """
@@ -43,7 +44,7 @@ class Axis:
     @property
     def runs(self) -> tuple[Run, ...]:
         """The runs as they are by now."""
-        return tuple(Run(leaf, part.repeat) for part in self.parts for leaf in part.space.leaves())
+        return tuple(Run(leaf, part.repeat * times) for part in self.parts for leaf, times in part.space.grains())
 
     @property
     def bounds(self) -> tuple[int, ...]:
@@ -107,12 +108,19 @@ class Axis:
         while self.bounds != other.bounds:
             if not (self.cut(other.bounds) and other.cut(self.bounds)):
                 return self._neither(other, f"{where} combines channels in two shapes")
+        while uneven := self._uneven(other):
+            fine, coarse = sorted(uneven, key=lambda run: run.repeat)
+            if coarse.repeat % fine.repeat or fine.space is coarse.space:
+                return self._neither(other, f"{where} combines channels in two shapes")
+            fine.space.join(coarse.repeat // fine.repeat)
         for ours, theirs in zip(self.runs, other.runs, strict=True):
-            if ours.repeat == theirs.repeat:
-                ours.space.merge(theirs.space)
-            else:
-                self._neither(other, f"{where} combines channels in two shapes")
+            ours.space.merge(theirs.space)
         return None
+
+    def _uneven(self, other: Axis) -> tuple[Run, Run] | None:
+        """The first two runs at one place whose channels take different numbers of entries."""
+        pairs = zip(self.runs, other.runs, strict=True)
+        return next(((ours, theirs) for ours, theirs in pairs if ours.repeat != theirs.repeat), None)
 
     def _neither(self, other: Axis, reason: str) -> None:
         self.block(reason)

@@ -141,13 +141,14 @@ def cuts_of(state: Mapping[str, Tensor], groups: Sequence[ChannelGroup], reading
         readings: of each group.
     """
     rows = {(place.name, place.dim): at for at, group in enumerate(groups) for place in group.places if not place.start}
-    found = [_whole(group, heard) for group, heard in zip(groups, readings, strict=True)]
-    while True:
+    whole = found = [_whole(group, heard) for group, heard in zip(groups, readings, strict=True)]
+    for _ in range(len(groups) + 2):  # what goes depends on what is read behind it, so that each round settles one group at least
         alive = {(name, dim): found[at].kept for (name, dim), at in rows.items() if len(found[at].kept) == state[name].shape[dim]}
         now = [_cut(state, one, alive) if _may_shrink(one.group) else one for one in found]
-        if [one.removed for one in now] == [one.removed for one in found]:
+        if all(torch.equal(new.kept, old.kept) for new, old in zip(now, found, strict=True)):
             return now
         found = now
+    return whole  # weights that are used in a circle chase each other
 
 
 def _whole(group: ChannelGroup, readings: tuple[Reading, ...]) -> Cut:

@@ -7,10 +7,11 @@ that makes it to those that read it. All axes that must agree are one group:
     passes     batch and instance norm, layer norm over the channels, activations, dropout, pooling, resizing, means, slices that
                leave channels alone, flattening (a channel becomes a block of columns), transposing
     joins      sums and products of two tensors, and of a tensor with a parameter
+    in groups      on demand: the groups of a convolution are its channels, several neighbours one before it and one behind it
     side by side   concatenation, zero-padding of channels; slices and splits take some away (see channel_axes.py)
     reads      columns of a convolution or linear layer (rows of a transposed convolution)
 
-Everything else blocks the groups it touches, with the reason: the network's inputs and outputs, convolutions with groups,
+Everything else blocks what it touches, with the reason: the network's inputs and outputs, convolutions in groups by default,
 attention other than torch's own, and every operation that is not listed here. The heads of torch's attention are channels, too.
 
 Source: Pool and Yu 2021 (NeurIPS), section 4; NVIDIA/apex contrib/sparsity/permutation_lib.py. Differs: an operation is taken for
@@ -47,27 +48,27 @@ from sparsify_cli.maths.fewer_heads import FewerHeads, is_followed
 from sparsify_cli.maths.traced import Untraceable, given, mixed_name, name_of, shape_of, tensor_shape, traced
 
 
-def channel_groups(module: nn.Module, inputs: Tensor, *, depthwise: bool = False) -> ChannelGroups:
+def channel_groups(module: nn.Module, inputs: Tensor, *, in_groups: bool = False) -> ChannelGroups:
     """Follow the channels of a network.
 
     Args:
         module: left as it was; a copy is traced in eval mode.
         inputs: [n, ...] samples; one pass tells the shapes.
-        depthwise: channels pass convolutions with one group for each, which otherwise block them as other groups do.
+        in_groups: a convolution in groups is followed, its groups move or go as a whole; otherwise it blocks what it reads.
     """
     try:
         graph, copy = traced(module, inputs)
     except Untraceable as error:
         return ChannelGroups(untraced=str(error))
-    return ChannelGroups(_Layers(graph, copy.state_dict(keep_vars=True), depthwise).groups())
+    return ChannelGroups(_Layers(graph, copy.state_dict(keep_vars=True), in_groups).groups())
 
 
 class _Layers(Follower):
     """Walks a traced network, layer by layer."""
 
-    def __init__(self, graph: fx.GraphModule, state: dict[str, Tensor], depthwise: bool) -> None:
+    def __init__(self, graph: fx.GraphModule, state: dict[str, Tensor], in_groups: bool) -> None:
         super().__init__(graph, state)
-        self.depthwise = depthwise
+        self.in_groups = in_groups
 
     def groups(self) -> tuple[ChannelGroup, ...]:
         """The groups of the whole network."""
@@ -133,17 +134,26 @@ class _Layers(Follower):
 
     def _convolution(self, node: fx.Node, module: Any) -> None:
         source, dim = node.all_input_nodes[0], len(shape_of(node)) - module.weight.ndim + 1
-        followed = source in self.axes and self.axes[source].dim == dim and all(run.repeat == 1 for run in self.axes[source].runs)
-        if self.depthwise and followed and 1 < module.groups == module.in_channels == module.out_channels:
-            return self._along(node, [module.weight, module.bias], dim)
+        turned = isinstance(module, TRANSPOSED)
+        if self.in_groups and module.groups > 1 and not turned and source in self.axes and self.axes[source].dim == dim:
+            return self._in_groups(node, module, dim)
         if module.groups > 1:
             reason = f"`{node.target}` is a convolution in {module.groups} groups"
             self.block([source], reason)
             self.fresh(node, reason)
             return self.block_parameter(module.weight, reason)
-        turned = isinstance(module, TRANSPOSED)
         self._read(source, node, module.weight, dim, along=0 if turned else 1)
         return self._make(node, module, dim, along=1 if turned else 0)
+
+    def _in_groups(self, node: fx.Node, module: Any, dim: int) -> None:
+        """Each group is one channel: some neighbours of what is read, and some of what is put out."""
+        units = self.space(module.groups)
+        read, made = (Axis(dim, (Run(units, size // module.groups),)) for size in (module.in_channels, module.out_channels))
+        self.axes[node.all_input_nodes[0]].merge(read, f"`{node.target}`")
+        self.axes[node] = made
+        for tensor in (module.weight, module.bias):
+            if tensor is not None:
+                self.place(made.at(0), tensor, 0, "goes along")
 
     def _linear(self, node: fx.Node, module: nn.Linear) -> None:
         source = node.all_input_nodes[0]

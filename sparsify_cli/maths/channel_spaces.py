@@ -1,13 +1,15 @@
 """Orders of channels, merged where they must agree, and the layers and operations that are known to leave them alone.
 
 A space is one order of channels: every place in the state of a network that is indexed by them, and why they may not be reordered,
-if so. Spaces merge like sets in a union-find structure; where only a part of one meets another it is split in two first.
+if so. Spaces merge like sets in a union-find structure; where only a part of one meets another it is split in two first, and where
+several neighbours of one meet a single channel of another, these become one channel before.
 
 Source: none; union-find after Galler and Fisher 1964.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -117,7 +119,15 @@ class ChannelGroups:
 
 @dataclass(eq=False)
 class Space:
-    """One order of channels; spaces that must agree are merged into one, spaces of which a part must agree are split in two."""
+    """One order of channels; spaces that must agree are merged into one, spaces of which a part must agree are split in two.
+
+    Args:
+        channels: how many.
+        members, heard: as in `ChannelGroup`.
+        blocked, mixed: as in `ChannelGroup`.
+        into: what it became.
+        times: channels of it that are one channel there.
+    """
 
     channels: int
     members: list[tuple[str, Place]] = field(default_factory=list)
@@ -125,10 +135,18 @@ class Space:
     mixed: list[str] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
     into: tuple[Space, ...] = ()
+    times: int = 1
 
     def leaves(self) -> tuple[Space, ...]:
-        """The spaces that this one became, in order; itself where it was neither merged nor split."""
-        return tuple(leaf for space in self.into for leaf in space.leaves()) if self.into else (self,)
+        """The spaces that this one became, in order; itself where nothing happened to it."""
+        return tuple(leaf for leaf, _ in self.grains())
+
+    def grains(self, times: int = 1) -> Iterator[tuple[Space, int]]:
+        """The leaves, and how many channels of this space are one channel there; `times` as many."""
+        if not self.into:
+            yield self, times
+        for space in self.into:
+            yield from space.grains(times * self.times)
 
     def block(self, reason: str) -> None:
         """Forbid any other order, for this reason."""
@@ -150,6 +168,12 @@ class Space:
         for half in (first, second):
             half.blocked, half.mixed = [*self.blocked], [*self.mixed]
         self.into = (first, second)
+
+    def join(self, times: int) -> None:
+        """Make one channel of each `times` neighbours of a leaf."""
+        members = [(role, replace(place, repeat=place.repeat * times)) for role, place in self.members]
+        heard = [replace(one, repeat=one.repeat * times) for one in self.heard]
+        self.into, self.times = (Space(self.channels // times, members, [*self.blocked], [*self.mixed], heard),), times
 
     def merge(self, other: Space) -> None:
         """Make one of two that have as many channels and are not split."""

@@ -33,13 +33,13 @@ def resized(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module
         path, _, leaf = name.rpartition(".")
         owner = _owner(module, path, name)
         old = getattr(owner, leaf, None)
-        depthwise = isinstance(owner, CONVOLUTIONS) and 1 < owner.groups == owner.in_channels == owner.out_channels
+        width = owner.out_channels // owner.groups if isinstance(owner, CONVOLUTIONS) and owner.groups > 1 else 0
         if old is None:
             _add_bias(owner, leaf, name, shape)
         elif tuple(old.shape) != tuple(shape):
             _, new = made.setdefault(id(old), (old, _cut(old, name, shape, may_grow=isinstance(owner, nn.Linear))))
             setattr(owner, leaf, new)
-            _know_sizes(owner, depthwise)
+            _know_sizes(owner, width)
     for part in module.modules():
         if isinstance(part, nn.TransformerEncoder) and any(isinstance(inner, FewerHeads) for inner in part.modules()):
             part.use_nested_tensor = False  # its fused path knows other heads
@@ -72,13 +72,13 @@ def _cut(old: Tensor, name: str, shape: Sequence[int], *, may_grow: bool) -> Ten
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
-def _know_sizes(layer: Any, depthwise: bool) -> None:
-    """Counts that a layer keeps beside its tensors."""
+def _know_sizes(layer: Any, width: int) -> None:
+    """Counts that a layer keeps beside its tensors; a convolution in groups loses whole ones, of `width` outputs each."""
     if isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
     elif isinstance(layer, CONVOLUTIONS):
         layer.out_channels = len(layer.weight)
-        layer.groups = layer.out_channels if depthwise else layer.groups
+        layer.groups = layer.out_channels // width if width else layer.groups
         layer.in_channels = layer.weight.shape[1] * layer.groups
     elif isinstance(layer, nn.MultiheadAttention):
         with_fewer_heads(layer)

@@ -5,7 +5,7 @@ Groups of channels are found by tracing (maths/channel_groups.py), constants by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from sparsify_cli.errors import Anomalous, Infeasible
 from sparsify_cli.maths.channel_cuts import Cut, cuts_of, readings_of
 from sparsify_cli.maths.channel_groups import channel_groups
-from sparsify_cli.maths.channel_spaces import ChannelGroup, Place
 from sparsify_cli.maths.compact_conv import Compaction
 from sparsify_cli.maths.constants import constant_inputs
 from sparsify_cli.maths.identities import without
 from sparsify_cli.maths.output_change import output_change, outputs
 from sparsify_cli.maths.surgery import Surgery, surgery
+from sparsify_cli.stages.shrunk_notes import distinct, makers, reasons_to_stay
 from sparsify_cli.values.arrays import handy_batch
 
 TOLERANCE = 1e-5
@@ -88,7 +88,7 @@ def shrinking(module: nn.Module, inputs: Tensor, *, identity: tuple[str, ...] = 
         Infeasible: torch.fx cannot trace the network.
     """
     module, sample = without(module, identity), inputs[:TRACED]
-    found = channel_groups(module, sample, depthwise=True)
+    found = channel_groups(module, sample, in_groups=True)
     if found.untraced:
         raise Infeasible(f"Nothing can be removed: {found.untraced}.", "Which layers read a channel is not known.")
     readings = readings_of(module, found.groups, constant_inputs(module, sample))
@@ -96,7 +96,7 @@ def shrinking(module: nn.Module, inputs: Tensor, *, identity: tuple[str, ...] = 
     cuts = cuts_of(state, found.groups, readings)
     first = _first_names(module)
     removed = tuple(_removed(cut, first) for cut in cuts if cut.removed)
-    notes = tuple(note for cut in cuts for note in _notes(cut, state, first))
+    notes = tuple(note for cut in cuts for note in reasons_to_stay(cut, state, first))
     return Shrinking(surgery(module, cuts, sample), removed, notes, identity)
 
 
@@ -107,55 +107,10 @@ def _first_names(module: nn.Module) -> dict[str, str]:
 
 
 def _removed(cut: Cut, first: Mapping[str, str]) -> Removed:
-    writers, readers = _distinct(cut.group.writers, first), _distinct((place.name for place in cut.group.readers), first)
-    heads = any(place.repeat > 1 and place.name in cut.group.writers and place not in cut.group.readers for place in cut.group.places)
-    return Removed(writers, readers, cut.group.channels, cut.removed, heads)
-
-
-def _distinct(names: Iterator[str] | Sequence[str], first: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(first.get(name, name) for name in names))
-
-
-def _notes(cut: Cut, state: Mapping[str, Tensor], first: Mapping[str, str]) -> Iterator[str]:
-    """Why channels of a group stay that somebody may have meant to be gone."""
-    writers = _distinct(cut.group.writers, first)
-    zero = [~_made(state[place.name], place, cut.group.channels).any(1) for place in _makers(cut.group, writers)]
-    if not zero:
-        return
-    called = ", ".join(name.removesuffix(".weight") for name in writers)
-    left, border = torch.stack(zero).any(0) & cut.kept, cut.border & cut.kept
-    if cut.group.blocked or cut.group.mixed:
-        reasons = tuple(dict.fromkeys((*cut.group.blocked, *cut.group.mixed)))
-        more = f"; and {len(reasons) - 2} more reasons like these" if len(reasons) > 3 else ""
-        yield from _stay(left, called, "; ".join(reasons[: 2 if more else 3]) + more)
-    elif cut.removed == cut.group.channels - 1 and left.any():
-        yield f"1 zero channel of {called} stays: a layer keeps one at least."
-    else:
-        carried = int((cut.border & ~cut.kept).sum())
-        others = "the constant of 1 other" if carried == 1 else f"the constants of {carried} others"
-        yield from _stay(border, called, f"it carries {others} into layers that pad with zeros" if carried else AT_BORDER)
-        sums = f"sums join the outputs of these {len(writers)} layers, and a channel goes where all of them are zero"
-        yield from _stay(left & ~border, called, sums if len(writers) > 1 else NO_CONSTANT)
-
-
-def _makers(group: ChannelGroup, writers: Sequence[str]) -> Iterator[Place]:
-    return (place for place in group.places if place.name in writers and place.repeat == 1 and place not in group.readers)
-
-
-def _made(weight: Tensor, place: Place, channels: int) -> Tensor:
-    """[channels, entries]: what makes each channel."""
-    return weight.movedim(place.dim, 0).narrow(0, place.start, channels).flatten(1)
-
-
-AT_BORDER = "its constant is not zero, and a layer that pads with zeros reads it"
-NO_CONSTANT = "what their readers see of them is no constant"
-
-
-def _stay(channels: Tensor, called: str, why: str) -> Iterator[str]:
-    """A sentence, if there are any."""
-    count = int(channels.sum())
-    if count:
-        yield f"{count} zero channel{'s' * (count > 1)} of {called} stay{'s' * (count == 1)}: {why}."
+    writers, readers = distinct(cut.group.writers, first), distinct((place.name for place in cut.group.readers), first)
+    heads = any(place.repeat > 1 and place.name.endswith("in_proj_weight") for place in cut.group.places)
+    width = 1 if heads else min((place.repeat for place in makers(cut.group, cut.group.writers)), default=1)
+    return Removed(writers, readers, cut.group.channels * width, cut.removed * width, heads)
 
 
 def tolerance_of(module: nn.Module) -> float:

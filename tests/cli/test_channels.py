@@ -45,6 +45,40 @@ def numbers(folder: str) -> dict[tuple[str, str], float]:
     return {(one["name"], one["of"]): one["value"] for one in manifest["numbers"] if one["scope"] == "all"}
 
 
+GROUPS = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 32, 1, bias=False)
+        self.inner, self.last = nn.Conv2d(32, 48, 3, padding=1, groups=8, bias=False), nn.Conv2d(48, 16, 1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in (32, 48))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = self.norms[1](self.inner(self.norms[0](self.first(x)).relu())).relu()
+        return self.head((x + self.last(y)).relu().amax((2, 3)))
+"""
+
+
+def test_groups_of_a_convolution_go(here: Path, run: Run) -> None:
+    """As ResNeXt has them: whole groups are zero, `shrink` takes them out, and what is built anew from the folder computes the same."""
+    (here / "net.py").write_text(GROUPS)
+    assert run(f"train {DENSE} --epochs 3 --lr 0.05 --out dense").code == 0
+    assert run("prune dense --criterion channels --budget macs=0.5 --solver auto --out half").code == 0
+    assert run("shrink half --out small").code == 0
+    shape = load_file(next(Path("small").glob("*.safetensors")))["inner.weight"].shape
+    assert shape[1] == 4 and shape[0] % 6 == 0 and 6 <= shape[0] < 48
+    found = numbers("small")
+    assert found["macs", "compressed"] < 0.56 * found["macs", "dense"]
+    assert run("export small --to onnx --out small.onnx").code == 0
+    assert found["accuracy", "compressed"] == pytest.approx(numbers("half")["accuracy", "compressed"], abs=0.003)
+    assert run("prune small --sparsity 0.5 --out sparse").code == 0
+
+
 @pytest.mark.parametrize("how", ["", "--set criterion.by=norm", "--solver alps", "--solver auto --effort high"])
 def test_what_is_zero_goes(trained: Path, run: Run, how: str) -> None:
     """Half of the weights are zero, and a tenth at most of what was asked stays behind; the solver repairs what is left of the layers."""

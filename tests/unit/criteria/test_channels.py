@@ -126,6 +126,25 @@ def test_what_cannot_go_is_above_the_rest():
     assert left["inner.0.weight"] == [1, 1, 3, 3] and left["depthwise.weight"] == [1, 1, 3, 3]
 
 
+@pytest.mark.parametrize("by", ["fisher", "norm"])
+def test_groups_of_a_convolution_are_channels(by):
+    """Four groups of three channels: all they make, hold and read have one score, and the worst two really go."""
+    layers = nn.Conv2d(3, 12, 1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 24, 3, padding=1, groups=4, bias=False), nn.ReLU()
+    network = network_of(trained_looking(nn.Sequential(*layers, nn.Conv2d(24, 5, 1), nn.Flatten(), nn.Linear(125, 3))), 3, 5, 5)
+    found = scored(Channels(by=by), network)
+    by_group = found["3.weight"].reshape(4, 6, -1)
+    assert torch.equal(by_group, by_group[:, :1, :1].expand_as(by_group)) and len(by_group[:, 0, 0].unique()) == 4
+    assert torch.equal(found["0.weight"].flatten().reshape(4, 9), by_group[:, 0, :1].expand(4, 9))
+    assert bool((found["5.weight"].reshape(5, 4, 6) <= by_group[None, :, 0, :1]).all())  # or that of what it makes
+    worst = by_group[:, 0, 0].argsort()[:2]
+    network.put(
+        {name: weight.masked_fill(torch.isin(found[name], by_group[worst, 0, 0]), 0.0) for name, weight in network.weights().items()}
+    )
+    left = without(network.module, shrinking(network.module, network.inputs))
+    assert (left[3].groups, left[3].in_channels, left[3].out_channels) == (2, 6, 12)
+    torch.testing.assert_close(left(network.inputs), network.module(network.inputs))
+
+
 def test_heads_of_attention_are_channels():
     """One head is rows of queries, keys and values and columns of the output: all have its score."""
     module = trained_looking(nn.TransformerEncoderLayer(8, 4, 6, batch_first=True, norm_first=True))

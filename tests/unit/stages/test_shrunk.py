@@ -167,11 +167,16 @@ def test_depthwise_convolutions_shrink_with_their_channels():
     assert shapes(after)["2.weight"] == [4, 1, 3, 3] and (after[2].groups, after[2].in_channels, after[2].out_channels) == (4, 4, 4)
 
 
-def test_other_groups_stay():
-    """Channels that a convolution in two groups reads or makes stay, with the reason."""
-    module = trained_looking(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1, groups=2), nn.Flatten()))
-    zero(module[0].weight, 0)
-    assert "2 groups" in shrunk_alike(module, 3, 4, 4)[1].notes[0]
+def test_rounds_go_on_while_other_channels_stay():
+    """The channel of `two` that stays is another one in the second round: what only the first one read goes as well."""
+    one, two, three = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 4, 1, bias=False), nn.Conv2d(4, 2, 1)
+    module = trained_looking(nn.Sequential(one, nn.ReLU(), two, nn.ReLU(), three, nn.ReLU(), nn.Flatten(), nn.Linear(32, 2)))
+    zero(two.weight, 0)
+    three.weight.data[:, :3] = 0
+    zero(three.weight, 0)
+    zero(module[7].weight, 0, 1)
+    after, _ = shrunk_alike(module, 3, 4, 4)
+    assert [shapes(after)[f"{at}.weight"][0] for at in (0, 2, 4)] == [1, 1, 1]
 
 
 class Odd(nn.Module):
