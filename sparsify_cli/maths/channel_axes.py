@@ -110,7 +110,7 @@ class Axis:
                 return self._neither(other, f"{where} combines channels in two shapes")
         while uneven := self._uneven(other):
             fine, coarse = sorted(uneven, key=lambda run: run.repeat)
-            if coarse.repeat % fine.repeat or fine.space is coarse.space:
+            if coarse.repeat % fine.repeat:
                 return self._neither(other, f"{where} combines channels in two shapes")
             fine.space.join(coarse.repeat // fine.repeat)
         for ours, theirs in zip(self.runs, other.runs, strict=True):

@@ -17,7 +17,8 @@ Source: folding as in Li et al. 2017, arXiv 1608.08710, section 3 (without const
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ from sparsify_cli.maths.channel_spaces import CONVOLUTIONS, TRANSPOSED, ChannelG
 
 CLOSE = 1e-12
 """Relative spread up to which numbers are one constant: sums of equal numbers round differently at different positions."""
+ROUNDS = 1000
+"""Rounds after which what stays does so for good; what goes in one depends on the rows that the last one left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,17 @@ class Reading:
     def of(self, weight: Shaped[Tensor, "..."]) -> Shaped[Tensor, "out columns ..."]:
         """What reads the group, of a tensor shaped like the weight; a view of it."""
         return oriented(weight, self.heard)[:, self.columns]
+
+    @property
+    def sizes(self) -> Float[Tensor, " channels"]:
+        """The largest constant of each channel, without sign, 0 where none is known."""
+        largest: Tensor = self.constant.abs().nan_to_num(0.0).unflatten(0, (-1, self.heard.repeat)).amax(1)
+        return largest
+
+    def carrying(self, channel: int) -> int:
+        """The column of a channel with the largest constant."""
+        start = channel * self.heard.repeat
+        return start + int(self.constant[start : start + self.heard.repeat].abs().nan_to_num(0.0).argmax())
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,15 +154,28 @@ def cuts_of(state: Mapping[str, Tensor], groups: Sequence[ChannelGroup], reading
         groups: of channels.
         readings: of each group.
     """
-    rows = {(place.name, place.dim): at for at, group in enumerate(groups) for place in group.places if not place.start}
-    whole = found = [_whole(group, heard) for group, heard in zip(groups, readings, strict=True)]
-    for _ in range(len(groups) + 2):  # what goes depends on what is read behind it, so that each round settles one group at least
-        alive = {(name, dim): found[at].kept for (name, dim), at in rows.items() if len(found[at].kept) == state[name].shape[dim]}
+    found = [_whole(group, heard) for group, heard in zip(groups, readings, strict=True)]
+    for number in count():
+        alive = staying(state, found)
         now = [_cut(state, one, alive) if _may_shrink(one.group) else one for one in found]
+        if number >= ROUNDS:  # residual streams may chase each other; nothing is wrong with a channel more
+            now = [replace(new, kept=new.kept | old.kept) for new, old in zip(now, found, strict=True)]
         if all(torch.equal(new.kept, old.kept) for new, old in zip(now, found, strict=True)):
-            return now
+            break
         found = now
-    return whole  # weights that are used in a circle chase each other
+    return now
+
+
+def staying(state: Mapping[str, Tensor], cuts: Sequence[Cut]) -> dict[tuple[str, int], Bool[Tensor, " entries"]]:
+    """Name of a tensor that loses something and one of its axes -> the entries along it that stay."""
+    left: dict[tuple[str, int], Tensor] = {}
+    for cut in (cut for cut in cuts if cut.removed):
+        for place in cut.group.places:
+            size = state[place.name].shape[place.dim]
+            whole = left.setdefault((place.name, place.dim), torch.ones(size, dtype=torch.bool))
+            entries = cut.kept.repeat_interleave(place.repeat)
+            whole[place.start : place.start + len(entries)] &= entries
+    return left
 
 
 def _whole(group: ChannelGroup, readings: tuple[Reading, ...]) -> Cut:
@@ -177,14 +204,14 @@ def could_go(state: Mapping[str, Tensor], cut: Cut, alive: Mapping[tuple[str, in
     Args:
         state: tensors.
         cut: the group with its readings.
-        alive: name of a weight and one of its axes -> the entries along it that stay.
+        alive: name of a weight and one of its axes -> the entries along it that stay, where some go.
     """
     free, border = torch.ones(cut.group.channels, dtype=torch.bool), torch.zeros(cut.group.channels, dtype=torch.bool)
     for reading in cut.readings:
         rows = alive.get((reading.heard.weight, 1 - reading.heard.along))
         read, known = _read(reading.of(state[reading.heard.weight]), rows), ~reading.constant.isnan()
         zero = ~read | (reading.constant == 0)
-        heavy = ~zero & known & reading.once & reading.padded & (reading.heard.repeat == 1)
+        heavy = ~zero & known & reading.once & reading.padded
         plain = zero | (known & reading.once & (not reading.padded))
         free &= (plain | heavy).unflatten(0, (-1, reading.heard.repeat)).all(1)
         border |= heavy.unflatten(0, (-1, reading.heard.repeat)).any(1)
@@ -199,17 +226,16 @@ def _read(weight: Tensor, rows: Tensor | None) -> Bool[Tensor, " columns"]:
 
 def _carrier(readings: Sequence[Reading], border: Tensor) -> int | None:
     """The channel whose constants at padded readers are farthest from zero; None where none can carry all others."""
-    sizes = [reading.constant.abs() for reading in readings if reading.padded and reading.heard.repeat == 1]
-    sizes = [size for size in sizes if bool((size[border] > 0).any())]
+    sizes = [reading.sizes for reading in readings if reading.padded and bool((reading.sizes[border] > 0).any())]
     if int(border.sum()) < 2 or not sizes:
         return None
-    least = torch.stack(sizes).amin(0).nan_to_num(0.0).masked_fill(~border, 0.0)
+    least = torch.stack(sizes).amin(0).masked_fill(~border, 0.0)
     return int(least.argmax()) if bool(least.max() > 0) else None
 
 
 @torch.no_grad()
 def owed(weight: Float[Tensor, "out columns ..."], reading: Reading, cut: Cut) -> tuple[Tensor | None, Float[Tensor, " out"]]:
-    """What a reader needs so that channels may go: the carrier's new column (None where it stays), and what is added to its bias.
+    """What a reader needs so that channels may go: the carrier's new column (None where nothing is owed), and what is added to its bias.
 
     Args:
         weight: of the reader, as `Reading.of` gives it, float64.
@@ -221,7 +247,8 @@ def owed(weight: Float[Tensor, "out columns ..."], reading: Reading, cut: Cut) -
     shaped = constant.reshape(1, -1, *[1] * (weight.ndim - 2))
     if not reading.padded:
         return None, (weight * shaped).flatten(1).sum(1)
-    nothing = weight.new_zeros(len(weight))
-    if cut.carrier is None or not constant.any():
+    nothing, missing = weight.new_zeros(len(weight)), (weight * shaped).sum(1)
+    if cut.carrier is None or not missing.any():
         return None, nothing
-    return weight[:, cut.carrier] + (weight * shaped).sum(1) / reading.constant[cut.carrier], nothing
+    column = reading.carrying(cut.carrier)
+    return weight[:, column] + missing / reading.constant[column], nothing

@@ -151,9 +151,11 @@ class _Layers(Follower):
         read, made = (Axis(dim, (Run(units, size // module.groups),)) for size in (module.in_channels, module.out_channels))
         self.axes[node.all_input_nodes[0]].merge(read, f"`{node.target}`")
         self.axes[node] = made
-        for tensor in (module.weight, module.bias):
-            if tensor is not None:
-                self.place(made.at(0), tensor, 0, "goes along")
+        self.place(made.at(0), module.weight, 0, "passes")
+        if module.bias is not None:
+            self.place(made.at(0), module.bias, 0, "goes along")
+        within = self.space(module.weight.shape[1], f"`{node.target}` is a convolution in {module.groups} groups")
+        self.place(Axis.of(within, 1), module.weight, 1, "goes along")  # held, where another layer has the same weight
 
     def _linear(self, node: fx.Node, module: nn.Linear) -> None:
         source = node.all_input_nodes[0]
@@ -258,5 +260,5 @@ def _group_of(space: Space) -> ChannelGroup:
     roles = dict.fromkeys(space.members)
     places = tuple(dict.fromkeys(place for _, place in roles))
     readers = tuple(place for role, place in roles if role == "reads")
-    writers = tuple(dict.fromkeys(place.name for role, place in roles if role == "makes"))
-    return ChannelGroup(space.channels, places, readers, writers, tuple(space.blocked), tuple(space.mixed), tuple(space.heard))
+    writers, passed = (tuple(dict.fromkeys(place.name for role, place in roles if role == wanted)) for wanted in ("makes", "passes"))
+    return ChannelGroup(space.channels, places, readers, writers, passed, tuple(space.blocked), tuple(space.mixed), tuple(space.heard))

@@ -95,6 +95,7 @@ class ChannelGroup:
         places: every tensor of the state that is indexed by them.
         readers: weights that read them as inputs, and how many columns each channel has there.
         writers: weights that make them.
+        passed: weights of convolutions in groups that they pass.
         blocked: why they may not be reordered; empty when they may.
         mixed: why none may be missing although any order would do: means over channels, layer norms, sizes in the code.
         heard: every call that reads them.
@@ -104,6 +105,7 @@ class ChannelGroup:
     places: tuple[Place, ...]
     readers: tuple[Place, ...]
     writers: tuple[str, ...]
+    passed: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
     mixed: tuple[str, ...] = ()
     heard: tuple[Heard, ...] = ()

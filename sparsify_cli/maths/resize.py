@@ -73,12 +73,12 @@ def _cut(old: Tensor, name: str, shape: Sequence[int], *, may_grow: bool) -> Ten
 
 
 def _know_sizes(layer: Any, width: int) -> None:
-    """Counts that a layer keeps beside its tensors; a convolution in groups loses whole ones, of `width` outputs each."""
+    """Counts that a layer keeps beside its tensors; of `width` outputs in a group (0 = there are none) the last one may lose some."""
     if isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
     elif isinstance(layer, CONVOLUTIONS):
         layer.out_channels = len(layer.weight)
-        layer.groups = layer.out_channels // width if width else layer.groups
+        layer.groups = max(1, layer.out_channels // width) if width else layer.groups
         layer.in_channels = layer.weight.shape[1] * layer.groups
     elif isinstance(layer, nn.MultiheadAttention):
         with_fewer_heads(layer)

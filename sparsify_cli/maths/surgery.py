@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from sparsify_cli.maths.channel_cuts import Cut, Reading, owed
+from sparsify_cli.maths.channel_cuts import Cut, Reading, owed, staying
 from sparsify_cli.maths.channel_spaces import BATCH_NORMS
 from sparsify_cli.maths.traced import shape_of, traced
 from sparsify_cli.values.mask_set import MaskSet
@@ -24,12 +24,12 @@ class Surgery:
     Args:
         stay: name -> axis -> the entries along it that stay.
         folded: name -> its new values before entries go, float64; a bias that is not there yet is added.
-        carried: name of a weight -> the readings of it of which a channel carries others, each with what goes.
+        carried: name of a weight -> its columns that carry others, of each reading, with what goes.
     """
 
     stay: Mapping[str, Mapping[int, Tensor]]
     folded: Mapping[str, Tensor]
-    carried: Mapping[str, Sequence[tuple[Reading, Cut]]]
+    carried: Mapping[str, Sequence[tuple[Reading, int, Cut]]]
 
     def tensors(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A network's tensors afterwards; what was not folded keeps its bits, what was is at least float32."""
@@ -42,10 +42,10 @@ class Surgery:
         """The masks of the tensors afterwards: a column that carries others holds wherever one of them did."""
         found = {}
         for name, mask in given.items():
-            for reading, cut in self.carried.get(name, ()):
+            for reading, column, cut in self.carried.get(name, ()):
                 mask = mask.clone()
-                columns = reading.of(mask)
-                columns[:, cut.carrier] |= columns[:, ~cut.kept & cut.border].any(1)
+                columns, gone = reading.of(mask), (~cut.kept & cut.border).repeat_interleave(reading.heard.repeat)
+                columns[:, column] |= columns[:, gone].any(1)
             found[name] = self.cut(name, mask)
         return MaskSet(found)
 
@@ -72,16 +72,17 @@ def surgery(module: nn.Module, cuts: Sequence[Cut], inputs: Tensor) -> Surgery:
     state, norms = module.state_dict(), norms_after(module, inputs)
     stay = _staying(state, cuts)
     folded: dict[str, Tensor] = {}
-    carried: dict[str, list[tuple[Reading, Cut]]] = {}
+    carried: dict[str, list[tuple[Reading, int, Cut]]] = {}
     names = _names(module)
     for cut in (cut for cut in cuts if cut.removed):
         for reading in cut.readings:
             column, delta = owed(reading.of(folded.get(reading.heard.weight, state[reading.heard.weight]).double()), reading, cut)
             if column is not None and cut.carrier is not None:
+                at = reading.carrying(cut.carrier)
                 for name in names[reading.heard.weight]:
                     folded[name] = folded.get(name, state[name]).double().clone()
-                    reading.of(folded[name])[:, cut.carrier] = column
-                    carried.setdefault(name, []).append((reading, cut))
+                    reading.of(folded[name])[:, at] = column
+                    carried.setdefault(name, []).append((reading, at, cut))
             if delta.any():
                 _fold(reading, delta, norms, folded, module)
     for name in [name for name in folded if name not in state]:
@@ -92,13 +93,9 @@ def surgery(module: nn.Module, cuts: Sequence[Cut], inputs: Tensor) -> Surgery:
 def _staying(state: Mapping[str, Tensor], cuts: Sequence[Cut]) -> dict[str, dict[int, Tensor]]:
     """Of each tensor, the entries that stay along its axes."""
     kept: dict[str, dict[int, Tensor]] = {}
-    for cut in (cut for cut in cuts if cut.removed):
-        for place in cut.group.places:
-            size = state[place.name].shape[place.dim]
-            whole = kept.setdefault(place.name, {}).setdefault(place.dim, torch.ones(size, dtype=torch.bool))
-            entries = cut.kept.repeat_interleave(place.repeat)
-            whole[place.start : place.start + len(entries)] &= entries
-    return {name: {dim: whole.nonzero().flatten() for dim, whole in of.items()} for name, of in kept.items()}
+    for (name, dim), whole in staying(state, cuts).items():
+        kept.setdefault(name, {})[dim] = whole.nonzero().flatten()
+    return kept
 
 
 def _fold(reading: Reading, delta: Tensor, norms: Mapping[str, str], folded: dict[str, Tensor], module: nn.Module) -> None:

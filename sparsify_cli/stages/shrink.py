@@ -127,14 +127,15 @@ def _macs(subject: Subject) -> int:
 
 def _channels(found: Shrinking) -> list[dict[str, object]]:
     """The groups that lost channels, for the manifest."""
-    return [{"writers": list(g.writers), "readers": list(g.readers), "channels": g.channels, "removed": g.removed} for g in found.removed]
+    named = ({"writers": list(g.writers), "readers": list(g.readers), "widths": list(g.widths)} for g in found.removed)
+    return [{**names, "channels": g.channels, "removed": g.removed} for names, g in zip(named, found.removed, strict=True)]
 
 
 def _table(found: Shrinking) -> Table:
     rows = [
-        (_called(name, group), f"{group.channels:,}", f"{group.channels - group.removed:,}", f"{group.removed:,}")
+        (_called(name, group), f"{width * group.channels:,}", f"{width * (group.channels - group.removed):,}", f"{width * group.removed:,}")
         for group in found.removed
-        for name in group.writers
+        for name, width in zip(group.writers, group.widths, strict=True)
     ]
     return Table("channels", ("layer", "before", "after", "removed"), tuple(rows))
 

@@ -19,7 +19,7 @@ from sparsify_cli.maths.constants import constant_inputs
 from sparsify_cli.maths.identities import without
 from sparsify_cli.maths.output_change import output_change, outputs
 from sparsify_cli.maths.surgery import Surgery, surgery
-from sparsify_cli.stages.shrunk_notes import distinct, makers, reasons_to_stay
+from sparsify_cli.stages.shrunk_notes import distinct, is_of_heads, makers, reasons_to_stay
 from sparsify_cli.values.arrays import handy_batch
 
 TOLERANCE = 1e-5
@@ -37,6 +37,7 @@ class Removed:
         readers: weights that read them.
         channels: how many there were.
         removed: how many went.
+        widths: rows of each writer that are one channel; several where a convolution in groups, or a sum, ties them together.
         heads: they are heads of an attention.
     """
 
@@ -44,6 +45,7 @@ class Removed:
     readers: tuple[str, ...]
     channels: int
     removed: int
+    widths: tuple[int, ...]
     heads: bool = False
 
 
@@ -67,8 +69,8 @@ class Shrinking:
 
     @property
     def channels(self) -> int:
-        """How many go in all, heads not counted."""
-        return sum(group.removed for group in self.removed if not group.heads)
+        """How many go in all, each order of channels counted once where its channels are narrowest; heads not counted."""
+        return sum(group.removed * min(group.widths, default=1) for group in self.removed if not group.heads)
 
     @property
     def heads(self) -> int:
@@ -108,9 +110,11 @@ def _first_names(module: nn.Module) -> dict[str, str]:
 
 def _removed(cut: Cut, first: Mapping[str, str]) -> Removed:
     writers, readers = distinct(cut.group.writers, first), distinct((place.name for place in cut.group.readers), first)
-    heads = any(place.repeat > 1 and place.name.endswith("in_proj_weight") for place in cut.group.places)
-    width = 1 if heads else min((place.repeat for place in makers(cut.group, cut.group.writers)), default=1)
-    return Removed(writers, readers, cut.group.channels * width, cut.removed * width, heads)
+    repeats = {place.name: place.repeat for place in makers(cut.group, writers)}
+    heads = any(is_of_heads(place, cut.group) for place in cut.group.places)
+    return Removed(
+        writers, readers, cut.group.channels, cut.removed, tuple(1 if heads else repeats.get(name, 1) for name in writers), heads
+    )
 
 
 def tolerance_of(module: nn.Module) -> float:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from sparsify_cli.errors import Anomalous, Infeasible
+from sparsify_cli.maths import channel_cuts
 from sparsify_cli.maths.output_change import output_change, outputs
 from sparsify_cli.stages.shrunk import require_same, shrinking
 from sparsify_cli.values.mask_set import MaskSet
@@ -177,6 +178,30 @@ def test_rounds_go_on_while_other_channels_stay():
     zero(module[7].weight, 0, 1)
     after, _ = shrunk_alike(module, 3, 4, 4)
     assert [shapes(after)[f"{at}.weight"][0] for at in (0, 2, 4)] == [1, 1, 1]
+
+
+class Cascade(nn.Module):
+    """A stream in which each channel is read only by what makes the one before it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, width, 1), nn.Linear(width, 2)
+        self.one, self.two = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head((x + self.two(self.one(x).relu())).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("rounds", "gone"), [(1000, 22), (5, 5), (0, 0)])
+def test_what_goes_one_after_the_other(monkeypatch, rounds, gone):
+    """A residual network goes step by step; where rounds end before that, what is left of them stays, and outputs with it."""
+    monkeypatch.setattr(channel_cuts, "ROUNDS", rounds)
+    module, after = trained_looking(Cascade(12)), torch.diag(torch.ones(11), -1)
+    module.one.weight.data.mul_(torch.eye(12)[:, :, None, None])
+    module.two.weight.data.mul_(after[:, :, None, None])
+    module.head.weight.data[:, 1:] = 0
+    assert shrunk_alike(module, 3, 4, 4)[1].channels == gone
 
 
 class Odd(nn.Module):
