@@ -25,7 +25,6 @@ METHODS = {
     "channels, norm": ["--criterion", "channels", "--set", "criterion.by=norm"],
     "channels, fisher": ["--criterion", "channels"],
     "channels, fisher, solver auto": ["--criterion", "channels", "--solver", "auto"],
-    "channels, fisher, solver auto, high": ["--criterion", "channels", "--solver", "auto", "--effort", "high"],
 }
 
 
