@@ -81,8 +81,10 @@ def old_shards(network: Any, folder: Path) -> None:
     network.config.save_pretrained(folder)
     state = network.state_dict()
     names = sorted(state, key=lambda name: state[name].data_ptr())  # tied weights into the same shard
+    middle = len(names) // 2 + 1
+    middle += state[names[middle - 1]].data_ptr() == state[names[middle]].data_ptr()
     weight_map = {}
-    for number, half in enumerate((names[: len(names) // 2 + 1], names[len(names) // 2 + 1 :]), 1):
+    for number, half in enumerate((names[:middle], names[middle:]), 1):
         file = f"pytorch_model-{number:05}-of-00002.bin"
         torch.save({name: state[name] for name in half}, folder / file)
         weight_map |= dict.fromkeys(half, file)
