@@ -44,6 +44,11 @@ class Regime(ABC):
         """Once, after the last step."""
         del run
 
+    def is_settled(self, run: Run) -> bool:
+        """Whether a run may end here: the schedule has no phase left that the result depends on. True by default."""
+        del run
+        return True
+
     def seen(self, run: Run) -> MaskSet | None:
         """The masks that the network is computed through, where weights are dense between steps; None = those of the run."""
         del run

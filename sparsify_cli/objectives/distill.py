@@ -13,12 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from sparsify_cli.contracts.objective import Loss, Objective
+from sparsify_cli.contracts.objective import Loss, Objective, taught_by
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.losses import divergence
 from sparsify_cli.values.losses import loss as loss_of
 from sparsify_cli.values.samples import Samples
@@ -55,7 +53,7 @@ class Distill(Objective):
 
         def loss(model: nn.Module, batch: Samples) -> Tensor:
             logits = model(batch.inputs)
-            taught = _outputs(guide, batch.inputs).to(logits.dtype)
+            taught = taught_by(guide, batch.inputs).to(logits.dtype)
             if taught.shape != logits.shape:
                 raise BadRequest(
                     f"The teacher has {taught.shape[-1]} outputs, the model {logits.shape[-1]}.",
@@ -70,11 +68,3 @@ class Distill(Objective):
             )
 
         return loss
-
-
-@torch.no_grad()
-def _outputs(guide: nn.Module, inputs: Tensor) -> Tensor:
-    if next(guide.parameters(), inputs).device != inputs.device:
-        guide.to(inputs.device)
-    outputs: Tensor = guide(as_taken_by(guide, inputs))
-    return outputs

@@ -18,9 +18,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsify_cli.contracts.objective import Loss, Objective
+from sparsify_cli.contracts.objective import Loss, Objective, taught_by
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.losses import loss as loss_of
 from sparsify_cli.values.samples import Samples
 
@@ -57,8 +56,8 @@ class DistillFeatures(Objective):
             plain = getattr(model, "module", model)  # a wrapper for several processes holds it
             with _outputs(_parts(plain, names)) as ours:
                 logits = model(batch.inputs)
-            with torch.no_grad(), _outputs(_parts(guide, names)) as theirs:
-                guide.to(logits.device)(as_taken_by(guide, batch.inputs))
+            with _outputs(_parts(guide, names)) as theirs:
+                taught_by(guide, batch.inputs)
             apart = [_distance(name, ours[name], theirs[name]) for name in names]
             return loss_of(logits, batch.targets) + self.weight * torch.stack(apart).mean()
 
@@ -71,7 +70,7 @@ def _chosen(guide: nn.Module, globs: str) -> list[str]:
     wanted = [glob.strip() for glob in globs.split(",") if glob.strip()]
     names: list[str] = [name for name in every if any(fnmatch.fnmatchcase(name, glob) for glob in wanted)] if wanted else direct
     if not names:
-        told = ", ".join(every[:8])
+        told = ", ".join(every[:8]) + (f" and {len(every) - 8} more" if len(every) > 8 else "")
         raise BadRequest(f"No layer of the teacher is called {globs or 'anything'}.", f"It has {told}.", "Set objective.layers.")
     return names
 

@@ -96,6 +96,10 @@ class Acdc(Regime):
                 guard.descend(run, loss)
         return value
 
+    def is_settled(self, run: Run) -> bool:
+        """In the last sparse phase."""
+        return run.step > self.phases(run)[-1].begin
+
     def passes(self, run: Run) -> tuple[float, float]:
         """An ordinary step; and a dense one beside it while the co-model trains on."""
         return 3.0, 3.0 * (self.finetune_dense and run.step >= self.phases(run)[-1].begin)

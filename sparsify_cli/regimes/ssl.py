@@ -136,6 +136,10 @@ class Ssl(Regime):
         if run.step <= self._freeze_at(run):
             self._freeze(run)
 
+    def is_settled(self, run: Run) -> bool:
+        """Zero groups are masked."""
+        return run.step > self._freeze_at(run)
+
     @property
     def _kinds(self) -> tuple[str, ...]:
         return tuple(part.strip() for part in self.groups.split(","))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -135,6 +136,7 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
     machine = engine(recipe.device, recipe.precision, recipe.parallel)
     unfinished = Product(recipe, start.subject, Report(), start.parent)
     with workplace(recipe, unfinished, start.subject.name, resume=resume) as place:
+        _require_fewer(place.resumed, start)
         training = replace(_training(recipe, start, listener), log=place.folder / LOG, reached=_reached(recipe, start))
         training, distilled = settled(training)
         result = trained(training, machine, listener, save=place.save, state=place.resumed)
@@ -163,6 +165,19 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
     return _outcome(recipe, replace(start, notes=notes), after, report, place.folder)
 
 
+def _require_fewer(state: Mapping[str, Any] | None, start: Start) -> None:
+    """A run that goes on with another recipe may not have pruned more than it is to prune in all.
+
+    Raises:
+        BadRequest: it has.
+    """
+    masks = MaskSet(state["run"]["masks"]) if state and start.chooser is not None else MaskSet()
+    more = (masks.sparsity - start.target) * masks.total
+    if start.chooser is not None and more > start.chooser.pattern.block_size:
+        what = f"The interrupted run has pruned {float(masks.sparsity):.2%} already, and is to end at {float(start.target):.2%}."
+        raise BadRequest(what, "Weights that were pruned stay pruned.", f"Ask for --sparsity {float(masks.sparsity):.4g} or more.")
+
+
 def _trained_subject(start: Start, result: Trained, *, is_probe: bool) -> Subject:
     """The network as it is now; of a probe the classifier alone is new."""
     old = start.subject
@@ -170,6 +185,7 @@ def _trained_subject(start: Start, result: Trained, *, is_probe: bool) -> Subjec
     tensors = {**known, **result.tensors} if is_probe else result.tensors
     if old.checkpoint.home is not None:  # what is written has the types of the file, so that is what is measured
         tensors = {name: value.to(known[name].dtype) if name in known else value for name, value in tensors.items()}
+        tensors = {name: value for name, value in tensors.items() if name in known or not name.endswith(".num_batches_tracked")}
     return old.changed(old.checkpoint.with_tensors(tensors), old.masks if is_probe else result.masks)
 
 
@@ -285,7 +301,7 @@ def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject,
         folder,
         tables=(_table(report, dense is not None),),
         notes=(*start.notes, *collapse_notes(after.masks), *_accuracy_notes(recipe, report), *_chance_note(recipe, start, report)),
-        hints=(_next(folder, after, has_dense=dense is not None), *_shrinking(recipe, folder)),
+        hints=(_next(recipe, folder, after, has_dense=dense is not None), *_shrinking(recipe, folder)),
     )
 
 
@@ -296,9 +312,9 @@ def _shrinking(recipe: FinetuneRecipe | TrainRecipe, folder: Path) -> tuple[str,
     return (f"sparsify shrink {folder}{' --compact 0.5' if 'shapes' in str(dict(recipe.regime.options).get('groups', '')) else ''}",)
 
 
-def _next(folder: Path, after: Subject, *, has_dense: bool) -> str:
+def _next(recipe: FinetuneRecipe | TrainRecipe, folder: Path, after: Subject, *, has_dense: bool) -> str:
     if not after.masks:
-        return f"sparsify prune {folder} --sparsity 0.9"
+        return f"sparsify prune {folder} --sparsity {float(recipe.sparsity) if recipe.sparsity else 0.9:g}"
     beside = _other(folder, "dense")
     if has_dense or not beside.exists():
         return f"sparsify report {folder}" if has_dense else f"sparsify export {folder} --to packed"

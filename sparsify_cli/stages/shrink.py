@@ -19,7 +19,7 @@ from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.recipes.verbs import ShrinkRecipe
 from sparsify_cli.stages.evidence import compared
 from sparsify_cli.stages.outcome import Outcome, Table
-from sparsify_cli.stages.shrunk import TOLERANCE, Removed, Shrinking, require_same, shrinking, tolerance_of, with_random
+from sparsify_cli.stages.shrunk import TOLERANCE, Shrinking, require_same, shrinking, tolerance_of, with_random
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import ELSEWHERE, before_after, said
@@ -132,16 +132,11 @@ def _channels(found: Shrinking) -> list[dict[str, object]]:
 
 
 def _table(found: Shrinking) -> Table:
-    rows = [
-        (_called(name, group), f"{width * group.channels:,}", f"{width * (group.channels - group.removed):,}", f"{width * group.removed:,}")
-        for group in found.removed
-        for name, width in zip(group.writers, group.widths, strict=True)
-    ]
-    return Table("channels", ("layer", "before", "after", "removed"), tuple(rows))
-
-
-def _called(name: str, group: Removed) -> str:
-    return f"{name.rpartition('.')[0]} (heads)" if group.heads else name.removesuffix(".weight")
+    heads = {f"{name.rpartition('.')[0]} (heads)": group for group in found.removed if group.heads for name in group.writers}
+    counts = {name.removesuffix(".weight"): rows for name, rows in found.layers.items()}
+    counts |= {name: (group.channels, group.channels - group.removed) for name, group in heads.items()}
+    rows = tuple((name, f"{before:,}", f"{after:,}", f"{before - after:,}") for name, (before, after) in counts.items())
+    return Table("channels", ("layer", "before", "after", "removed"), rows)
 
 
 def _headline(found: Shrinking, report: Report) -> str:

@@ -5,7 +5,7 @@ Groups of channels are found by tracing (maths/channel_groups.py), constants by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -58,12 +58,14 @@ class Shrinking:
         identity: parts that return what they are given, and are left out.
         removed: groups that lose channels.
         notes: what stays though it is zero, and why, one sentence each.
+        layers: weight -> rows it has before and after, in the network's order, where some go; heads of attention are no rows.
         compact: convolutions that become matrix products without their zero rows and columns, after that.
     """
 
     surgery: Surgery
     removed: tuple[Removed, ...]
     notes: tuple[str, ...]
+    layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     identity: tuple[str, ...] = ()
     compact: Mapping[str, Compaction] = field(default_factory=dict)
 
@@ -99,7 +101,18 @@ def shrinking(module: nn.Module, inputs: Tensor, *, identity: tuple[str, ...] = 
     first = _first_names(module)
     removed = tuple(_removed(cut, first) for cut in cuts if cut.removed)
     notes = tuple(note for cut in cuts for note in reasons_to_stay(cut, state, first))
-    return Shrinking(surgery(module, cuts, sample), removed, notes, identity)
+    done = surgery(module, cuts, sample)
+    return Shrinking(done, removed, notes, _layers(cuts, done, state, first), identity)
+
+
+def _layers(cuts: Sequence[Cut], done: Surgery, state: Mapping[str, Tensor], first: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    """Rows of each layer that makes channels, or that they pass in groups."""
+    found: dict[str, tuple[int, int]] = {}
+    for group in (cut.group for cut in cuts if cut.removed):
+        for place in makers(group, (*group.writers, *group.passed)):
+            if not is_of_heads(place, group) and first.get(place.name) == place.name:
+                found[place.name] = state[place.name].shape[place.dim], len(done.stay[place.name][place.dim])
+    return {name: found[name] for name in state if name in found}
 
 
 def _first_names(module: nn.Module) -> dict[str, str]:

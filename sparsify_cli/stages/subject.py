@@ -127,7 +127,9 @@ class Subject:
         """
         if self.data is None:
             raise MissingContext(
-                f"No data is known for {self.path}.", self.why_unknown, "Add --data digits, idx:FOLDER, folder:PATH or npz:FILE."
+                f"No data is known for {self.path}.",
+                self.why_unknown,
+                "Add --data digits, idx:FOLDER, folder:PATH, npz:FILE or file.py:callable.",
             )
         samples = samples_asked(json.dumps(self.data.to_json(), sort_keys=True), split, self._architecture)
         return without_forgotten(samples, self.artifact) if split == "train" else samples

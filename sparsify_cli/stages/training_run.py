@@ -350,7 +350,7 @@ class _Watch:
         said = {"measure": "explained variance"} if self.work.watched.kind == "numbers" else {}
         self.log.add({"event": "epoch", **entry, **said, "rate": self.rate, "rewinds": self.rewinds})
         self._show(run)
-        if self._judges and self.work.reached(run.masks):
+        if self._judges and self.work.reached(run.masks) and self.regime.is_settled(run):
             self.waited = 0 if kept_weights.offer(run, entry["accuracy"]) else self.waited + 1
             if self.work.recipe.patience and self.waited >= self.work.recipe.patience:
                 run.is_over = True

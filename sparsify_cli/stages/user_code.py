@@ -68,6 +68,11 @@ def user_loss(name: str) -> Loss:
     def loss(model: nn.Module, batch: Samples) -> Tensor:
         value = _called(name, found, (model, batch), {}, mend=LOSS)
         if isinstance(value, Tensor) and value.ndim == 0:
+            if torch.is_grad_enabled() and not value.requires_grad:
+                raise BrokenPlugin(
+                    f"{name} returned a number that does not depend on the network.", "There is no gradient to follow.",
+                    "Compute it from model(batch.inputs), without detach or item.",
+                )  # fmt: skip
             return value
         shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
         raise BrokenPlugin(f"{name} returned {_type(value)}{shape}.", "A loss is one number.", "Return the mean over the batch, a scalar.")

@@ -76,7 +76,7 @@ def workplace(recipe: OutputFields, about: Product, name: str, *, resume: Path |
         except Diverged as error:
             raise _diverged(error, folder) from error
         except Exception as error:
-            if (folder / RUN).is_file():
+            if (folder / RUN).is_file() and not isinstance(error, UnreadableFile):
                 error.add_note(f"The training so far is kept; to go on from there: sparsify {recipe.verb} --resume {folder}")
             raise
     leave()

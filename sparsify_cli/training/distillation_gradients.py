@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from sparsify_cli.contracts.objective import taught_by
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.training.batches import as_taken_by, epoch_order
 from sparsify_cli.training.modes import evaluating
@@ -39,8 +40,7 @@ def gradient_pairs(
     with evaluating(student), evaluating(teacher):
         for chosen in order.split(batch)[:most]:
             part = samples.take(chosen)
-            with torch.no_grad():
-                taught = teacher(as_taken_by(teacher, part.inputs))
+            taught = taught_by(teacher, part.inputs)
             logits = student(as_taken_by(student, part.inputs))
             _require_alike(taught, logits)
             hard = loss_of(logits, part.targets.to(logits.device))

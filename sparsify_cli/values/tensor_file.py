@@ -144,7 +144,7 @@ def find(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    found = sorted(path.glob("*.safetensors"))
+    found = sorted(file for file in path.glob("*.safetensors") if file.name != "masks.safetensors")  # bits, and no network
     chosen = [path / name for name in USUAL if path / name in found] or found
     if not chosen:
         raise MissingFile(f"The folder {path} holds no safetensors file.", do="Give the file itself or a folder made by `sparsify export`.")

@@ -239,6 +239,26 @@ def macs(folder: str) -> float:
     return float(next(one["value"] for one in found if one["name"] == "training_macs"))
 
 
+def test_a_run_does_not_go_on_to_less_than_it_has_pruned(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused at once, and nothing of it is lost: with the sparsity it had it ends as if nothing had been."""
+    line = f"train --arch mlp --data digits {LONG} --sparsity 0.9 --regime gmp"
+    assert run(f"{line} --out whole").code == 0
+    assert stopped(run, monkeypatch, f"{line} --out halved").code == 130
+    before = content(Path("halved"))
+    said = run("train --resume halved --sparsity 0.1 --force-recipe")
+    assert said.code == 2 and "stay pruned" in said.sentence and "has pruned" in said.sentence
+    assert content(Path("halved")) == before
+    assert run("train --resume halved").code == 0 and weights("whole") == weights("halved")
+
+
+def test_a_damaged_state_is_no_state_to_go_on_from(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be read is not said to be kept."""
+    assert stopped(run, monkeypatch, f"finetune {PRUNED} {LONG} --out run").code == 130
+    Path("run/run.pt").write_bytes(b"half")
+    said = run("finetune --resume run")
+    assert said.code != 0 and "cannot be read" in said.err and "kept" not in said.err
+
+
 def test_what_fails_after_training_does_not_cost_it(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error while the trained network is measured: the sentence says how to go on, and that ends with the same bits."""
     line = f"train --arch mlp --data digits {LONG} --sparsity 0.8 --regime gmp"

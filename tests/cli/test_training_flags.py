@@ -69,12 +69,26 @@ def test_the_best_epoch_is_kept_and_patience_ends(here: Path, run: Run) -> None:
     assert accuracy == pytest.approx(best)
 
 
+@pytest.mark.parametrize("regime", ["ssl --set regime.lam=0.5", "acdc --sparsity 0.9"])
+def test_patience_waits_for_the_last_phase(here: Path, run: Run, regime: str) -> None:
+    """A network in the middle of its schedule is no result: training ends early in the last phase at most, and the best is of it."""
+    line = "train --arch mlp --data digits --epochs 12 --lr 0.4 --schedule constant --keep best --patience 1"
+    assert run(f"{line} --regime {regime} --out short").code == 0
+    log = events("short")
+    last = max(event["step"] for event in log if event["event"] in ("compressed", "zero groups frozen"))
+    total = 12 * max(event["step"] for event in log if event["event"] == "epoch") // len([e for e in log if e["event"] == "epoch"])
+    assert last >= 0.7 * total and Path("short/masks.safetensors").is_file()
+    assert all(event["step"] > last for event in log if event["event"] == "stopped")
+    assert Path("short/others/dense.safetensors").is_file() == regime.startswith("acdc")
+
+
 def test_a_loss_of_ones_own(here: Path, run: Run) -> None:
     """file.py:callable is minimised; one that returns no number, or takes options, is refused with a sentence."""
     Path("loss.py").write_text(
         "from torch.nn import functional\n"
         "def smooth(model, batch):\n    return functional.cross_entropy(model(batch.inputs), batch.targets, label_smoothing=0.3)\n"
         "def many(model, batch):\n    return model(batch.inputs)\n"
+        "def flat(model, batch):\n    return model(batch.inputs).detach().mean()\n"
     )
     shelf = "--objective cross-entropy --set objective.label_smoothing=0.3"
     for flags, out in (("--objective loss.py:smooth", "own"), (shelf, "shelf")):
@@ -82,6 +96,7 @@ def test_a_loss_of_ones_own(here: Path, run: Run) -> None:
     own, theirs = sparsify_cli.load("own"), sparsify_cli.load("shelf")
     assert all(torch.equal(own[name], theirs[name]) for name in own)
     assert "returned" in run(f"finetune {PRUNED} --epochs 1 --objective loss.py:many --out no").sentence
+    assert "does not depend on the network" in run(f"finetune {PRUNED} --epochs 1 --objective loss.py:flat --out no").sentence
     assert run(f"finetune {PRUNED} --epochs 1 --objective loss.py:none --out no").code == 2
     assert run(f"finetune {PRUNED} --epochs 1 --objective loss.py:smooth --set objective.weight=1 --out no").code == 2
 
@@ -97,6 +112,20 @@ def test_distillation_says_what_the_teacher_does(here: Path, run: Run) -> None:
     assert run(f"finetune {PRUNED} --epochs 1 --distill-weight 0.25 --out no").code == 2
     assert run(f"finetune {PRUNED} --epochs 1 --objective distill --distill-weight much --out no").code == 2
     assert run(f"finetune {PRUNED} --epochs 1 --objective distill --distill-weight 2 --out no").code == 2
+
+
+def test_a_teacher_of_other_samples(here: Path, run: Run) -> None:
+    """Exit 2 and what its layers said."""
+    rows = {
+        f"{name}_{split}": values
+        for split in ("train", "test")
+        for name, values in (("x", np.ones((40, 5), "f4")), ("y", np.arange(40) % 2))
+    }
+    np.savez("other.npz", **rows)
+    assert run("train --arch mlp --arch-arg inputs=5 --data npz:other.npz --epochs 1 --out other").code == 0
+    for objective in ("distill", "distill-features"):
+        said = run(f"finetune {PRUNED} --epochs 1 --objective {objective} --teacher other --out no")
+        assert said.code == 2 and "The teacher does not take the samples: " in said.sentence
 
 
 def test_oneself_as_a_teacher_and_features(here: Path, run: Run) -> None:

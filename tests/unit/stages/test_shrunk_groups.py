@@ -264,6 +264,7 @@ def test_widths_are_those_of_each_layer():
     [removed] = found.removed
     assert dict(zip(removed.writers, removed.widths, strict=True)) == {"one.weight": 3, "other.weight": 6}
     assert (removed.channels, removed.removed, found.channels) == (4, 1, 3)
+    assert found.layers == {"one.weight": (12, 9), "inner.weight": (24, 18), "other.weight": (24, 18)}
 
 
 def test_tokens_of_a_convolution_in_groups_are_no_heads():
