@@ -42,7 +42,7 @@ from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding, Report
 from sparsify_cli.values.tensor_file import save_dense
 
-COLLAPSE = 0.1
+COLLAPSE, NOISE = 0.1, 0.01
 """Fall of accuracy, fraction, from which a note says what to try."""
 
 SHOWN = (
@@ -289,7 +289,9 @@ def _facts(start: Start, result: Trained, machine: Engine) -> dict[str, object]:
 
 def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject, report: Report, folder: Path) -> Outcome:
     now, dense = quality(report), quality(report, of="dense")
-    against = f" (dense ancestor {said(dense)})" if dense else ""
+    given = _given(start, now) if start.subject.masks and start.target <= start.subject.masks.sparsity else None
+    others = [f"{name} {said(one)}" for name, one in (("before training", given), ("dense ancestor", dense)) if one]
+    against = f" ({', '.join(others)})" if others else ""
     sparse = f"sparsity {float(after.masks.sparsity):.2%}" if after.masks else "dense"
     ran = len(report.facts.get("history", ())) or recipe.epochs
     count = f"{ran} of {recipe.epochs}" if ran < recipe.epochs else f"{ran}"  # fewer where patience ran out
@@ -300,7 +302,12 @@ def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject,
         report,
         folder,
         tables=(_table(report, dense is not None),),
-        notes=(*start.notes, *collapse_notes(after.masks), *_accuracy_notes(recipe, report), *_chance_note(recipe, start, report)),
+        notes=(
+            *start.notes,
+            *collapse_notes(after.masks),
+            *_accuracy_notes(recipe, report, given or dense),
+            *_chance_note(recipe, start, report),
+        ),
         hints=(_next(recipe, folder, after, has_dense=dense is not None), *_shrinking(recipe, folder)),
     )
 
@@ -321,12 +328,26 @@ def _next(recipe: FinetuneRecipe | TrainRecipe, folder: Path, after: Subject, *,
     return f"sparsify report {folder} --dense {beside}"
 
 
-def _accuracy_notes(recipe: TrainFields, report: Report) -> tuple[str, ...]:
-    """A warning when training left much less accuracy than the dense ancestor has."""
-    now, before = report.get("accuracy"), report.get("accuracy", of="dense")
-    if now is None or before is None or (before.value or 0) - (now.value or 0) < COLLAPSE:
+def _given(start: Start, now: Finding | None) -> Finding | None:
+    """How good the pruned network was that training started from, as its own folder says of as many samples of the same data."""
+    manifest = start.parent.artifact.manifest if start.parent and start.parent.artifact and not start.head else {}
+    data = start.subject.data
+    if now is None or data is None or Path((manifest.get("data") or {}).get("name", "")).name != Path(data.name).name:
+        return None
+    wanted = {"name": now.name, "scope": "all", "of": "compressed", "n": now.n}
+    found = (one["value"] for one in manifest.get("numbers", ()) if wanted.items() <= one.items())
+    value = next(found, None)
+    return None if value is None else Finding(name=now.name, value=value, unit=now.unit, n=now.n)
+
+
+def _accuracy_notes(recipe: TrainFields, report: Report, given: Finding | None) -> tuple[str, ...]:
+    """A warning when training left much less accuracy than the dense ancestor has; less than it was given, where no more was pruned."""
+    now, dense = report.get("accuracy"), report.get("accuracy", of="dense")
+    before = given or dense
+    if now is None or before is None or (before.value or 0) - (now.value or 0) < (NOISE if given else COLLAPSE):
         return ()
-    return (f"accuracy fell from {said(before)} to {said(now)}: try a smaller --lr than {recipe.lr:g}, more --epochs or less sparsity.",)
+    more = "--epochs" if given else "--epochs or less sparsity"
+    return (f"accuracy fell from {said(before)} to {said(now)}: try a smaller --lr than {recipe.lr:g}, more {more}.",)
 
 
 def _chance_note(recipe: TrainFields, start: Start, report: Report) -> tuple[str, ...]:

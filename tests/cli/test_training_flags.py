@@ -114,6 +114,16 @@ def test_distillation_says_what_the_teacher_does(here: Path, run: Run) -> None:
     assert run(f"finetune {PRUNED} --epochs 1 --objective distill --distill-weight 2 --out no").code == 2
 
 
+def test_what_training_was_given_is_told(here: Path, run: Run) -> None:
+    """Accuracy before beside the dense ancestor's, where no more is pruned; a warning only where training lost some of it."""
+    before = f"{100 * number(PRUNED, 'accuracy'):.1f} %"
+    good, bad = (run(f"finetune {PRUNED} --epochs 1 --lr {rate} --out {out}") for rate, out in ((1e-6, "good"), (9.0, "bad")))
+    assert f"before training {before}" in good.out and "fell" not in good.err
+    assert number("bad", "accuracy") < number(PRUNED, "accuracy") - 0.02 and f"fell from {before}" in bad.err
+    more = run(f"finetune {PRUNED} --epochs 1 --regime gmp --sparsity 0.97 --out more")
+    assert more.code == 0 and "before training" not in more.out
+
+
 def test_a_teacher_of_other_samples(here: Path, run: Run) -> None:
     """Exit 2 and what its layers said."""
     rows = {
