@@ -145,6 +145,10 @@ def _trained(work: Training, engine: Engine, listener: Listener, *, save: Save, 
     if state is not None:
         run.restore(state["run"])
         run.is_over = bool(state.get("is_over", False))
+    elif run.warmup >= run.total:
+        run.tell(
+            "warning", text=f"the run has {run.total} steps and climbs for {run.warmup}: the rate never reaches --lr; shorten --warmup."
+        )
     loss = loss_of(work.objective or work.recipe.objective, work.teacher)
     with closing(watch.log):
         try:

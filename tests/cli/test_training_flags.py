@@ -114,6 +114,12 @@ def test_distillation_says_what_the_teacher_does(here: Path, run: Run) -> None:
     assert run(f"finetune {PRUNED} --epochs 1 --objective distill --distill-weight 2 --out no").code == 2
 
 
+def test_a_warm_up_longer_than_the_run_is_told(here: Path, run: Run) -> None:
+    """Its rate would never be the one that was asked for."""
+    assert "never reaches --lr" in run(f"finetune {PRUNED} --epochs 1 --warmup 5ep --out long").err
+    assert "never reaches" not in run(f"finetune {PRUNED} --epochs 2 --warmup 1ep --out short").err
+
+
 def test_what_training_was_given_is_told(here: Path, run: Run) -> None:
     """Accuracy before beside the dense ancestor's, where no more is pruned; a warning only where training lost some of it."""
     before = f"{100 * number(PRUNED, 'accuracy'):.1f} %"
