@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 import sparsify_cli
-from sparsify_cli.errors import MissingFile, UnreadableFile
+from sparsify_cli.errors import BadRequest, MissingFile, UnreadableFile
 from sparsify_cli.values.tensor_file import save_dense, save_packed
 
 
@@ -54,3 +54,18 @@ def test_importing_the_package_is_cheap(python: str) -> None:
     """`import sparsify_cli` imports neither torch nor numpy."""
     code = "import sys, sparsify_cli; sparsify_cli.load; print([m for m in ('torch', 'numpy', 'safetensors') if m in sys.modules])"
     assert subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_torch_files_and_onnx(tmp_path: Path) -> None:
+    """A torch file is read by content; an ONNX graph is refused, as is a folder that holds one and masks."""
+    weights = {"b": torch.ones(2), "a": torch.zeros(3, 2)}
+    torch.save({"state_dict": weights}, tmp_path / "model.th")
+    found = sparsify_cli.load(tmp_path / "model.th")
+    assert list(found) == ["a", "b"] and torch.equal(found["b"], weights["b"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.onnx").write_bytes(b"\x08\x08")
+    save_file({"a": torch.ones(2, dtype=torch.uint8)}, tmp_path / "out" / "masks.safetensors")
+    with pytest.raises(BadRequest, match="ONNX graph"):
+        sparsify_cli.load(tmp_path / "out" / "model.onnx")
+    with pytest.raises(MissingFile, match="no safetensors file"):
+        sparsify_cli.load(tmp_path / "out")
