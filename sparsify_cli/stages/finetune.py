@@ -42,6 +42,8 @@ from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding, Report
 from sparsify_cli.values.tensor_file import save_dense
 
+LESS_LASSO = "A smaller --set regime.lam leaves more."
+"""What gives thin layers more where groups are shrunk."""
 COLLAPSE, NOISE = 0.1, 0.01
 """Fall of accuracy, fraction, from which a note says what to try."""
 
@@ -161,7 +163,7 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
         *([distilled.note()] if distilled else ()),
         *([norms.note() if norms else NO_NORMS] if recipe.batchnorm else ()),
         *([verdict] if verdict else ()),
-        *warnings_in(result.events),
+        *(warnings_in(result.events, LESS_LASSO) if recipe.regime.name == "ssl" else warnings_in(result.events)),
         *(_about_other(name, place.folder) for name in result.others),
     )
     return _outcome(recipe, replace(start, notes=notes), after, report, place.folder)
@@ -306,7 +308,7 @@ def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject,
         tables=(_table(report, dense is not None),),
         notes=(
             *start.notes,
-            *collapse_notes(after.masks),
+            *(collapse_notes(after.masks, LESS_LASSO) if recipe.regime.name == "ssl" else collapse_notes(after.masks)),
             *_accuracy_notes(recipe, report, given or dense),
             *_chance_note(recipe, start, report),
         ),

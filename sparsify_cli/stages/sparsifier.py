@@ -283,18 +283,22 @@ def pattern_notes(shapes: Mapping[str, tuple[int, ...]], pattern: Pattern) -> tu
     return (f"{len(reasons)} of {len(shapes)} layers cannot carry {pattern} and stay dense: {listed}{more}.",)
 
 
-def collapse_notes(masks: MaskSet) -> tuple[str, ...]:
+SPARES = "Try --allocation erk or --criterion lamp."
+"""What gives thin layers more."""
+
+
+def collapse_notes(masks: MaskSet, do: str = SPARES) -> tuple[str, ...]:
     """A warning about layers that keep no weight at all: nothing passes through them any more."""
-    return emptied_notes([name for name in masks if not bool(masks[name].any())])
+    return emptied_notes([name for name in masks if not bool(masks[name].any())], do)
 
 
-def emptied_notes(empty: Sequence[str]) -> tuple[str, ...]:
-    """The warning about these layers; none when there are none."""
+def emptied_notes(empty: Sequence[str], do: str = SPARES) -> tuple[str, ...]:
+    """The warning about these layers, and what to do; none when there are none."""
     if not empty:
         return ()
     more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
     what = f"{len(empty)} {'layer keeps' if len(empty) == 1 else 'layers keep'} no weight ({', '.join(empty[:3])}{more})"
-    return (f"{what}: the network is cut there. Try --allocation erk or --criterion lamp.",)
+    return (f"{what}: the network is cut there. {do}",)
 
 
 def require_carried(shapes: Mapping[str, tuple[int, ...]], pattern: Pattern) -> None:

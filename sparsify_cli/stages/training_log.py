@@ -75,16 +75,14 @@ def _is_sound(entry: Entry) -> bool:
     return all(isinstance(n, int | float) and math.isfinite(n) for n in numbers) and all(name in entry for name in needed)
 
 
-def warnings_in(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """What a person should know, each sentence once; also when a layer ends with hardly any weight."""
+def warnings_in(entries: Sequence[Entry], do: str = "--allocation uniform or erk spares thin layers.") -> tuple[str, ...]:
+    """What a person should know, each sentence once; also when a layer ends with hardly any weight, and what to `do` about that."""
     said = [str(entry["text"]) for entry in entries if entry.get("event") == "warning"]
     changes = [entry for entry in entries if "least_density" in entry]
     if changes and changes[-1]["thin_layers"]:
         last = changes[-1]
         more = f", {last['thin_layers']} layers in all under 2 %" if last["thin_layers"] > 1 else ""
-        said.append(
-            f"{last['thinnest']} keeps {last['least_density']:.2%} of its weights{more}: --allocation uniform or erk spares thin layers."
-        )
+        said.append(f"{last['thinnest']} keeps {last['least_density']:.2%} of its weights{more}: {do}")
     return tuple(dict.fromkeys(said))
 
 
