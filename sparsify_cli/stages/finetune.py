@@ -141,7 +141,7 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
     unfinished = Product(recipe, start.subject, Report(), start.parent)
     with workplace(recipe, unfinished, start.subject.name, resume=resume) as place:
         _require_fewer(place.resumed, start)
-        training = replace(_training(recipe, start, listener), log=place.folder / LOG, reached=_reached(recipe, start))
+        training = replace(training_of(recipe, start, listener), log=place.folder / LOG, reached=_reached(recipe, start))
         training, distilled = settled(training)
         result = trained(training, machine, listener, save=place.save, state=place.resumed)
         if start.chooser is not None and strategy("regimes", recipe.regime).prunes:
@@ -253,7 +253,8 @@ def _dense_teacher(subject: Subject) -> Subject:
     return dense_ancestor(subject) if subject.masks else subject
 
 
-def _training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: Listener) -> Training:
+def training_of(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: Listener) -> Training:
+    """What is trained and how; a classifier that is trained alone has its features computed here."""
     subject = start.subject
     validation = subject.samples("validation")
     whole = Training(

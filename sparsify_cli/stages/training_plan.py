@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.recipes.verbs import FinetuneRecipe, TrainRecipe
 from sparsify_cli.stages import finetune, train
-from sparsify_cli.stages.finetune import Start
+from sparsify_cli.stages.finetune import Start, training_of
+from sparsify_cli.stages.minimised import loss_of
 from sparsify_cli.stages.outcome import Table
+from sparsify_cli.stages.strategy import strategy
+from sparsify_cli.stages.training_run import preparation, started
+from sparsify_cli.training import guard
 from sparsify_cli.training.batches import steps_per_epoch
+from sparsify_cli.training.engine import engine
+from sparsify_cli.training.loop import check
+from sparsify_cli.values.run import Run
 
 
 def training_plan(recipe: FinetuneRecipe | TrainRecipe, listener: Listener) -> Table:
@@ -26,8 +34,31 @@ def training_plan(recipe: FinetuneRecipe | TrainRecipe, listener: Listener) -> T
         ("steps", f"{per_epoch:,} an epoch, {total:,} in all; the rate climbs for {warmup:,}"),
         *_pruned(start),
         *_classifier(recipe, start),
+        *_warned(recipe, start, listener),
     ]
     return Table("plan", ("", ""), tuple(rows))
+
+
+def _warned(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: Listener) -> list[tuple[str, str]]:
+    """What the run itself says before its first step."""
+    if isinstance(recipe, FinetuneRecipe) and recipe.transfer == "linear":
+        return []  # its features take a pass over the data
+    return [("note", str(event["text"])) for event in _begun(recipe, start, listener).events if event.get("event") == "warning"]
+
+
+def _begun(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: Listener) -> Run:
+    """The run before its first step, refused if it would be."""
+    work = training_of(recipe, start, listener)
+    machine = engine(recipe.device, recipe.precision, recipe.parallel)
+    with machine.together():
+        run = started(work, machine)
+        check(run, work.samples, recipe.batch_size // machine.world)
+        preparation(work)
+        loss_of(work.objective or recipe.objective, work.teacher)
+        guard.place(run)
+        regime: Regime = strategy("regimes", work.regime)
+        regime.start(run)
+    return run
 
 
 def _pruned(start: Start) -> list[tuple[str, str]]:

@@ -75,7 +75,7 @@ def train(
         Diverged: a loss (before the weights are touched) or, at the end, a weight is not finite.
         BadData, BadRequest: samples, labels or batch size do not fit the model.
     """
-    _check(run, samples, batch_size // world)
+    check(run, samples, batch_size // world)
     guard.place(run)
 
     def given(step: int) -> Samples:
@@ -142,7 +142,12 @@ def check_fit(model: nn.Module, samples: Samples) -> None:
         _check_labels(_tried(model, samples, training=True), samples, " in train mode")
 
 
-def _check(run: Run, samples: Samples, share: int) -> None:
+def check(run: Run, samples: Samples, share: int) -> None:
+    """Whether this run can train on these samples, a share of so many of them in a batch on each process.
+
+    Raises:
+        BadRequest, BadData: it cannot.
+    """
     if run.total < 1:
         raise BadRequest(f"A run of {run.total} steps trains nothing.", "", "Ask for at least one epoch.")
     if not len(samples):

@@ -77,6 +77,11 @@ REQUESTS = [
     (f"finetune {PRUNED} --data npz:nope.npz", 2, ["nope.npz"]),
     (f"finetune {PRUNED} --data npz:model.pt", 2, ["model.pt"]),
     (f"finetune {PRUNED} --data idx:runs", 2, ["runs"]),
+    # what a run refuses before its first step, its plan does
+    (f"finetune {DENSE} --regime rigl --pattern 2:4 --epochs 5 --dry-run", 2, ["rigl", "2:4"]),
+    (f"finetune {DENSE} --regime bip --sparsity 0.5 --criterion lamp --dry-run", 2, ["bip", "--criterion"]),
+    (f"finetune {DENSE} --regime imp --sparsity 0.999 --epochs 1 --batch-size 512 --dry-run", 2, ["steps", "--epochs"]),
+    (f"finetune {DENSE} --regime gmp --sparsity 0.5 --set regime.begin=2run --dry-run", 2, ["gmp", "steps"]),
     # levels
     (f"embed {DENSE}", 2, ["--levels"]),
     (f"embed {DENSE} --levels 0.9,abc", 2, ["levels.1", "'abc'"]),
