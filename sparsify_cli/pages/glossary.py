@@ -24,6 +24,8 @@ GLOSSARY: dict[str, Entry] = {
     "bytes_packed": Entry("Stored packed", "size of our packed file, which leaves the zeros out"),
     "bytes_onnx": Entry("As ONNX", "size of the ONNX file, zeros included"),
     "bytes_disk": Entry("Stored plainly", "size of the file when every weight is written, zeros included"),
+    "macs": Entry("Multiply-adds", "of one sample in convolutions and linear layers, zeros included"),
+    "macs_nonzero": Entry("Multiply-adds without zeros", "those of weights that are not zero; ordinary kernels compute the others, too"),
     "latency_ms": Entry("Time per batch", "median wall-clock time of one forward pass on this machine"),
     "latency_ratio": Entry("Time against dense", "1 means as fast as the dense model"),
     "accuracy": Entry("Accuracy", "share of the answers on test data that are right"),

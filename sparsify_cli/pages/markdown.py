@@ -21,13 +21,14 @@ UNJUDGED = ("sparsity", "sparsity_total", "nonzeros")
 TERMINAL = (
     "sparsity", "sparsity_total", "nonzeros", "perplexity", "accuracy", "rmse", "mae", "r2", "token_agreement", "output_shift",
     "nll", "brier", "ece", "auc", "uncertainty", "churn", "exemplars",
-    "bytes_dense", "bytes_packed", "bytes_onnx", "latency_ms",
+    "bytes_dense", "bytes_packed", "bytes_onnx", "macs", "macs_nonzero", "latency_ms",
     "accuracy_forget_before", "accuracy_forget_after", "accuracy_retain_before", "accuracy_retain_after",
     "accuracy_test_before", "accuracy_test_after", "accuracy_test_others_before", "accuracy_test_others_after",
 )  # fmt: skip
 
 SHORT = {
     "sparsity_total": "Sparsity, all", "nll": "NLL", "brier": "Brier", "ece": "ECE", "bytes_dense": "Stored dense", "churn": "Churn",
+    "macs": "MACs", "macs_nonzero": "MACs not by 0",
 }  # fmt: skip
 """Labels where a line has 80 characters; the page writes them out."""
 
@@ -74,6 +75,11 @@ def _stages(view: View) -> str:
     return _table(("stage", "sparsity", label(view.quality).lower(), "change (95 % interval)", "reading", "bytes on disk"), rows)
 
 
+def _counted(text: str) -> str:
+    """A number without what it counts, which its row says."""
+    return text.removesuffix(" parameters").removesuffix(" multiply-adds")
+
+
 def _or_dash(finding: Finding | None) -> str:
     return DASH if finding is None else spoken(finding)
 
@@ -97,7 +103,7 @@ def terminal_columns(view: View) -> list[tuple[str, ...]]:
     for name in TERMINAL:
         cells = [view.number(name, i) if i else view.dense(name) for i in range(len(view.stages))]
         if any(cells):
-            rows.append((SHORT.get(name) or label(name), *(_or_dash(cell).removesuffix(" parameters") for cell in cells)))
+            rows.append((SHORT.get(name) or label(name), *(_counted(_or_dash(cell)) for cell in cells)))
     return [tuple(" ".join(clean(text).split()) for text in row) for row in rows]
 
 
@@ -107,5 +113,5 @@ def _terminal_row(view: View, name: str) -> tuple[str, ...]:
     change = measured or (view.change(name) if name == view.quality else None)
     text = f"{spoken(change)} ({interval(change)})" if interval(change) else _or_dash(change)
     reading = DASH if change is None or name in UNJUDGED or judge(change) == "unknown" else said(change)
-    now, before = (words.removesuffix(" parameters") for words in (spoken(view.number(name)), _or_dash(view.dense(name))))
+    now, before = (_counted(words) for words in (spoken(view.number(name)), _or_dash(view.dense(name))))
     return (SHORT.get(name) or label(name), before, now, text, READINGS.get(reading, reading))

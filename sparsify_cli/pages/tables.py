@@ -14,7 +14,7 @@ from sparsify_cli.values.report import Finding
 COMPARED = (
     "sparsity", "nonzeros", "perplexity", "accuracy", "rmse", "mae", "r2", "token_agreement", "output_shift",
     "churn", "nll", "ece", "uncertainty",
-    "bytes_dense", "bytes_packed", "latency_ms",
+    "bytes_dense", "bytes_packed", "macs", "macs_nonzero", "latency_ms",
 )  # fmt: skip
 CONFIDENCE = ("ece", "nll", "brier", "uncertainty")
 SIZES = ("bytes_dense", "bytes_packed", "bytes_onnx")
@@ -29,7 +29,7 @@ FORECAST = (
     "forecast_bias_precision", "forecast_bias_recall", "forecast_bias_lift", "forecast_bias",
 )  # fmt: skip
 SAME_SIZE = 0.02
-WITHOUT_UNIT = (" points", " nats", " ms", " weights", " numbers", " parameters")
+WITHOUT_UNIT = (" points", " nats", " ms", " weights", " numbers", " parameters", " multiply-adds")
 DASH = "\u2013"
 
 

@@ -48,7 +48,8 @@ COLLAPSE, NOISE = 0.1, 0.01
 """Fall of accuracy, fraction, from which a note says what to try."""
 
 SHOWN = (
-    "accuracy", "nll", "ece", *ELSEWHERE, "sparsity", "sparsity_total", "bytes_disk", "bytes_packed", "latency_ms", "training_macs_share",
+    "accuracy", "nll", "ece", *ELSEWHERE, "sparsity", "sparsity_total", "bytes_disk", "bytes_packed", "macs", "macs_nonzero",
+    "latency_ms", "training_macs_share",
 )  # fmt: skip
 
 

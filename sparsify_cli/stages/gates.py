@@ -44,7 +44,19 @@ SHARES = (
     "token_agreement",
 )
 """Beginnings of names of numbers that lie between 0 and 1, and change by 1 at most: whoever asks for more means percent."""
-SIZES = ("bytes_dense", "bytes_disk", "bytes_packed", "latency_ms", "latency_ratio", "nonzeros", "parameters", "sparsity", "sparsity_total")
+SIZES = (
+    "bytes_dense",
+    "bytes_disk",
+    "bytes_packed",
+    "latency_ms",
+    "latency_ratio",
+    "macs",
+    "macs_nonzero",
+    "nonzeros",
+    "parameters",
+    "sparsity",
+    "sparsity_total",
+)
 """Numbers of every comparison that no metric gives."""
 MISSPELT = 0.85
 """Likeness to a known name, of 1, from which on an unknown one is taken for a slip; names that nothing is like may yet be measured."""

@@ -48,7 +48,20 @@ from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding, Report
 from sparsify_cli.values.small_floats import computable
 
-SHOWN = ("sparsity", "sparsity_total", "nonzeros", "bytes_disk", "bytes_packed", "latency_ms", "accuracy", "nll", "ece", *ELSEWHERE)
+SHOWN = (
+    "sparsity",
+    "sparsity_total",
+    "nonzeros",
+    "bytes_disk",
+    "bytes_packed",
+    "macs",
+    "macs_nonzero",
+    "latency_ms",
+    "accuracy",
+    "nll",
+    "ece",
+    *ELSEWHERE,
+)
 
 
 def prune(recipe: PruneRecipe, listener: Listener, *, resume: Path | None = None) -> Outcome:

@@ -15,7 +15,6 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import Infeasible
 from sparsify_cli.maths.compact_conv import Compaction, compactions
 from sparsify_cli.maths.identities import identities, without
-from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.recipes.verbs import ShrinkRecipe
 from sparsify_cli.stages.evidence import compared
 from sparsify_cli.stages.outcome import Outcome, Table
@@ -100,13 +99,9 @@ def compact_subject(before: Subject, found: Mapping[str, Compaction]) -> Subject
 
 
 def _findings(before: Subject, after: Subject, found: Shrinking, difference: float) -> list[Finding]:
-    text = "Multiply-accumulates of one sample in convolutions and linear layers, zeros included."
-    macs = Finding(name="macs", value=float(_macs(after)), unit="multiply-adds", better="lower", definition=text)
     change = "Largest difference of an output after shrinking, float64, relative to the largest output."
     return [
         *compared_sizes(before, after),
-        macs,
-        replace(macs, value=float(_macs(before)), of="dense"),
         Finding(name="channels_removed", value=float(found.channels), unit="channels", definition="Channels that were taken out."),
         Finding(name="heads_removed", value=float(found.heads), unit="heads", definition="Heads of attention that were taken out."),
         Finding(
@@ -116,13 +111,6 @@ def _findings(before: Subject, after: Subject, found: Shrinking, difference: flo
         Finding(name="output_change", value=difference, better="lower", definition=change),
         *compared(before, after),
     ]
-
-
-def _macs(subject: Subject) -> int:
-    module = subject.module()
-    sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
-    uses = macs_per_weight(module, subject.samples("train").inputs[:1])
-    return sum(times * sizes.get(name, 0) for name, times in uses.items())
 
 
 def _channels(found: Shrinking) -> list[dict[str, object]]:

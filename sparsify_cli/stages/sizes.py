@@ -1,4 +1,4 @@
-"""Size and speed: bytes of the file in each form, to the byte, and time of a forward pass beside the network it came from."""
+"""Size and speed: bytes of the file in each form, to the byte, multiply-adds, and time of a forward pass beside the ancestor's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.stages.measure import count_findings, latency, latency_ratio
 from sparsify_cli.stages.plan import prunable_names, tied_names
 from sparsify_cli.stages.subject import Subject
@@ -29,6 +30,14 @@ STORED = Finding(
 PACKED = Finding(
     name="bytes_packed", value=None, unit="bytes", better="lower", definition="Size of the packed file: only what is not zero, bit for bit."
 )
+MACS = Finding(
+    name="macs",
+    value=None,
+    unit="multiply-adds",
+    better="lower",
+    definition="Multiply-accumulates of one sample in convolutions and linear layers, zeros included.",
+)
+NONZERO = replace(MACS, name="macs_nonzero", definition="Those of weights that are not zero: what is left where zeros are skipped.")
 
 
 def size_findings(subject: Subject) -> list[Finding]:
@@ -51,10 +60,24 @@ def compared_sizes(before: Subject, after: Subject) -> list[Finding]:
 
 
 def speed_findings(module: nn.Module, samples: Samples, *, dense: nn.Module | None = None) -> list[Finding]:
-    """Latency of a batch; beside the dense module, and their ratio, where that is given."""
+    """Latency of a batch and multiply-adds of a sample; beside the dense module's, and the ratio of times, where that is given."""
     inputs = samples.inputs[:BATCH]
     batch = len(inputs)
-    return latency_ratio(module, dense, inputs, batch=batch) if dense is not None else latency(module, inputs, batch=batch)
+    counted = mac_findings(module, inputs)
+    if dense is None:
+        return [*latency(module, inputs, batch=batch), *counted]
+    old = [replace(one, of="dense") for one in mac_findings(dense, inputs)]
+    return [*latency_ratio(module, dense, inputs, batch=batch), *counted, *old]
+
+
+def mac_findings(module: nn.Module, inputs: Tensor) -> list[Finding]:
+    """What one sample takes, with zeros and without; nothing where no layer is known, as in compiled programs."""
+    uses = macs_per_weight(module, inputs)
+    layers = {name: weight.detach() for name, weight in module.named_parameters() if name in uses}
+    if not layers:
+        return []
+    every, kept = (sum(uses[name] * count(weight) for name, weight in layers.items()) for count in (torch.numel, torch.count_nonzero))
+    return [replace(MACS, value=float(every)), replace(NONZERO, value=float(kept))]
 
 
 @dataclass(frozen=True, eq=False)
