@@ -1,6 +1,16 @@
-"""`python -m sparsify_cli`."""
+"""`sparsify`, and `python -m sparsify_cli`."""
 
-from sparsify_cli.cli.app import run
+import sys
+
+from sparsify_cli.cli.loading import loading
+
+
+def run() -> None:
+    """The console command `sparsify`."""
+    with loading():
+        from sparsify_cli.cli.app import main
+    sys.exit(main())
+
 
 if __name__ == "__main__":
     run()

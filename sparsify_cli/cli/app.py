@@ -23,6 +23,7 @@ from sparsify_cli.cli import console
 from sparsify_cli.cli.console import Format, Watcher
 from sparsify_cli.cli.env import env
 from sparsify_cli.cli.list import list_
+from sparsify_cli.cli.loading import loading
 from sparsify_cli.cli.options import command
 from sparsify_cli.cli.resume import interrupted_recipe
 from sparsify_cli.errors import INTERRUPTED, BadRequest, Interrupted, SparsifyError
@@ -109,7 +110,8 @@ def _elsewhere(kind: type[Recipe]) -> bool:
 
 def _staged(recipe: Recipe, *, resume: Path | None = None) -> Outcome:
     """Run the stage of a recipe's verb."""
-    stage = getattr(importlib.import_module(f"sparsify_cli.stages.{recipe.verb}"), recipe.verb)
+    with loading():
+        stage = getattr(importlib.import_module(f"sparsify_cli.stages.{recipe.verb}"), recipe.verb)
     if isinstance(recipe, MachineFields):  # the others do not compute, and some of them start without torch
         importlib.import_module("sparsify_cli.stages.machine").prepare(recipe)
     outcome: Outcome = stage(recipe, Watcher(), **({"resume": resume} if resume else {}))
@@ -117,7 +119,9 @@ def _staged(recipe: Recipe, *, resume: Path | None = None) -> Outcome:
 
 
 def _planned(recipe: Recipe) -> Outcome:
-    outcome: Outcome = importlib.import_module("sparsify_cli.stages.dry_run").dry_run(recipe, Watcher())
+    with loading():
+        stage = importlib.import_module("sparsify_cli.stages.dry_run")
+    outcome: Outcome = stage.dry_run(recipe, Watcher())
     return outcome
 
 
@@ -216,8 +220,3 @@ def _failed(error: SparsifyError, cause: Exception | None = None) -> int:
         raise cause or error
     console.error(" ".join((str(error), *getattr(cause, "__notes__", ()))))
     return error.exit_code
-
-
-def run() -> None:
-    """The console command `sparsify`."""
-    sys.exit(main())
