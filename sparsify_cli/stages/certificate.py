@@ -17,7 +17,8 @@ from typing import Any
 from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.errors import SparsifyError
 from sparsify_cli.recipes.option import Choice
-from sparsify_cli.stages.write import data_identity, versions
+from sparsify_cli.stages.origin import versions
+from sparsify_cli.stages.write import data_identity
 from sparsify_cli.values.artifact import CERTIFICATE, MEMO, Artifact
 from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.file_hash import sha256_of

@@ -103,7 +103,7 @@ def embed(recipe: EmbedRecipe, listener: Listener, *, resume: Path | None = None
         report = Report(tuple(_findings(work, levels, last)), _facts(work, levels, machine))
         masks = MaskSet() if nest.sparsities[-1] == 0 else last.masks
         place.finish(Product(recipe, last, report, work.parent, last.checkpoint, masks, nest))
-    return _outcome(levels, report, place.folder, notes)
+    return _outcome(levels, report, place.folder, (*place.notes, *notes))
 
 
 def _nest(work: Embedding, levels: list[Level]) -> Nest:

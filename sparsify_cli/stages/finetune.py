@@ -160,6 +160,7 @@ def run_training(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: L
             save_dense(_other(place.folder, name), {**start.subject.checkpoint.tensors, **state} if is_probe else state)
         place.finish(Product(recipe, after, report, start.parent, after.checkpoint, after.masks))
     notes = (
+        *place.notes,
         *start.notes,
         *([distilled.note()] if distilled else ()),
         *([norms.note() if norms else NO_NORMS] if recipe.batchnorm else ()),

@@ -35,6 +35,7 @@ from sparsify_cli.stages.levels import level_note
 from sparsify_cli.stages.lineage import dense_ancestor, kin
 from sparsify_cli.stages.machine import machine
 from sparsify_cli.stages.measure import measure_all
+from sparsify_cli.stages.origin import versions
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import prunable_names
 from sparsify_cli.stages.population import Population, population
@@ -44,7 +45,7 @@ from sparsify_cli.stages.support import pruned_support
 from sparsify_cli.stages.sweep import swept
 from sparsify_cli.stages.training_log import read_log
 from sparsify_cli.stages.validate import parse_split
-from sparsify_cli.stages.write import Product, data_identity, output_folder, versions, write_product
+from sparsify_cli.stages.write import Product, data_identity, output_folder, write_product
 from sparsify_cli.values.artifact import claimed
 from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.condition import Condition

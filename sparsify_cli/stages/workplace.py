@@ -17,6 +17,7 @@ import torch
 from sparsify_cli.errors import BadRequest, Diverged, Interrupted, SparsifyError, UnreadableFile
 from sparsify_cli.recipes.process import rank
 from sparsify_cli.recipes.shared import OutputFields
+from sparsify_cli.stages.origin import origin_notes
 from sparsify_cli.stages.write import Product, data_identity, manifest, output_folder, write_product
 from sparsify_cli.training.engine import leave
 from sparsify_cli.values.artifact import RUN, Artifact, claimed, is_artifact, relative_to, write_manifest
@@ -31,11 +32,13 @@ class Workplace:
         folder: where the artifact grows.
         about: the unfinished product, for the manifest of an interrupted run.
         resumed: the state an interrupted run left, or None.
+        notes: what is not as it was when that run began.
     """
 
     folder: Path
     about: Product
     resumed: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a resumable state, then the manifest that says the run is not finished."""
@@ -69,8 +72,9 @@ def workplace(recipe: OutputFields, about: Product, name: str, *, resume: Path |
     folder, held = (resume, True) if resume else output_folder(recipe, name)
     with claimed(folder, held=held):
         about = replace(about, facts={**about.facts, **_began(about, folder)})
+        notes = origin_notes(Artifact.open(folder).manifest) if resume else ()
         try:
-            yield Workplace(folder, about, _resumable(folder, about) if resume else None)
+            yield Workplace(folder, about, _resumable(folder, about) if resume else None, notes)
         except (Interrupted, KeyboardInterrupt) as stop:
             raise _interrupted(stop, folder, recipe.verb) from stop
         except Diverged as error:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sparsify_cli.recipes.recipe import Recipe
-from sparsify_cli.recipes.shared import ModelFields, OutputFields, SparsityFields, WeightsFields
+from sparsify_cli.recipes.shared import ModelFields, OutputFields, SparsityFields, TrainFields, WeightsFields
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
 from sparsify_cli.stages.like_original import Written, write_like
+from sparsify_cli.stages.origin import code_of, versions
 from sparsify_cli.stages.plan import turned_names
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.artifact import CERTIFICATE, FORECAST, MASKS, MEMO, NEST, PACKED, WEIGHTS, relative_to, reserve, write_manifest
@@ -34,8 +32,6 @@ from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.small_floats import stored_as, zeros_in
 from sparsify_cli.values.tensor_file import save_dense
 from sparsify_cli.values.trust import pickle_trust, seal
-
-LIBRARIES = ("torch", "numpy", "safetensors", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +146,7 @@ def manifest(folder: Path, product: Product, weights: Written | None = None, *, 
         "recipe_sha256": product.recipe.digest(),
         "recipe_seal": seal({"recipe": product.recipe.to_plain(), "origin": str(Path.cwd().resolve())}),
         "versions": versions(),
+        "code": code_of(subject, product.recipe.objective.name if isinstance(product.recipe, TrainFields) else ""),
         "parent": parent_entry(product.parent, folder),
         **specs,
         "seal": seal(specs),
@@ -199,12 +196,6 @@ def _found(folder: Path) -> Written | None:
 def _stored(weights: Written | None) -> tuple[str, ...]:
     """Files whose content the manifest vouches for."""
     return (*(weights.parts if weights else ()), MASKS, MEMO, CERTIFICATE, FORECAST)
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of everything a result may depend on."""
-    return {"sparsify": version("sparsify-cli"), "python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
 def parent_entry(parent: Subject | None, folder: Path) -> dict[str, str] | None:

@@ -142,7 +142,7 @@ def _is_inside(name: str) -> bool:
 def wrong_entries(manifest: Mapping[str, Any]) -> list[str]:
     """Names of entries that are missing or of another shape than this module and its readers count on."""
     wrong = [key for key in ("verb", "status") if not isinstance(manifest.get(key), str)]
-    wrong += [key for key in ("recipe", "versions", "facts", "files", "tensors") if not isinstance(manifest.get(key, {}), dict)]
+    wrong += [key for key in ("recipe", "versions", "code", "facts", "files", "tensors") if not isinstance(manifest.get(key, {}), dict)]
     wrong += [key for key, parts in ENTRIES.items() if manifest.get(key) is not None and not _holds(manifest[key], parts)]
     wrong += [key for key in ("architecture", "data") if key not in wrong and not _is_shrunk(manifest.get(key) or {})]
     if not wrong and not all(isinstance(digest, str) for digest in manifest.get("files", {}).values()):
