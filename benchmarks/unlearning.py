@@ -2,15 +2,16 @@
 
     python benchmarks/unlearning.py [--arch cnn] [--data digits] [--name NAME] [--epochs 8] [--lr 0.05] [--weight-decay W]
         [--seeds 3] [--again] [--keep FOLDER] [--sets 'random:1%;random:5%;half:3;class:3'] [--methods ssse;gradient-ascent;...]
+        [--train '--augment crop-flip --precision bf16-mixed']
 
-For each seed a network is trained, and trained anew without each set by the same recipe, seed included (`--unlearner retrain`); then
-every method forgets the set. All by the tool's own commands, on one thread. `half:3` is a random half of class 3. Distances are the mean
-share of the answer that differs (total variation) from the network trained anew, over forgotten and over test samples; `nothing` is the
-network as it was, `anew, other seed` a network trained anew from another start, which is as near as a method can be expected to come:
-training is chaotic, and what is nearer than that is not closer to retraining, only to the start that both had. Time is that of
-forgetting, after `--prepare` where a method has one, relative to training anew. Every cell is kept in `unlearning.jsonl` under NAME,
-which a second call goes on with, so another recipe needs another name; `--keep` keeps what was trained, too. The tables are written to
-`unlearning.txt`.
+For each seed a network is trained, and trained anew without each set by the same recipe, seed included (`--unlearner retrain`, or `train
+--without` where --train gives further flags of training); then every method forgets the set. All by the tool's own commands, on one thread.
+`half:3` is a random half of class 3. Distances are the mean share of the answer that differs (total variation) from the network trained
+anew, over forgotten and over test samples; `nothing` is the network as it was, `anew, other seed` a network trained anew from another
+start, which is as near as a method can be expected to come: training is chaotic, and what is nearer than that is not closer to retraining,
+only to the start that both had. Time is that of forgetting, after `--prepare` where a method has one, relative to training anew. Every cell
+is kept in `unlearning.jsonl` under NAME, which a second call goes on with, so another recipe needs another name; `--keep` keeps what was
+trained, too. The tables are written to `unlearning.txt`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import csv
 import io
 import json
 import random
+import shlex
 import statistics
 import tempfile
+import time
 from pathlib import Path
 
 from kept import Cell, Kept
@@ -57,6 +60,8 @@ SHOWN = {
     "ratio": "time",
 }
 """Number -> heading."""
+JUDGED = ("accuracy_forget", "accuracy_test_others", "accuracy_test")
+"""Numbers of a network trained anew that the audit beside it knows."""
 
 
 def run(*words: str) -> int:
@@ -85,15 +90,26 @@ class Seed:
         self.dense, self.memos = self.kept / "dense", {}
         if self.dense.exists():
             return
-        how = ["--epochs", str(args.epochs), "--lr", str(args.lr), "--warmup", "0it"]
-        how += ["--weight-decay", str(args.weight_decay)] if args.weight_decay is not None else []
-        if run("train", "--arch", args.arch, "--data", args.data, *how, "--seed", str(seed), "--out", str(self.dense)):
+        if self.trained(self.dense, seed):
             raise SystemExit("The network to forget from could not be trained.")
 
-    def reference(self, which: str) -> Path:
-        """The network trained anew without a set."""
-        out = self.kept / f"anew-{which.replace(':', '-').replace('%', '')}"
-        if not out.exists():
+    def trained(self, out: Path, seed: int, *more: str) -> int:
+        """Train a network from its start; the exit code."""
+        args, begun = self.args, time.perf_counter()
+        how = ["--epochs", str(args.epochs), "--lr", str(args.lr), *(shlex.split(args.train) if args.train else ["--warmup", "0it"])]
+        how += ["--weight-decay", str(args.weight_decay)] if args.weight_decay is not None else []
+        code = run("train", "--arch", args.arch, "--data", args.data, *how, "--seed", str(seed), *more, "--out", str(out))
+        out.with_suffix(".seconds").write_text(str(time.perf_counter() - begun))
+        return code
+
+    def reference(self, which: str, other: int = 0) -> Path:
+        """The network trained anew without a set, from the same start or another one."""
+        out = self.kept / f"anew-{which.replace(':', '-').replace('%', '')}{'-other' if other else ''}"
+        if out.exists():
+            return out
+        if self.args.train:
+            self.trained(out, self.seed + other, "--without", self.forget(which))
+        else:
             words = [*self.again(), "--seed", str(self.seed), "--most-harm", "1"]
             run("unlearn", str(self.dense), "--forget", self.forget(which), *words, "--out", str(out))
         return out
@@ -150,11 +166,21 @@ class Seed:
         about = {"name": self.args.name or self.args.data, "method": method, "set": which, "seed": self.seed}
         reference, out = self.reference(which), self.folder / f"out-{len(list(self.folder.iterdir()))}"
         words = ["--forget", self.forget(which), "--seed", str(self.seed), "--audit", "--reference", str(reference), "--most-harm", "1"]
-        code = run("unlearn", str(self.dense), *words, *self.flags(method), "--out", str(out))
+        other = self.reference(which, OTHER) if self.args.train and method == "anew, other seed" else None
+        words += ["--reference", str(other), *self.flags("nothing")] if other else self.flags(method)
+        code = run("unlearn", str(self.dense), *words, "--out", str(out))
         if code:
             return {**about, "failed": code}
         found, anew = numbers(out), numbers(reference)
-        return {**about, **found, "ratio": found["seconds_erase"] / anew["seconds_erase"], "anew": anew}
+        if not self.args.train:
+            return {**about, **found, "ratio": found["seconds_erase"] / anew["seconds_erase"], "anew": anew}
+        took = float(reference.with_suffix(".seconds").read_text())
+        anew |= {f"{name}_after": found[f"{name}_reference"] for name in JUDGED if f"{name}_reference" in found}
+        if other is None:
+            return {**about, **found, "ratio": found["seconds_erase"] / took, "anew": anew}
+        apart = {f"distance_{split}_reference": found[f"distance_{split}_between"] for split in ("forget", "test")}
+        ratio = float(other.with_suffix(".seconds").read_text()) / took
+        return {**about, "accuracy_test_after": numbers(other)["accuracy"], **apart, "ratio": ratio, "anew": anew}
 
 
 def tables(kept: list[Cell]) -> str:
@@ -196,6 +222,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--weight-decay", type=float)
+    parser.add_argument("--train", default="", help="further flags of training, for the network and for those trained anew")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sets", default=SETS)
     parser.add_argument("--methods", default=";".join(METHODS))

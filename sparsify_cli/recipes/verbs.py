@@ -69,6 +69,9 @@ class TrainRecipe(ModelFields, DataFields, SparsityFields, TrainFields, OutputFi
     """Train a network from scratch (or from a checkpoint), dense or becoming sparse."""
 
     verb: ClassVar[str] = "train"
+    without: Annotated[
+        str, Option("Training samples a new network is never shown, named as by unlearn --forget: the reference of its --audit.")
+    ] = ""
     regime: Annotated[Strategy, Option("How the masks evolve.", shelf="regimes")] = Choice("fixed")
     batchnorm: Annotated[
         bool, Option("Measure batch-norm statistics again on batches as trained on; kept where validation loss falls.")

@@ -18,7 +18,7 @@ FORMS = "Write a CSV or JSON file of sample ids, class:NAME, attribute:NAME, or 
 HEADING = "If that is a heading, call the column `id` and put commas between columns; only training samples can be forgotten."
 
 
-def forget_positions(text: str, train: Samples, *, seed: int, forgotten: frozenset[str] = frozenset()) -> list[int]:
+def forget_positions(text: str, train: Samples, *, seed: int, forgotten: frozenset[str] = frozenset(), flag: str = "--forget") -> list[int]:
     """Positions in the training split of the samples to forget, rising.
 
     Args:
@@ -26,6 +26,7 @@ def forget_positions(text: str, train: Samples, *, seed: int, forgotten: frozens
         train: the training split, without what was forgotten already.
         seed: of the random choice.
         forgotten: ids forgotten already.
+        flag: which option named them.
 
     Raises:
         BadRequest: nothing, everything or something that is not there would be forgotten.
@@ -36,10 +37,10 @@ def forget_positions(text: str, train: Samples, *, seed: int, forgotten: frozens
     positions = sorted(set(_positions(text, train, seed, forgotten)))
     if not positions:
         why = f"{len(forgotten)} samples are forgotten already and not counted." if forgotten else ""
-        raise BadRequest(f"--forget {text} names no sample.", why, FORMS)
+        raise BadRequest(f"{flag} {text} names no sample.", why, FORMS)
     if len(positions) == len(train):
         raise BadRequest(
-            f"--forget {text} names all {len(train)} training samples.", "A network that knows nothing is a new one.", "Train a new one."
+            f"{flag} {text} names all {len(train)} training samples.", "A network that knows nothing is a new one.", "Train a new one."
         )
     return positions
 

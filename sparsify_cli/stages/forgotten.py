@@ -23,12 +23,12 @@ def forgotten_ids(artifact: Artifact | None) -> frozenset[str]:
     return frozenset(str(name) for ids in listed if isinstance(ids, list) for name in ids)
 
 
-def without_forgotten(samples: Samples, artifact: Artifact | None) -> Samples:
-    """Training samples an artifact may still be shown; the same object when nothing was forgotten.
+def without_forgotten(samples: Samples, artifact: Artifact | None, left_out: frozenset[str] = frozenset()) -> Samples:
+    """Training samples a network may still be shown; the same object when nothing was forgotten or left out.
 
     The number of classes stays what it was, also when the last class is gone as a whole.
     """
-    gone = forgotten_ids(artifact)
+    gone = forgotten_ids(artifact) | left_out
     stay = [position for position, name in enumerate(samples.ids) if name not in gone]
     if len(stay) == len(samples):
         return samples

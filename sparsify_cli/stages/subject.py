@@ -54,6 +54,7 @@ class Subject:
         nest: the levels of an embedded artifact, or None.
         trusted: False when the artifact names code that this user did not name; it is then forgotten.
         globs: what is to be left dense, and what alone is to be pruned; None when nothing is.
+        left_out: ids of training samples that it is never shown, besides what it has forgotten.
     """
 
     checkpoint: Checkpoint
@@ -64,6 +65,7 @@ class Subject:
     nest: Nest | None = None
     trusted: bool = True
     globs: tuple[Sequence[str], Sequence[str]] | None = None
+    left_out: frozenset[str] = frozenset()
 
     @property
     def path(self) -> Path:
@@ -132,7 +134,7 @@ class Subject:
                 "Add --data digits, idx:FOLDER, folder:PATH, npz:FILE or file.py:callable.",
             )
         samples = samples_asked(json.dumps(self.data.to_json(), sort_keys=True), split, self._architecture)
-        return without_forgotten(samples, self.artifact) if split == "train" else samples
+        return without_forgotten(samples, self.artifact, self.left_out) if split == "train" else samples
 
     @property
     def is_new(self) -> bool:

@@ -157,7 +157,7 @@ def manifest(folder: Path, product: Product, weights: Written | None = None, *, 
         "tensors": product.counts if product.counts is not None else _counts(product.checkpoint, product.masks),
         "inputs_first": _inputs_first(product),
         "numbers": [asdict(finding) for finding in product.report],
-        "facts": {**product.report.facts, **_forgotten(product.parent), **product.facts},
+        "facts": {**product.report.facts, **_forgotten(product), **product.facts},
     }
 
 
@@ -214,9 +214,10 @@ def data_identity(samples: Samples) -> str:
     return state.hexdigest()
 
 
-def _forgotten(parent: Subject | None) -> dict[str, list[str]]:
-    """What the parent had forgotten stays forgotten, whatever becomes of the parent's folder."""
-    ids = forgotten_ids(parent.artifact) if parent is not None else frozenset()
+def _forgotten(product: Product) -> dict[str, list[str]]:
+    """What the parent had forgotten stays forgotten, whatever becomes of the parent's folder; what was left out is as good as forgotten."""
+    parent = product.parent
+    ids = product.subject.left_out | (forgotten_ids(parent.artifact) if parent is not None else frozenset())
     return {FORGOTTEN: sorted(ids)} if ids else {}
 
 
