@@ -16,6 +16,8 @@ from sparsify_cli.values.trust import NAMES_CODE, is_sealed
 
 ABOUT = ("model", "arch", "arch_arg", "data", "data_arg", "transfer", "head", "out")
 HOW = ("regime", "optimizer", "precision", "levels", "seed")
+CODE = ("arch", "data", "teacher_arch")
+"""Fields of a recipe that may name code."""
 FIXED = frozenset(("recipe", "set", "dry_run", *ABOUT, *HOW))
 """Flags that no force changes: the saved state would not fit, or would be that of another run."""
 
@@ -55,7 +57,7 @@ def interrupted_recipe(kind: type[R], folder: Path, changes: Mapping[str, Any]) 
 def _require_own_code(artifact: Artifact) -> None:
     """Refuse a recipe that names code and was not written by this user, in this place, on this machine."""
     recipe = artifact.manifest.get("recipe", {})
-    named = {name: str(recipe.get(name) or "") for name in ("arch", "data")} | {"objective": _objective(recipe)}
+    named = {name: str(recipe.get(name) or "") for name in CODE} | {"objective": _objective(recipe)}
     places = Shelf("datasets").names()  # idx:FOLDER is no code; for an architecture or an objective it would be
     code = [text for name, text in named.items() if NAMES_CODE in text and (name != "data" or text.partition(":")[0] not in places)]
     sealed = {"recipe": recipe, "origin": str(_origin(artifact))}
@@ -89,10 +91,11 @@ def _seen_from_here(recipe: dict[str, Any], artifact: Artifact) -> dict[str, Any
     origin = _origin(artifact)
     if origin == Path.cwd():
         return recipe
-    given = {name: str(recipe.get(name) or "") for name in ("model", "teacher", "arch", "data")}
+    given = {name: str(recipe.get(name) or "") for name in ("model", "teacher", *CODE)}
     given |= {"objective": _objective(recipe)} if NAMES_CODE in _objective(recipe) else {}
     given |= {"teacher": ""} if given["teacher"] == SELF else {}
-    return recipe | {name: _absolute(text, origin, whole=name in ("model", "teacher")) for name, text in given.items() if text}
+    given |= {"without": without} if (without := str(recipe.get("without") or "")) and (origin / without).is_file() else {}
+    return recipe | {name: _absolute(text, origin, whole=name in ("model", "teacher", "without")) for name, text in given.items() if text}
 
 
 def _absolute(text: str, origin: Path, *, whole: bool) -> str:

@@ -123,6 +123,10 @@ class TrainFields(Recipe):
     teacher: Annotated[str, Option("distill: the file or artifact that teaches, or self; default the dense ancestor.", metavar="MODEL")] = (
         ""
     )
+    teacher_arch: Annotated[
+        str, Option("distill: the teacher's architecture, where it is another one and its file is no artifact.", shelf="architectures")
+    ] = ""
+    teacher_arch_arg: Annotated[Texts, Option("Option of the teacher's architecture.", metavar="KEY=VALUE")] = ()
     average: Annotated[float, Field(ge=0, lt=1), Option("Decay of averaged weights (EMA), written beside the last ones; 0 = none.")] = 0.0
     keep: Annotated[
         Literal["last", "best"], Option("Whose weights: the last epoch's, or the best's on validation data at full sparsity.")

@@ -12,7 +12,7 @@ from torch import nn
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.regime import Regime
-from sparsify_cli.errors import BadRequest, MissingContext, MissingFile, UnreadableFile
+from sparsify_cli.errors import BadRequest, KeyMismatch, MissingContext, MissingFile, UnreadableFile
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.shared import SELF, TrainFields
 from sparsify_cli.recipes.verbs import FinetuneRecipe, TrainRecipe
@@ -28,7 +28,7 @@ from sparsify_cli.stages.plan import plan, turned_of
 from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_notes, sparsifier
 from sparsify_cli.stages.strategy import strategy
-from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context_of
+from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context, with_context_of
 from sparsify_cli.stages.tables import ELSEWHERE, before_after, called, quality, said
 from sparsify_cli.stages.training_log import warnings_in
 from sparsify_cli.stages.training_run import Trained, Training, preparation, trained
@@ -235,18 +235,33 @@ def teacher_of(recipe: TrainFields, subject: Subject) -> Callable[[], nn.Module]
     """Builds the teacher: the one the recipe names, the dense ancestor, or the network itself when nothing was pruned from it.
 
     Raises:
-        BadRequest: a teacher is named and the objective listens to none.
+        BadRequest: a teacher is named and the objective listens to none; or an architecture, and no teacher that has it.
         MissingContext: (when called) there is nothing to learn from: a new network, or a sparse one without a dense ancestor.
     """
     if recipe.teacher and not needs_teacher(recipe.objective):
         raise BadRequest(
             f"The objective {recipe.objective.name} listens to no teacher.", "", "Add --objective distill, or leave --teacher out."
         )
+    if recipe.teacher_arch and recipe.teacher in ("", SELF):
+        raise BadRequest(f"--teacher-arch {recipe.teacher_arch} is the architecture of no teacher.", "", "Add --teacher MODEL.")
     if recipe.teacher == SELF:
         return lambda: subject.module()
     if recipe.teacher:
-        return lambda: with_context_of(open_path(Path(recipe.teacher)), subject).module()
+        return lambda: _named_teacher(recipe, subject)
     return lambda: _dense_teacher(subject).module()
+
+
+def _named_teacher(recipe: TrainFields, subject: Subject) -> nn.Module:
+    """The one that the recipe names, of the architecture it names, or that its artifact does, or of the student's."""
+    teacher = with_context(open_path(Path(recipe.teacher)), (recipe.teacher_arch, recipe.teacher_arch_arg), ("", ()))
+    try:
+        return with_context_of(teacher, subject).module()
+    except KeyMismatch as error:
+        if recipe.teacher_arch or teacher.architecture is not None:
+            raise
+        raise KeyMismatch(
+            error.what, "It was taken for a network like the one it teaches.", "Name its own: --teacher-arch NAME."
+        ) from error
 
 
 def _dense_teacher(subject: Subject) -> Subject:

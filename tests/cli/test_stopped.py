@@ -64,6 +64,24 @@ def test_a_second_ctrl_c_says_how_to_go_on(here: Path, run: Run, monkeypatch: py
     assert run("finetune --resume ../run").code == 0
 
 
+def test_a_run_without_some_samples_goes_on_without_them(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from another folder, where the list of them has another path; code that has changed since is told."""
+    line = "train --arch net.py:net --data digits --epochs 4 --without ids.json --seed 2 --out"
+    net = "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    Path("net.py").write_text(net)
+    Path("ids.json").write_text(json.dumps(["digits-0000", "digits-0002"]))
+    said = stopped(run, monkeypatch, f"{line} run")
+    assert said.code == 130
+    assert run(f"{line} whole").code == 0
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    Path("../net.py").write_text(f"{net}# mended\n")
+    said = run("train --resume ../run")
+    assert said.code == 0 and "net.py has changed" in said.err
+    assert weights("../run") == weights("../whole")
+    assert facts("../run")["forgotten_ids"] == facts("../whole")["forgotten_ids"] == ["digits-0000", "digits-0002"]
+
+
 def test_a_second_ctrl_c_before_anything_was_saved(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """KeyboardInterrupt in the first step: nothing is left, and that is what is said."""
 

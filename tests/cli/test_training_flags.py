@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,20 @@ def test_a_loss_of_ones_own(here: Path, run: Run) -> None:
     assert "does not depend on the network" in run(f"finetune {PRUNED} --epochs 1 --objective loss.py:flat --out no").sentence
     assert run(f"finetune {PRUNED} --epochs 1 --objective loss.py:none --out no").code == 2
     assert run(f"finetune {PRUNED} --epochs 1 --objective loss.py:smooth --set objective.weight=1 --out no").code == 2
+
+
+def test_a_teacher_of_another_architecture(here: Path, run: Run) -> None:
+    """A plain checkpoint teaches with its architecture named; without it, or without a teacher, a sentence says which flag is missing."""
+    assert run("train --arch cnn --data digits --epochs 1 --out big").code == 0
+    shutil.copy("big/model.safetensors", "big.safetensors")
+    line = "train --arch mlp --data digits --epochs 1 --objective distill --out"
+    assert run(f"{line} named --teacher big.safetensors --teacher-arch cnn").code == 0
+    assert run(f"{line} known --teacher big").code == 0
+    one, other = sparsify_cli.load("named"), sparsify_cli.load("known")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert "--teacher-arch" in run(f"{line} no --teacher big.safetensors").sentence
+    assert "--teacher MODEL" in run(f"{line} no --teacher-arch cnn").sentence
+    assert "'deep'" in run(f"{line} no --teacher big.safetensors --teacher-arch deep").sentence
 
 
 def test_distillation_says_what_the_teacher_does(here: Path, run: Run) -> None:
