@@ -12,7 +12,9 @@ second derivative: (theta - g / gamma) g. Weights that are masked keep their val
 of the last scores hold.
 
 Source: Zhang et al. 2022 (BiP, arXiv 2210.04092), eqs. 6-9; official code for the order of steps, eta = 0.1 and 1/gamma = 1e-4. Differs:
-counts are exact; official code multiplies its second term by m theta once more, the formula here is the paper's.
+counts are exact; official code multiplies its second term by m theta once more, starts its scores at the weights themselves, ranks them
+by size in each layer alone, and moves them with momentum and decay: here they are the paper's relaxed masks in [0, 1], and steps are
+projected gradients. An epoch there passes the data twice, once for weights and once for masks: E epochs there are 2 E here.
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@
         none:    what is left stays, and trains on at the schedule's last rate
         train T - k steps
 
-The last training may take another branch, for comparison: `reinit` (same masks, weights drawn anew), `random` (masks drawn anew with
-the same counts a layer), `shuffled` (each layer's kept start values permuted). What the largest 20 % of weights have in common
-at the start and after the first training is told: above 0.8 a winning ticket is suspect, for little has been learnt.
+The last training may take another branch, for comparison: `reinit` (same masks, weights drawn anew; the whole schedule in its T - k
+steps, so that the masks are those of the ticket's run and the rate is that of a training from its start), `random` (masks drawn anew with
+the same counts a layer), `shuffled` (each layer's kept start values permuted). What the largest 20 % of weights have in common at the
+start and after the first training is told: above 0.8 a winning ticket is suspect, for little has been learnt.
 
 Source: Frankle and Carbin 2019 (arXiv 1803.03635); Frankle et al. 2020 (arXiv 1912.05671, rewinding to step k; official open_lth);
 rate: Renda et al. 2020 (arXiv 2003.02389); branches and overlap: Ma et al. 2021 (arXiv 2107.00166). Differs: counts are exact (open_lth
@@ -103,6 +104,8 @@ class Imp(Regime):
         number, place = rounds.at(run.step)
         if not number:
             return place, rounds.first
+        if self.branch == "reinit" and number == len(self._densities(run)):
+            return place - rounds.start, rounds.others  # new weights are at the start of a schedule, not at its step k
         length = rounds.start + rounds.others
         return (place if self.rewind != "none" else length - 1), length
 

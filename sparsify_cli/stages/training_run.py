@@ -270,7 +270,8 @@ class _Watch:
         with apart():
             self.effort = Effort(work.module, work.samples, done=tuple(saved.get("effort", (0.0, 0.0))))
         self.shown, self.saved = 0.0, time.monotonic()
-        self.rate: float = saved.get("rate", math.inf)
+        self.rate: float = saved.get("rate", math.nan)
+        self.fell: bool = saved.get("fell", False)
         self.rewinds: int = saved.get("rewinds", 0)
         self.sum: tuple[float, int] = tuple(saved.get("sum", (0.0, 0)))
         self.through = MaskSet(saved["through"]) if saved.get("through") else None
@@ -295,7 +296,7 @@ class _Watch:
         """Hand out a state that a later process can resume from."""
         found: dict[str, Any] = {"history": self.history, "loss": self.loss, "events": self.log.entries, "waited": self.waited}
         found |= {"effort": (self.effort.spent, self.effort.dense), "through": dict(self.through.masks) if self.through else None}
-        found |= {"rate": self.rate, "rewinds": self.rewinds, "sum": self.sum, "is_over": run.is_over}
+        found |= {"rate": self.rate, "fell": self.fell, "rewinds": self.rewinds, "sum": self.sum, "is_over": run.is_over}
         self.save({"run": run.state(), **found})
         self.saved = time.monotonic()
 
@@ -323,9 +324,11 @@ class _Watch:
         self.effort.add(run.masks if self.through is None else self.through, passes, samples=samples)
 
     def _follow_rate(self, run: Run) -> None:
-        """How often the learning rate was put back: it rose after the warm-up."""
+        """How often the learning rate was put back: it rose, at once or in a climb, after it had fallen."""
         now = float(run.optimizer.param_groups[0]["lr"])
-        self.rewinds += run.step > run.warmup + 1 and now > self.rate
+        rose = now > self.rate
+        self.rewinds += rose and self.fell
+        self.fell = now < self.rate or (self.fell and not rose)
         self.rate = now
 
     def _is_time(self, run: Run) -> bool:

@@ -230,6 +230,14 @@ def test_how_often_the_rate_was_put_back_is_told(here: Path, run: Run) -> None:
     assert all(event.get("rewinds", 0) == 0 for event in events("plain"))
 
 
+@pytest.mark.parametrize(("schedule", "warmup"), [("cosine", "0.2run"), ("cosine", "0it"), ("constant", "5it"), ("multi-step", "0.1run")])
+def test_a_climb_counts_once(here: Path, run: Run, schedule: str, warmup: str) -> None:
+    """Two rounds put the rate back twice, however many steps it climbs; its first climb is no rewind."""
+    line = f"train --arch mlp --data digits --epochs 6 --sparsity 0.75 --regime imp --set regime.drop=0.5 --schedule {schedule}"
+    assert run(f"{line} --warmup {warmup} --out rounds").code == 0
+    assert [event for event in events("rounds") if event["event"] == "epoch"][-1]["rewinds"] == 2
+
+
 def test_half_precision_resumes_and_says_what_overflows(here: Path, run: Run) -> None:
     """Numbers beyond float16 are one sentence that names another precision."""
     assert run("train --arch mlp --data digits --epochs 1 --precision 16-mixed --out half").code == 0

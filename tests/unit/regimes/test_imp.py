@@ -132,6 +132,15 @@ def test_branches_differ_only_in_their_last_start() -> None:
     assert torch.equal(again["0.weight"], runs["reinit"][2]["0.weight"])
 
 
+def test_weights_drawn_anew_get_a_whole_schedule() -> None:
+    """Rewinding to step 3 of 17: the last training of `reinit` begins at the full rate and ends at the last; before it all are alike."""
+    rates = {branch: [rate for _, _, rate in go(fresh(), Imp(to="3it", branch=branch))] for branch in ("ticket", "reinit")}  # type: ignore[arg-type]
+    last = Imp(to="3it").rounds(fresh()).others
+    assert rates["ticket"][:-last] == rates["reinit"][:-last]
+    assert rates["reinit"][-last] == rates["reinit"][0] > rates["ticket"][-last]
+    assert 0 < rates["reinit"][-1] < 2 * rates["ticket"][-1]
+
+
 def test_frozen_weights_stay_in_every_branch() -> None:
     """Weights of another network in the file keep their bits and are never dropped."""
     still = torch.zeros(10, 10, dtype=torch.bool)
