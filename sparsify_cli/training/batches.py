@@ -1,15 +1,15 @@
 """Batches in an order that depends on the seed and the step alone, so that a resumed run sees what it would have seen.
 
 Each epoch is one permutation, drawn from a generator seeded by (seed, epoch). `size` counts the samples of one optimizer
-step over *all* processes; process r of w takes every w-th sample of that batch, from the r-th on. Full batches hold the
+step over *all* processes; process r of w takes every w-th sample of that batch, from the r-th on. Batches hold the
 same samples whatever the number of processes.
 
 The incomplete batch at the end of an epoch is kept when every process gets at least 2 samples of it (batch norm is not
-defined on one), cut to a multiple of w so that averaging over processes is the mean over the batch; otherwise it is
-left out of that epoch. The permutation changes every epoch, so no sample is left out for good.
+defined on one); some may get one more than others, and losses are weighted for that. Otherwise it is left out of that
+epoch. The permutation changes every epoch, so no sample is left out for good.
 
-So another number of processes trains the same network, up to rounding, only if the last batch is full or divides by it,
-and only without batch norm (each process normalises by its own share) and without random numbers inside the network.
+So another number of processes trains the same network, up to rounding, without random numbers inside the network or in
+augmentation, and unless the last batch has fewer than 2 samples for each process. Batch norm is over all of them (`joint_norms`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def steps_per_epoch(n: int, *, size: int, world: int = 1) -> int:
 def samples_of_step(n: int, *, size: int, world: int, step: int) -> int:
     """Samples of one optimizer step over all processes: `size`, or what the incomplete last batch of an epoch has."""
     per_epoch = steps_per_epoch(n, size=size, world=world)
-    return _tail(n, size, world) * world if step % per_epoch == n // size else size
+    return _tail(n, size, world) if step % per_epoch == n // size else size
 
 
 def epoch_order(n: int, *, seed: int, epoch: int) -> Int[Tensor, " n"]:
@@ -93,10 +93,9 @@ def batch_of(samples: Samples, step: int, *, size: int, seed: int, rank: int = 0
     """
     epoch, place = divmod(step, steps_per_epoch(len(samples), size=size, world=world))
     batch = epoch_order(len(samples), seed=seed, epoch=epoch)[place * size : (place + 1) * size]
-    return samples.take(batch[: len(batch) - len(batch) % world][rank::world])
+    return samples.take(batch[rank::world])
 
 
 def _tail(n: int, size: int, world: int) -> int:
-    """Samples each process gets of the incomplete last batch; 0 when it is left out."""
-    share = n % size // world
-    return share if share >= 2 else 0
+    """Samples of the incomplete last batch, over all processes; 0 when it is left out."""
+    return n % size if n % size // world >= 2 else 0

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from sparsify_cli.errors import BadRequest, SparsifyError
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.training.blocks import split
+from sparsify_cli.training.joint_norms import normalise_together
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Following, Sparsify
 from sparsify_cli.values.shards import as_one, is_split, whole
@@ -220,6 +221,8 @@ def setup(
     Returns:
         What to call for a forward pass, and the optimizer to step: `Run.forward` and `Run.optimizer`.
     """
+    if engine.world > 1:
+        normalise_together(model)
     if engine.splits:
         engine.share(model)
     forward: nn.Module = engine.fabric.setup_module(model, move_to_device=not engine.splits)  # split first, then moved

@@ -23,7 +23,7 @@ from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.errors import BadData, BadRequest, Diverged, Interrupted
 from sparsify_cli.training import guard, loss_scale
 from sparsify_cli.training.ahead import ahead
-from sparsify_cli.training.batches import as_taken_by, batch_of, derived_seed
+from sparsify_cli.training.batches import as_taken_by, batch_of, derived_seed, samples_of_step
 from sparsify_cli.training.batchnorm import has_batchnorm
 from sparsify_cli.training.seeding import seed_torch
 from sparsify_cli.values.losses import require_answers
@@ -88,7 +88,8 @@ def train(
             regime.start(run)
         for batch in order:
             _ready(run, learning_rate(*regime.clock(run)), derived_seed(seed, run.step, rank))
-            value = regime.step(run, _BatchLoss(run, loss, batch, accumulate))
+            every = samples_of_step(len(samples), size=batch_size, world=world, step=run.step)
+            value = regime.step(run, _BatchLoss(run, loss, batch, accumulate, every, world))
             run.step += 1
             if after_step is not None:
                 after_step(run, value)
@@ -217,14 +218,15 @@ def _ready(run: Run, rate: float, seed: int) -> None:
 class _BatchLoss:
     """The loss on a batch, refused before any weight moves when it is not finite.
 
-    Called, it is the whole batch's; its `parts` are losses of parts of the batch, weighted so that their sum is the batch's.
+    Called, it is the whole batch's; its `parts` are losses of parts of the batch, weighted so that their sum is the batch's. Of several
+    processes one may have a sample more than another: losses are weighted so that their mean over processes is that over all samples.
     """
 
-    def __init__(self, run: Run, loss: Loss, batch: Samples, count: int) -> None:
-        self.run, self.loss = run, loss
+    def __init__(self, run: Run, loss: Loss, batch: Samples, count: int, every: int, world: int) -> None:
+        self.run, self.loss, self.weight = run, loss, len(batch) * world / every
         inputs = as_taken_by(run.model, batch.inputs)
         self.batch = batch if inputs is batch.inputs else replace(batch, inputs=inputs, targets=batch.targets.to(inputs.device))
-        pieces = torch.arange(len(batch)).tensor_split(min(count, max(1, len(batch) // 2)))  # batch norm needs two in each
+        pieces = torch.arange(len(batch)).tensor_split(min(count, max(1, every // world // 2)))  # batch norm needs two in each
         self.parts: list[Callable[[], Tensor]] = [self] if len(pieces) == 1 else [partial(self._part, piece) for piece in pieces]
 
     def __call__(self) -> Tensor:
@@ -243,7 +245,7 @@ class _BatchLoss:
                 else ""
             )
             raise _diverged(what, f"No weight was touched by that step.{half}")
-        return value
+        return value if self.weight == 1 else value * self.weight
 
 
 def _check_weights(run: Run) -> None:

@@ -56,11 +56,11 @@ def test_a_resumed_order_is_the_tail_of_the_whole(start: int) -> None:
 
 
 def test_processes_share_each_batch() -> None:
-    """The shares of two processes are equally many, disjoint, and together the batch of one process (cut to even)."""
+    """The shares of two processes are disjoint and together the batch of one process; of an odd one the first has one more."""
     whole, left, right = (ids(13, size=8, total=4, rank=r, world=w) for r, w in ((0, 1), (0, 2), (1, 2)))
     for batch, one, other in zip(whole, left, right, strict=True):
-        assert len(one) == len(other)
-        assert {*one, *other} <= {*batch} and len({*one, *other}) == len(batch) - len(batch) % 2
+        assert len(one) - len(other) == len(batch) % 2
+        assert {*one, *other} == {*batch} and len(one) + len(other) == len(batch)
 
 
 def test_bad_sizes_are_refused() -> None:
