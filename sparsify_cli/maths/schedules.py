@@ -27,12 +27,18 @@ def constant(step: int, *, total: int, warmup: int = 0) -> float:
     return _climb(step, warmup)
 
 
-def cosine(step: int, *, total: int, warmup: int = 0) -> float:
-    """Half a cosine from 1 down to (just above) 0 over the steps after the warm-up."""
+def cosine(step: int, *, total: int, warmup: int = 0, floor: float = 0.0) -> float:
+    """Half a cosine from 1 down to (just above) `floor` over the steps after the warm-up."""
     if step < warmup:
         return _climb(step, warmup)
-    share = (step - warmup) / max(1, total - warmup)
-    return (1 + math.cos(math.pi * min(1.0, share))) / 2
+    return floor + (1 - floor) * (1 + math.cos(math.pi * _share(step, total, warmup))) / 2
+
+
+def falling(step: int, *, total: int, warmup: int = 0, floor: float = 0.0) -> float:
+    """A straight line from 1 down to (just above) `floor` over the steps after the warm-up."""
+    if step < warmup:
+        return _climb(step, warmup)
+    return 1 - (1 - floor) * _share(step, total, warmup)
 
 
 def multistep(
@@ -51,7 +57,7 @@ def multistep(
     return _climb(step, warmup) * math.prod([gamma] * passed)
 
 
-SCHEDULES: Mapping[str, Callable[..., float]] = {"constant": constant, "cosine": cosine, "multi-step": multistep}
+SCHEDULES: Mapping[str, Callable[..., float]] = {"constant": constant, "cosine": cosine, "linear": falling, "multi-step": multistep}
 """Learning-rate schedules by the name a person types; all take (step, *, total, warmup)."""
 
 
@@ -103,6 +109,11 @@ SPARSITIES: Mapping[str, Callable[[int, int, int, Fraction, Fraction], Fraction]
     "exponential": exponential,
 }
 """How sparsity climbs, by the name a person types."""
+
+
+def _share(step: int, total: int, warmup: int) -> float:
+    """Which part of the steps after the warm-up is over, in [0, 1]."""
+    return min(1.0, (step - warmup) / max(1, total - warmup))
 
 
 def _climb(step: int, warmup: int) -> float:

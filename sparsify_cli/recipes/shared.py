@@ -110,7 +110,8 @@ class TrainFields(Recipe):
     workers: Annotated[
         int, Field(ge=0, le=64), Option("Threads that prepare batches ahead, two each; they change nothing but the time.")
     ] = 0
-    schedule: Annotated[Literal["cosine", "multi-step", "constant"], Option("Learning-rate schedule.")] = "cosine"
+    schedule: Annotated[Literal["cosine", "linear", "multi-step", "constant"], Option("Learning-rate schedule.")] = "cosine"
+    floor: Annotated[float, Field(ge=0, le=1), Option("cosine, linear: share of --lr that is left at the end.")] = 0.0
     milestones: Annotated[Shares, Option("multi-step: shares of the run, in [0, 1], where the rate falls.")] = (0.5, 0.75)
     gamma: Annotated[float, Field(gt=0, le=1), Option("multi-step: factor at each milestone.")] = 0.1
     warmup: Annotated[DurationText, Option("Linear warm-up, e.g. 1ep, 100it or 0.05run.")] = Duration.parse("0.05run")

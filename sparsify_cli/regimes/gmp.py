@@ -4,7 +4,8 @@ Every `every` steps from `begin` to `end` the run's criterion drops the lowest-s
 dropped weight never returns. The event at `end` reaches the target exactly, and at least a quarter of the steps come
 after it.
 
-With `cycle` the learning-rate schedule starts anew at every pruning, so that late prunings are recovered from as well as early ones.
+With `cycle` the learning-rate schedule starts anew at every pruning, so that late prunings are recovered from as well as early ones;
+then one `every` after the last is enough.
 
 Source: Zhu and Gupta 2017 (arXiv 1710.01878), eq. 1; cycles: the rewinding of Kurtic et al. 2022 (oBERT, arXiv 2203.07259), whose
 official recipes start at a sparsity of 0.7 and have one cycle a pruning. Differs: masks only shrink (theirs are recomputed from all
@@ -40,7 +41,7 @@ class Gmp(Regime):
     Args:
         initial: sparsity at `begin`, in [0, 1); at least that of the masks the run starts with.
         begin: when the climb starts, a duration from the start of the run.
-        end: when the target is reached; at most 0.75run.
+        end: when the target is reached; at most 0.75run, or with `cycle` one `every` before the end.
         every: time between two prunings, at least one step.
         curve: cubic, linear or exponential.
         cycle: start the learning-rate schedule anew at every pruning.
@@ -101,13 +102,15 @@ class Gmp(Regime):
     def _window(self, run: Run) -> tuple[int, int, int]:
         """First and last step before which weights are dropped, and the steps between."""
         begin, end, every = (Duration.parse(t).steps(per_epoch=run.per_epoch, total=run.total) for t in (self.begin, self.end, self.every))
-        if end > round(Fraction(3, 4) * run.total) or begin > end:
+        latest = run.total - max(1, every) if self.cycle else round(Fraction(3, 4) * run.total)
+        if end > latest or begin > end:
+            needed = "a cycle" if self.cycle else "a quarter of the steps"
             raise BadRequest(
                 f"gmp would prune from step {begin} to step {end} of {run.total}.",
-                "It must begin before it ends, and a quarter of the steps is needed to recover.",
-                "Choose begin <= end <= 0.75run.",
+                f"It must begin before it ends, and {needed} is needed to recover.",
+                f"Choose begin <= end <= {'1run minus regime.every' if self.cycle else '0.75run'}.",
             )
-        end = min(end, run.total * 3 // 4)
+        end = end if self.cycle else min(end, run.total * 3 // 4)
         return min(begin, end), end, max(1, every)
 
 

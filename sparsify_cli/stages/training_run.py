@@ -237,7 +237,8 @@ def optimizer_of(recipe: TrainFields, module: nn.Module) -> torch.optim.Optimize
 
 def learning_rate(recipe: TrainFields, run: Run) -> Callable[[int, int], float]:
     """(Step, total) -> learning rate, from the recipe alone."""
-    extra = {"milestones": recipe.milestones, "gamma": recipe.gamma} if recipe.schedule == "multi-step" else {}
+    falls: dict[str, Any] = {"milestones": recipe.milestones, "gamma": recipe.gamma} if recipe.schedule == "multi-step" else {}
+    extra = {"floor": recipe.floor} if recipe.schedule in ("cosine", "linear") else falls
     schedule = SCHEDULES[recipe.schedule]
 
     def rate(step: int, total: int) -> float:

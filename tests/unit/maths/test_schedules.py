@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from sparsify_cli.maths.schedules import SCHEDULES, SPARSITIES, constant, cosine, cubic, exponential, linear, multistep
+from sparsify_cli.maths.schedules import SCHEDULES, SPARSITIES, constant, cosine, cubic, exponential, falling, linear, multistep
 
 
 def test_constant_stays_at_one() -> None:
@@ -28,6 +28,13 @@ def test_cosine_by_hand() -> None:
     assert [cosine(step, total=6) for step in (0, 2, 3, 4)] == pytest.approx([1, 0.75, 0.5, 0.25], abs=1e-15)
     assert cosine(7, total=10, warmup=4) == pytest.approx(0.5, abs=1e-15)
     assert 0 < cosine(99, total=100) < 0.001
+
+
+def test_a_straight_fall_by_hand() -> None:
+    """By the same amount every step, from 1 towards the floor, which a step after the last would have; the warm-up shifts the start."""
+    assert [falling(step, total=4) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert [falling(step, total=6, warmup=2, floor=0.5) for step in range(7)] == [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5]
+    assert [cosine(step, total=2, floor=0.5) for step in range(3)] == pytest.approx([1.0, 0.75, 0.5])
 
 
 def test_cosine_survives_a_run_that_is_all_warm_up() -> None:

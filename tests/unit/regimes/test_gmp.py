@@ -137,3 +137,16 @@ def test_cycles_restart_the_schedule() -> None:
         assert regime.clock(run) == place
     run.step = 7
     assert Gmp(begin="4it", end="12it", every="3it").clock(run) == (7, 20)
+
+
+def test_with_cycles_one_after_the_last_pruning_is_enough() -> None:
+    """The published schedule of 30 epochs: prunings at 2, 6, ..., 26 from 70 % on, four epochs each; an end in the last cycle is refused."""
+    regime = Gmp(initial="0.7", begin="2it", end="26it", every="4it", cycle=True)
+    found = path(run_of(30, target="0.97"), regime)
+    assert [step for step in range(1, 30) if found[step] != found[step - 1]] == [2, 6, 10, 14, 18, 22]  # the rest rounds to nothing at 26
+    assert (found[2], found[-1]) == (70, 97)
+    run = run_of(30, target="0.97")
+    run.step = 26
+    assert regime.clock(run) == (0, 4)
+    with pytest.raises(BadRequest, match="a cycle is needed"):
+        Gmp(begin="2it", end="27it", every="4it", cycle=True).start(run_of(30))
