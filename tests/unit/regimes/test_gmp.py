@@ -140,7 +140,7 @@ def test_cycles_restart_the_schedule() -> None:
 
 
 def test_with_cycles_one_after_the_last_pruning_is_enough() -> None:
-    """The published schedule of 30 epochs: prunings at 2, 6, ..., 26 from 70 % on, four epochs each; an end in the last cycle is refused."""
+    """The published schedule of 30 epochs: prunings at 2, 6, ..., 26 from 70 % on, four epochs each."""
     regime = Gmp(initial="0.7", begin="2it", end="26it", every="4it", cycle=True)
     found = path(run_of(30, target="0.97"), regime)
     assert [step for step in range(1, 30) if found[step] != found[step - 1]] == [2, 6, 10, 14, 18, 22]  # the rest rounds to nothing at 26
