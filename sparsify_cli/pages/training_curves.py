@@ -1,4 +1,4 @@
-"""How a network was trained: accuracy and sparsity along the way, and how much the masks changed."""
+"""How a network was trained: accuracy and sparsity along the way, how much the masks changed, and what was left of each layer."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ def _pictures(curve: Curve, number: int) -> list[Picture]:
     found = [("Accuracy and sparsity", _climb(curve, number))]
     if len(curve.changes) > 1 and any(share for _, share in curve.changes):
         found.append(("Changes of the masks", _churn(curve, number)))
+    if len({step for step, _ in curve.densities}) > 1:
+        found.append(("Density of layers", _densities(curve, number)))
+    if len(curve.dead) > 1 and any(count for _, count in curve.dead):
+        found.append(("Dead channels", _dead(curve, number)))
     rates = [epoch.rate for epoch in curve.epochs if epoch.rate is not None]
     if len(rates) == len(curve.epochs) and curve.epochs[-1].rewinds:
         found.append(("Learning rate", _rate(curve, rates, number)))
@@ -86,7 +90,53 @@ def _churn(curve: Curve, number: int) -> Markup:
         axes.set_xlabel("optimizer steps:  kept weights that are new, %")
         axes.tick_params(axis="y", colors=MUTED)
 
+    bits = [f"{bits:,.0f}" for _, bits in curve.differing]
+    sad = f" {bits[0]} bits of the masks differed then (SAD), {bits[-1]} in the end." if bits else ""
     told = (
         f"{len(shares)} changes of the masks; {shares[0]:.2g} % of the kept weights were new at the first, {shares[-1]:.2g} % at the last."
     )
-    return draw(f"fig-churn-{number}", f"Changes of the masks of {curve.name}", told, paint, height=HEIGHT)
+    return draw(f"fig-churn-{number}", f"Changes of the masks of {curve.name}", f"{told}{sad}", paint, height=HEIGHT)
+
+
+def _densities(curve: Curve, number: int) -> Markup:
+    """What each layer keeps, as steps; the one that ends with least stands out."""
+    end = curve.epochs[-1].step
+    lines = {name: _line(curve, name, end) for name in sorted({name for _, found in curve.densities for name in found})}
+    least = min(lines, key=lambda name: lines[name][-1][1])
+
+    def paint(axes: Axes) -> None:
+        axes.grid(color=GRID)
+        for name, line in lines.items():
+            steps, shares = zip(*line, strict=True)
+            colour, width = (COMPRESSED, 1.8) if name == least else (DENSE, 0.8)
+            axes.step(steps, [100 * share for share in shares], where="post", color=colour, linewidth=width)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_ylim(-2, 102)
+        axes.set_xlabel(f"optimizer steps:  weights kept in each of {len(lines)} layers, %")
+        axes.tick_params(axis="y", colors=MUTED)
+
+    told = f"Of {len(lines)} layers {least} ends with the least of its weights, {percent(lines[least][-1][1])}; it is drawn bold."
+    return draw(f"fig-densities-{number}", f"Density of the layers of {curve.name}", told, paint, height=HEIGHT)
+
+
+def _line(curve: Curve, name: str, end: int) -> list[tuple[int, float]]:
+    """(Step, density) of a layer, to the end of the training."""
+    found = [(step, shares[name]) for step, shares in curve.densities if name in shares]
+    return [*found, (max(end, found[-1][0]), found[-1][1])]
+
+
+def _dead(curve: Curve, number: int) -> Markup:
+    """Output channels without a weight, as steps."""
+    steps, counts = zip(*curve.dead, strict=True)
+
+    def paint(axes: Axes) -> None:
+        axes.grid(color=GRID)
+        axes.step(steps, counts, where="post", color=COMPRESSED, linewidth=1.6)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.set_ylim(0, 1.1 * max(counts))
+        axes.set_xlabel("optimizer steps:  output channels of which no weight is kept")
+        axes.tick_params(axis="y", colors=MUTED)
+
+    told = f"{counts[0]} output channels kept no weight after the first change of the masks, {counts[-1]} after the last."
+    return draw(f"fig-dead-{number}", f"Dead channels of {curve.name}", told, paint, height=HEIGHT)

@@ -118,6 +118,9 @@ class Curve:
         changes: (step, share of the weights kept then that were not kept before) at each change of the masks.
         share: multiply-adds relative to dense training of as many steps; None when it was not counted.
         measure: what the accuracy of epochs is.
+        differing: (step, bits of the masks that differ from those before: SAD) at the same changes.
+        densities: (step, layer -> share of its weights that it keeps from then on), of layers that keep more or fewer than before.
+        dead: (step, output channels of which no weight is kept).
     """
 
     name: str
@@ -125,6 +128,9 @@ class Curve:
     changes: tuple[tuple[int, float], ...] = ()
     share: float | None = None
     measure: str = "accuracy"
+    differing: tuple[tuple[int, float], ...] = ()
+    densities: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    dead: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

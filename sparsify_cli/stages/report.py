@@ -286,7 +286,12 @@ def _curve(subject: Subject) -> Curve | None:
     changes = tuple((int(e["step"]), float(e["mask_change"])) for e in log if "mask_change" in e)
     share = next((one["value"] for one in subject.artifact.manifest["numbers"] if one["name"] == "training_macs_share"), None)
     measure = next((str(entry["measure"]) for entry in log if "measure" in entry), "accuracy")
-    return Curve(_name(subject), epochs, changes, share, measure) if epochs else None
+    if not epochs:
+        return None
+    differing = tuple((int(e["step"]), float(e["sad"])) for e in log if "sad" in e)
+    densities = tuple((int(e["step"]), {str(name): float(d) for name, d in e["densities"].items()}) for e in log if "densities" in e)
+    dead = tuple((int(e["step"]), int(e["dead_channels"])) for e in log if "dead_channels" in e)
+    return Curve(_name(subject), epochs, changes, share, measure, differing, densities, dead)
 
 
 def told_apart(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:

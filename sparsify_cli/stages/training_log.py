@@ -68,9 +68,16 @@ def read_log(folder: Path) -> list[Entry]:
     return [entry for entry in found if isinstance(entry, dict) and _is_sound(entry)]
 
 
+NUMBERS = ("step", "accuracy", "sparsity", "mask_change", "sad", "dead_channels", "share", "rate")
+"""What is a number in every entry that has it."""
+
+
 def _is_sound(entry: Entry) -> bool:
     """False for a line that no run of ours writes: a log may be anybody's."""
-    numbers = [entry[name] for name in ("step", "accuracy", "sparsity", "mask_change", "share", "rate") if name in entry]
+    densities = entry.get("densities", {})
+    if not isinstance(densities, dict):
+        return False
+    numbers = [*(entry[name] for name in NUMBERS if name in entry), *densities.values()]
     needed = {"epoch": ("step", "accuracy", "sparsity"), "overlap": ("share",)}.get(str(entry.get("event")), ("step",))
     return all(isinstance(n, int | float) and math.isfinite(n) for n in numbers) and all(name in entry for name in needed)
 

@@ -31,7 +31,7 @@ def switch(run: Run, masks: MaskSet, *, event: str) -> None:
     run.masks = run.settle(masks)
     guard.place(run)
     guard.enforce(run)
-    run.tell(event, sparsity=float(run.masks.sparsity), **changes(before, run.masks), **thinnest(run.masks))
+    run.tell(event, sparsity=float(run.masks.sparsity), **changes(before, run.masks), **thinnest(run.masks), **resized(before, run.masks))
 
 
 def changes(before: MaskSet, after: MaskSet) -> dict[str, float]:
@@ -53,6 +53,16 @@ def thinnest(masks: MaskSet) -> dict[str, float | str]:
     name = min(density, key=lambda one: density[one])
     dead = sum(_count(~mask.flatten(1).any(1)) for mask in masks.values() if mask.ndim > 1)
     return {"thinnest": name, "least_density": density[name], "thin_layers": sum(d < THIN for d in density.values()), "dead_channels": dead}
+
+
+def resized(before: MaskSet, after: MaskSet) -> dict[str, dict[str, float]]:
+    """The density of every layer that keeps another number of weights than before; empty where none does."""
+    found = {name: _density(mask) for name, mask in after.items() if name not in before or _count(before[name]) != _count(mask)}
+    return {"densities": found} if found else {}
+
+
+def _density(mask: Tensor) -> float:
+    return round(_count(mask) / max(1, mask.numel()), 6)
 
 
 def _count(mask: Tensor) -> int:

@@ -106,7 +106,7 @@ class Run:
         """Drop from memory what has a name that begins with one of them."""
         self.memory = {name: value for name, value in self.memory.items() if not name.startswith(prefixes)}
 
-    def tell(self, kind: str, **numbers: float | str) -> None:
+    def tell(self, kind: str, **numbers: float | str | Mapping[str, float]) -> None:
         """Note what happened at this step."""
         self.events.append({"event": kind, "step": self.step, **numbers})
 

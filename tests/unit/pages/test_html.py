@@ -158,6 +158,18 @@ def test_dollars_in_names_are_not_mathematics():
     assert ">$x_1$</text>" in figure and ">$\\nosuch{$</text>" in figure
 
 
+def test_what_is_left_of_layers_is_drawn():
+    """A line a layer to the end of the training, the thinnest named; dead channels where there are any."""
+    densities = ((0, {"a.weight": 1.0, "b.weight": 0.5}), (10, {"a.weight": 0.25}), (20, {"a.weight": 0.05}))
+    curve = Curve("stage", epochs((0.1, 0.05, 0.01), 0), densities=densities, dead=((0, 0), (10, 3)))
+    page = render_html(replace(view(), curves=(curve,)))
+    section = page[page.index('id="training"') : page.index('id="size"')]
+    assert re.findall(r"<figcaption>([^<]*)</figcaption>", section) == ["Accuracy and sparsity", "Density of layers", "Dead channels"]
+    assert "Of 2 layers a.weight ends with the least of its weights, 5.0" in section and "3 after the last" in section
+    none = render_html(replace(view(), curves=(replace(curve, densities=densities[:1], dead=((0, 0), (10, 0))),)))
+    assert "Density of layers" not in none and "Dead channels" not in none
+
+
 def epochs(rates, rewinds):
     """Epochs with these learning rates, put back so often by the end."""
     return tuple(Epoch(10 * (i + 1), 0.5 + 0.01 * i, 0.1 * i, rate, rewinds) for i, rate in enumerate(rates))
@@ -176,7 +188,7 @@ def test_training_is_drawn_and_the_rate_where_it_was_put_back(rates, rewinds, ca
     page = render_html(replace(view(), curves=(Curve("stage", epochs(rates, rewinds)),)))
     section = page[page.index('id="training"') : page.index('id="size"')]
     assert re.findall(r"<figcaption>([^<]*)</figcaption>", section) == captions
-    changes = replace(view(), curves=(Curve("stage", epochs(rates, rewinds), ((5, 0.5), (9, 0.2))),))
-    assert "Changes of the masks" in render_html(changes)
+    changes = replace(view(), curves=(Curve("stage", epochs(rates, rewinds), ((5, 0.5), (9, 0.2)), differing=((5, 1200.0), (9, 30.0))),))
+    assert "Changes of the masks" in render_html(changes) and "1,200 bits of the masks differed" in render_html(changes)
     reader = Reader(page)
     assert (reader.open, reader.broken) == ([], [])
