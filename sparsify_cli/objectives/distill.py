@@ -29,12 +29,14 @@ class Distill(Objective):
     Args:
         temperature: T > 0; higher looks at the teacher's small probabilities as well.
         weight: w in [0, 1], the share of the teacher (elsewhere: hardness, lambda).
+        label_smoothing: share of the label's probability spread evenly over all classes, in [0, 1); the teacher is listened to as it is.
     """
 
     needs_teacher: ClassVar[bool] = True
 
     temperature: float = 2.0
     weight: float = 0.7
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the options' ranges."""
@@ -42,6 +44,8 @@ class Distill(Objective):
             raise BadRequest(
                 f"distill has temperature {self.temperature} and weight {self.weight}.", "", "Choose temperature > 0 and weight in [0, 1]."
             )
+        if not 0 <= self.label_smoothing < 1:
+            raise BadRequest(f"label_smoothing is {self.label_smoothing}.", "It is a share of probability.", "Choose a number in [0, 1).")
 
     def prepare(self, teacher: Callable[[], nn.Module]) -> Loss:
         """Build the teacher; its outputs are computed batch by batch, without gradients.
@@ -60,7 +64,7 @@ class Distill(Objective):
                     "Distillation compares them class by class.",
                     "Choose a teacher trained on the same classes, or the objective cross-entropy.",
                 )
-            hard = loss_of(logits, batch.targets)
+            hard = loss_of(logits, batch.targets, label_smoothing=self.label_smoothing)
             if batch.kind == "numbers":
                 return (1 - self.weight) * hard + self.weight * loss_of(logits, taught)
             return (1 - self.weight) * hard + self.weight * divergence(

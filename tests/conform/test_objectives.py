@@ -86,6 +86,15 @@ def test_divergence_by_hand() -> None:
     assert mixed(student, batch(0, 1, 1)).item() == pytest.approx(0.3 * math.log(2) + 0.7 * divergence, rel=1e-5)
 
 
+def test_labels_are_smoothed_and_the_teacher_is_not() -> None:
+    """The sum of what smoothed labels alone and the teacher alone cost, by their shares."""
+    teacher, student, samples = Says(2.0, 0.0), Says(-0.5, 1.0), batch(0, 1, 1)
+    both = Distill(weight=0.7, label_smoothing=0.2).prepare(lambda: teacher)(student, samples)
+    hard = CrossEntropy(label_smoothing=0.2).prepare(lambda: teacher)(student, samples)
+    soft = Distill(weight=1.0).prepare(lambda: teacher)(student, samples)
+    assert both.item() == pytest.approx(0.3 * hard.item() + 0.7 * soft.item(), rel=1e-6)
+
+
 def test_no_divergence_from_oneself() -> None:
     """A teacher that says the same costs nothing beyond the labels."""
     loss = Distill(weight=1.0).prepare(lambda: Says(1.0, -2.0, 0.5))
@@ -120,6 +129,11 @@ def test_a_teacher_of_another_width_is_refused() -> None:
 
 def test_options_out_of_range_are_refused() -> None:
     """Temperature, weight and smoothing have ranges."""
-    for make in (lambda: Distill(temperature=0.0), lambda: Distill(weight=1.5), lambda: CrossEntropy(label_smoothing=1.0)):
+    for make in (
+        lambda: Distill(temperature=0.0),
+        lambda: Distill(weight=1.5),
+        lambda: Distill(label_smoothing=-0.1),
+        lambda: CrossEntropy(label_smoothing=1.0),
+    ):
         with pytest.raises(BadRequest):
             make()
