@@ -67,7 +67,12 @@ class Gmp(Regime):
         Raises:
             BadRequest: the climb would go down, start after its end, or end too late to recover.
         """
-        self._window(run)
+        begin, end, every = self._window(run)
+        if end - begin < every:
+            text = (
+                f"gmp prunes from step {begin} to step {end} of {run.total}, every {every}: all at once; train longer, or prune more often."
+            )
+            run.tell("warning", text=text)
         slack = Fraction(len(run.masks), max(1, run.masks.total))  # counts are rounded once a tensor
         low = max(_fraction(self.initial), run.masks.sparsity)
         if run.sparsify is None or low > run.target + slack:

@@ -122,6 +122,17 @@ def test_a_climb_that_cannot_be_is_refused() -> None:
         Gmp(initial="0.9").start(run_of(20))
 
 
+def test_a_climb_of_one_pruning_is_told() -> None:
+    """It is not gradual; two prunings are."""
+    for regime, told in ((Gmp(end="0it"), True), (Gmp(begin="4it", end="6it", every="3it"), True), (Gmp(end="6it", every="3it"), False)):
+        run = run_of(20)
+        regime.start(run)
+        assert any("all at once" in event.get("text", "") for event in run.events) == told
+    alone = run_of(1)
+    Gmp().start(alone)
+    assert "all at once" in alone.events[0]["text"]
+
+
 def test_cycles_restart_the_schedule() -> None:
     """Begin 4, end 12, every 3 of 20 steps: cycles of 4, 3, 3, 2 and 8 steps, each from its start."""
     regime = Gmp(begin="4it", end="12it", every="3it", cycle=True)
