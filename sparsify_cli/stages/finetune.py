@@ -32,7 +32,7 @@ from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_c
 from sparsify_cli.stages.tables import ELSEWHERE, before_after, called, quality, said
 from sparsify_cli.stages.training_log import warnings_in
 from sparsify_cli.stages.training_run import Trained, Training, preparation, trained
-from sparsify_cli.stages.undertraining import fit
+from sparsify_cli.stages.undertraining import fall, fit
 from sparsify_cli.stages.undertraining import verdict as undertrained
 from sparsify_cli.stages.workplace import workplace
 from sparsify_cli.stages.write import Product, data_identity
@@ -208,7 +208,7 @@ def _fits(start: Start, after: Subject, result: Trained) -> tuple[list[Finding],
     if dense is None or not after.masks:
         return now.findings("compressed"), ""
     then = fit(dense.module(), train)
-    return [*now.findings("compressed"), *then.findings("dense")], undertrained(now, then)
+    return [*now.findings("compressed"), *then.findings("dense")], undertrained(now, then, fall(result.history))
 
 
 def _dense_beside(start: Start, result: Trained) -> Subject | None:

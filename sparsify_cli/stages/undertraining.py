@@ -10,7 +10,9 @@ smoothed labels and without augmentation, for both.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -28,6 +30,8 @@ LOOKED_AT = 2000
 
 LOSS, ENTROPY = 0.05, 0.05
 """Nats by which both must exceed the dense network's."""
+ROUNDING = 1e-3
+"""Of sparsities: counts are rounded once a tensor."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,32 @@ def fit(module: nn.Module, samples: Samples) -> Fit:
     return Fit(float(functional.cross_entropy(rows, right)), float(entropy), len(some))
 
 
-def verdict(sparse: Fit, dense: Fit) -> str:
-    """A sentence where both exceed the dense network's, else nothing."""
+def fall(history: Sequence[Mapping[str, float]]) -> float | None:
+    """By which share the loss in training fell from the last quarter but one to the last, of the epochs at the sparsity it ends with.
+
+    None of fewer than four such epochs. Where the rate falls to zero, little is left to fall at the end: a small fall does not say that
+    a longer schedule would be in vain, a large one says that this one was cut off.
+    """
+    losses = [entry["loss"] for entry in history if entry["sparsity"] >= history[-1]["sparsity"] - ROUNDING]
+    quarter = len(losses) // 4
+    if not quarter:
+        return None
+    before, last = fmean(losses[-2 * quarter : -quarter]), fmean(losses[-quarter:])
+    return (before - last) / before if before > 0 else None
+
+
+def verdict(sparse: Fit, dense: Fit, falling: float | None = None) -> str:
+    """A sentence where both exceed the dense network's, else nothing; with by how much the loss still fell, where that is known."""
     if math.isnan(sparse.entropy) or sparse.loss <= dense.loss + LOSS or sparse.entropy <= dense.entropy + ENTROPY:
         return ""
     return (
         f"under-trained: on its own training samples the sparse network has a loss of {sparse.loss:.3g} nats (dense {dense.loss:.3g}) and "
-        f"an entropy of {sparse.entropy:.3g} ({dense.entropy:.3g}); more --epochs are likely to help it."
+        f"an entropy of {sparse.entropy:.3g} ({dense.entropy:.3g}){_still(falling)}; more --epochs are likely to help it."
     )
+
+
+def _still(falling: float | None) -> str:
+    if falling is None:
+        return ""
+    how = f"still fell by {falling:.1%}" if falling > 0 else "no longer fell"
+    return f"; in training its loss {how} over the last quarter of its epochs at full sparsity"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify_cli.stages.undertraining import Fit, fit, verdict
+from sparsify_cli.stages.undertraining import Fit, fall, fit, verdict
 from sparsify_cli.values.samples import Samples
 
 
@@ -53,3 +53,14 @@ def test_both_must_exceed(sparse: tuple[float, float], dense: tuple[float, float
     said = verdict(Fit(*sparse, 100), Fit(*dense, 100))
     assert bool(said) == is_said
     assert not is_said or ("0.3 nats" in said and "0.39" in said)
+
+
+def test_how_far_the_loss_still_fell() -> None:
+    """Of eight epochs at the last sparsity the mean of the last two beside that of the two before; earlier ones do not count."""
+    early = [{"loss": 9.0, "sparsity": 0.5}] * 3
+    late = [{"loss": loss, "sparsity": 0.9} for loss in (4.0, 4.0, 3.0, 3.0, 2.0, 2.0, 1.0, 2.0)]
+    assert fall([*early, *late]) == pytest.approx(0.25)
+    assert fall([*early, *late[:3]]) is None and fall([]) is None
+    said = verdict(Fit(0.3, 0.39, 100), Fit(0.05, 0.13, 100), 0.25)
+    assert "still fell by 25.0%" in said
+    assert "no longer fell" in verdict(Fit(0.3, 0.39, 100), Fit(0.05, 0.13, 100), -0.01)
