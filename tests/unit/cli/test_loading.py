@@ -13,6 +13,7 @@ from sparsify_cli.errors import INTERRUPTED
 TEXT = """
 import os, signal, sys
 from sparsify_cli.cli.loading import loading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts the tests may have it ignored
 try:
     with loading():
         {within}
