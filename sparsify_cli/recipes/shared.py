@@ -96,7 +96,7 @@ class TrainFields(Recipe):
 
     epochs: Annotated[int, Field(ge=1), Option("Passes over the training data (for embed: for each level).")] = 10
     batch_size: Annotated[int, Field(ge=1), Option("Samples a step, over all processes.")] = 64
-    optimizer: Annotated[Literal["sgd", "adamw"], Option("Optimizer.")] = "sgd"
+    optimizer: Annotated[Literal["sgd", "adam", "adamw"], Option("Optimizer; adamw decays weights apart from their gradients.")] = "sgd"
     lr: Annotated[float, Field(gt=0), Option("Peak learning rate.")] = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1), Option("SGD momentum.")] = 0.9
     nesterov: Annotated[bool, Option("SGD: Nesterov's momentum.")] = False

@@ -13,9 +13,9 @@ lets the weights learn where they will be missed, large brings W and Z together.
 projection, as gap = |W - Z|^2 / |Z|^2; the larger it is at the hard prune, the more that prune hurts. What was pruned before the
 run stays pruned.
 
-Source: Zhang et al. 2018 (arXiv 1804.03294), from memory: W, Z and U updates, masked retraining; Boyd et al. 2011, section
-3.4.1, from memory: U is rescaled when rho changes. rho from 1e-3 to 1, times 1.3 an update: the training scripts of the
-authors' later work, of which copies were read; these do not rescale U. Differs: the projection is global unless --allocation
+Source: Zhang et al. 2018 (arXiv 1804.03294) and the authors' code (kaiqzhan/admm-pruning): W, Z and U updates, masked retraining,
+a constant rho (sample_configs/finetune-admm.yaml). rho from 1e-3 to 1, times 1.3 an update: the training scripts of their later
+work, which do not rescale U; Boyd et al. 2011, section 3.4.1, for that. Differs: the projection is global unless --allocation
 says otherwise (theirs has a ratio for each layer), and counts are exact.
 """
 

@@ -43,6 +43,9 @@ from sparsify_cli.values.run import Run, Sparsify
 from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.shards import apart, whole
 
+ADAPTIVE = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+"""Optimizers with a rate for each weight; `adam` takes decay as a part of the gradient."""
+
 WATCHED = 1000
 """Validation samples whose accuracy is shown after each epoch."""
 
@@ -228,8 +231,8 @@ def started(work: Training, engine: Engine) -> Run:
 
 def optimizer_of(recipe: TrainFields, module: nn.Module) -> torch.optim.Optimizer:
     """The recipe's optimizer over every parameter."""
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(module.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    if recipe.optimizer in ADAPTIVE:
+        return ADAPTIVE[recipe.optimizer](module.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
         module.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
     )

@@ -262,3 +262,14 @@ def test_batch_norm_is_measured_anew_where_that_helps(here: Path, run: Run) -> N
     assert moved == (
         {name for name in plain if name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")} if falls else set()
     )
+
+
+def test_adam_and_adamw(here: Path, run: Run) -> None:
+    """Without decay they are one; with it, adam divides it by the size of the gradient as well."""
+    line = "train --arch mlp --data digits --epochs 1 --lr 0.01 --format quiet"
+    flags = {f"{one}-{decay}": f"--optimizer {one} --weight-decay {decay}" for one in ("adam", "adamw") for decay in ("0", "0.1")}
+    assert [run(f"{line} {words} --out {name}").code for name, words in flags.items()] == [0] * 4
+    found = {name: sparsify_cli.load(name) for name in flags}
+    assert all(torch.equal(value, found["adamw-0"][name]) for name, value in found["adam-0"].items())
+    norms = {name: sum(float(one.norm()) for one in state.values()) for name, state in found.items()}
+    assert norms["adam-0.1"] < 0.8 * norms["adamw-0.1"] and norms["adamw-0.1"] < norms["adamw-0"]
