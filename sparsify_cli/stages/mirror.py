@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from sparsify_cli.errors import BadRequest, UnknownName
@@ -65,9 +66,21 @@ def mirror(text: str, folder: Path | None, settings: Mapping[str, Any], *, step:
         folder: of the run; TensorBoard's files go into its `tensorboard`, or under its name into the folder that is given.
         settings: of the run, for MLflow's parameters.
         step: from which it goes on.
+
+    Raises:
+        BadRequest: it cannot be opened; nothing is trained then.
     """
     if not text or rank() or folder is None:
         return None
+    try:
+        return _opened(text, folder, settings, step)
+    except Exception as error:  # whatever the package, its storage or a server has against it
+        said = shorten(str(error), 300, placeholder=" ...").rstrip(". ") or type(error).__name__
+        do = "Mend that, name another place, or leave --mirror out."
+        raise BadRequest(f"--mirror {text} cannot be written to.", f"{_name(text)} says: {said}.", do) from error
+
+
+def _opened(text: str, folder: Path, settings: Mapping[str, Any], step: int) -> Mirror:
     where = text.partition(":")[2]
     if _name(text) == "tensorboard":
         return _tensorboard(Path(where) / folder.name if where else folder / "tensorboard", step)

@@ -43,7 +43,7 @@ from sparsify_cli.values.run import Run, Sparsify
 from sparsify_cli.values.samples import Samples
 from sparsify_cli.values.shards import apart, whole
 
-ADAPTIVE = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+ADAPTIVE: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 """Optimizers with a rate for each weight; `adam` takes decay as a part of the gradient."""
 
 WATCHED = 1000

@@ -95,6 +95,20 @@ def test_mlflow_hears_settings_and_numbers(monkeypatch: pytest.MonkeyPatch, tmp_
     ]
 
 
+def test_a_place_that_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the package says is told with what to do."""
+
+    def refuse(address: str) -> None:
+        raise RuntimeError(f"unsupported URI {address}.\nSee the manual.")
+
+    fake = FakeMlflow()
+    fake.set_tracking_uri = refuse  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fake_mlflow", fake)
+    monkeypatch.setitem(shelf.PACKAGES, "mlflow", "fake_mlflow")
+    with pytest.raises(BadRequest, match=r"mlflow says: unsupported URI odd://place\. See the manual\. Mend that"):
+        mirror("mlflow:odd://place", tmp_path / "007-train", {})
+
+
 def test_tensorboard_writes_points_that_can_be_read_back(tmp_path: Path) -> None:
     """The scalars of its event file are the numbers."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed")
