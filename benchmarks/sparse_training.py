@@ -73,7 +73,7 @@ def cell_of(args: argparse.Namespace, regime: str, level: str, folder: Path, see
 
 
 COLUMNS = {
-    "model": 18,
+    "model": 26,
     "regime": 8,
     "level": 8,
     "epochs": 8,
