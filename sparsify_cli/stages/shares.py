@@ -110,11 +110,15 @@ def _within(
     """The largest network that fits a budget."""
     layers, dense = chooser.layers(weights, before.masks)
     amounts, fixed = _amounts(budget, before, chooser, layers, weights)
-    counts = _counts(budget, chooser, layers, amounts, fixed, curves)
-    by_name = {layer.name: count for layer, count in zip(layers, counts, strict=True)}
+
+    def fitting(given: Sequence[Layer]) -> list[int]:
+        return _counts(budget, chooser, given, amounts, fixed, curves)
+
+    by_name = {layer.name: count for layer, count in zip(layers, fitting(layers), strict=True)}
     total = sum(weights[name].numel() for name in chooser.names)
-    kept = dense + sum(counts) * chooser.pattern.block_size
-    return replace(chooser, allocation=lambda given, _: [by_name[layer.name] for layer in given]), 1 - Fraction(kept, max(1, total))
+    kept = dense + sum(by_name.values()) * chooser.pattern.block_size
+    met = replace(chooser, allocation=lambda given, _: [by_name[one.name] for one in given], freely=chooser.allocation, fitting=fitting)
+    return met, 1 - Fraction(kept, max(1, total))
 
 
 def _counts(

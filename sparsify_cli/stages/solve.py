@@ -23,6 +23,7 @@ from sparsify_cli.stages.auto import Auto
 from sparsify_cli.stages.calibrate import BATCH, calibration_inputs, names_in, network_of, watchable
 from sparsify_cli.stages.layerwise import Layer, Pass, require_whole_groups, sizes_of
 from sparsify_cli.stages.memory import require_room
+from sparsify_cli.stages.on_the_way import Way
 from sparsify_cli.stages.sparsifier import Sparsifier
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject
@@ -138,7 +139,7 @@ def _network(
     weights = {name: before.checkpoint.tensors[name] for name in chooser.names}
     meant = MaskSet({name: masks[name] for name in chooser.names}).sparsity if recipe.budget else recipe.sparsity
     target = chooser.target(weights, meant, pruned=before.masks)
-    found = solver.solve_network(network, chooser.along(target, before.masks), recipe.pattern)
+    found = solver.solve_network(network, Way(chooser, target, before.masks).choose, recipe.pattern)
     old = before.checkpoint.tensors
     tensors = found.masks.apply({**old, **{name: weight.to(old[name].dtype) for name, weight in found.weights.items()}})
     facts = _facts(recipe, solver, len(network.inputs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from sparsify_cli.contracts.criterion import Criterion, Scores
-from sparsify_cli.contracts.solver import Choose
 from sparsify_cli.errors import BadRequest, Infeasible, NonFinite
 from sparsify_cli.maths.allocate import Allocation, Layer
 from sparsify_cli.maths.choose_masks import choose_masks, holds, layers_of, least_sparsity
@@ -40,6 +39,8 @@ class Sparsifier:
         stats: what calibration saw; empty for a criterion that needs nothing.
         turned: tensors that are stored [in, out / groups], and their groups; it matters to patterns, which run along inputs.
         at_least: weights (or blocks) that every layer keeps.
+        freely: the allocation without the budget that `allocation` meets; None = there is no budget.
+        fitting: how the budget is met by layers with other scores.
     """
 
     names: tuple[str, ...]
@@ -50,11 +51,13 @@ class Sparsifier:
     stats: Stats = field(default_factory=Stats)
     turned: Mapping[str, int] = field(default_factory=dict)
     at_least: int = 0
+    freely: str | Allocation | None = None
+    fitting: Callable[[Sequence[Layer]], list[int]] | None = None
 
     def __call__(self, weights: Mapping[str, Tensor], sparsity: Fraction, *, within: MaskSet | None = None) -> MaskSet:
         """Masks with `sparsity` zeros, or the least that pattern and support allow (N:M holds from the first pruning on)."""
         scores = self.scores({name: weights[name] for name in self.names})
-        return _over(within, self._chosen(scores, max(sparsity, self._least(scores, within)), within))
+        return _over(within, self.chosen(scores, max(sparsity, self.least(scores, within)), within))
 
     @property
     def follows(self) -> tuple[str, ...]:
@@ -78,10 +81,10 @@ class Sparsifier:
         """
         scores = self.scores({name: weights[name] for name in self.names})
         total = sum(score.numel() for score in scores.values())
-        least = self._least(scores, pruned) if pruned else Fraction(0)
+        least = self.least(scores, pruned) if pruned else Fraction(0)
         if pruned and zeros_count(total, sparsity) < zeros_count(total, least):
             raise below_pruned(sparsity, self.pattern, least)
-        chosen = self._chosen(scores, sparsity, pruned if pruned else None)
+        chosen = self.chosen(scores, sparsity, pruned if pruned else None)
         if self.criterion.joint:
             _require_spared(scores, chosen, pruned)
         return _over(pruned, chosen)
@@ -97,23 +100,16 @@ class Sparsifier:
         if self.pattern.implied_sparsity == 0:
             raise no_target(self.pattern)
         scores = self.scores({name: weights[name] for name in self.names})
-        return self._least(scores, pruned or None)
+        return self.least(scores, pruned or None)
 
     def layers(self, weights: Mapping[str, Tensor], pruned: MaskSet) -> tuple[list[Layer], int]:
         """The layers that carry the pattern, as an allocation takes them, and how many weights stay in the others."""
-        scores = self._oriented(self.scores({name: weights[name] for name in self.names}))
+        return self.layers_by(self.scores({name: weights[name] for name in self.names}), pruned)
+
+    def layers_by(self, scores: Mapping[str, Tensor], pruned: MaskSet) -> tuple[list[Layer], int]:
+        """The same with other scores than the criterion's."""
         inside, floor = (MaskSet(self._oriented(m)) if m else None for m in (pruned, self.floor))
-        return layers_of(scores, pattern=self.pattern, within=inside, floor=floor, at_least=self.at_least)
-
-    def along(self, target: Fraction, pruned: MaskSet) -> Choose:
-        """What a solver of networks chooses masks with: at a share of the way, the density is that share of the target's on a log scale."""
-
-        def choose(scores: Mapping[str, Tensor], share: Fraction) -> MaskSet:
-            sparsity = target if share >= 1 else _on_the_way(target, share)
-            least = self._least(dict(scores), pruned or None)
-            return self._chosen(dict(scores), max(sparsity, least), pruned or None)
-
-        return choose
+        return layers_of(self._oriented(scores), pattern=self.pattern, within=inside, floor=floor, at_least=self.at_least)
 
     def require_held(self, masks: MaskSet, target: Fraction) -> None:
         """Make sure that the masks of this sparsifier's tensors hold the sparsity and the pattern.
@@ -131,11 +127,13 @@ class Sparsifier:
             return False
         return True
 
-    def _least(self, scores: Scores, within: MaskSet | None) -> Fraction:
+    def least(self, scores: Mapping[str, Tensor], within: MaskSet | None) -> Fraction:
+        """The least sparsity that pattern and support allow."""
         inside, floor = (None if m is None else MaskSet(self._oriented(m)) for m in (within, self.floor))
         return least_sparsity(self._oriented(scores), pattern=self.pattern, within=inside, floor=floor)
 
-    def _chosen(self, scores: Scores, sparsity: Fraction, within: MaskSet | None) -> MaskSet:
+    def chosen(self, scores: Mapping[str, Tensor], sparsity: Fraction, within: MaskSet | None) -> MaskSet:
+        """Masks by these scores; within nothing or none: everything may stay."""
         inside, floor = (None if m is None else MaskSet(self._oriented(m)) for m in (within, self.floor))
         chosen = choose_masks(
             self._oriented(scores),
@@ -250,12 +248,6 @@ def _require_one_ranking(recipe: SparsityFields, allocation: str) -> None:
             "A channel would go from some of the layers that share it, and could not be taken out.",
             f"Leave {asked.split()[0]} out.",
         )
-
-
-def _on_the_way(target: Fraction, share: Fraction) -> Fraction:
-    """The sparsity at a share of the way, when the density falls exponentially; exact in thousandths of a percent."""
-    density = float(1 - target)
-    return 1 - Fraction(round((density ** float(share) if density else 1 - float(share)) * 100_000), 100_000)
 
 
 def below_pruned(sparsity: Fraction, pattern: Pattern, least: Fraction) -> BadRequest:

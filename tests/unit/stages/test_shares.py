@@ -52,10 +52,10 @@ def request(**fields):
     return PruneRecipe(**{"model": "model.pt", "arch": "net.py:net", "data": "net.py:data", "out": "out", "samples": 32, **fields})
 
 
-def kept(recipe):
+def kept(recipe, out="out"):
     """Weights that are not zero in what was written."""
     prune(recipe, Listener())
-    tensors = open_subject(PruneRecipe(model="out")).checkpoint.tensors
+    tensors = open_subject(PruneRecipe(model=out)).checkpoint.tensors
     return {name: int(tensors[name].count_nonzero()) for name in WEIGHTS}
 
 
@@ -80,6 +80,26 @@ def test_a_budget_holds_for_solvers_of_networks(files):
     """A second-order method gets the counts of the budget too."""
     recipe = request(budget=Budget.parse("params=700"), solver=Choice("woodfisher"), samples=16)
     assert sum(kept(recipe).values()) + BIASES == 700
+
+
+@pytest.mark.parametrize("fields", [{"budget": Budget.parse("params=300")}, {"pattern": Pattern.parse("1:4")}], ids=str)
+def test_stages_come_to_something(files, fields):
+    """Eight stages end elsewhere than one, also towards a budget or a pattern; both are met."""
+    found = []
+    for stages in (1, 8):
+        solver = Choice("woodfisher", {"stages": stages})
+        assert sum(kept(request(solver=solver, samples=16, out=f"out{stages}", **fields), f"out{stages}").values())
+        found.append(open_subject(PruneRecipe(model=f"out{stages}")).masks)
+    assert found[0].kept == found[1].kept and found[0] != found[1]
+
+
+def test_a_budget_of_weights_is_a_sparsity(files):
+    """With a solver of networks both ways of asking for 300 weights give the same network: its own scores say where."""
+    left = Fraction(300 - BIASES, 1928)
+    for name, fields in (("budget", {"budget": Budget.parse("params=300")}), ("share", {"sparsity": 1 - left})):
+        prune(request(solver=Choice("woodfisher"), samples=16, out=name, **fields), Listener())
+    one, other = (open_subject(PruneRecipe(model=name)).checkpoint.tensors for name in ("budget", "share"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_budget_holds_with_a_pattern(files):
