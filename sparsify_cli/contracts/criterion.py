@@ -25,6 +25,8 @@ class Criterion(ABC):
     """What must be gathered: of "gram", "inputs" and "network" by calibration, of "movement" by training; as in `Stats`."""
     directed: ClassVar[bool] = False
     """It tells outputs from inputs: it is given every weight as [out, in, *kernel], however it is stored."""
+    comparable: ClassVar[bool] = True
+    """Scores of different tensors may compete; where not, every layer gets the same share unless an allocation is named."""
     joint: ClassVar[bool] = False
     """Scores of several tensors hang together, so that only one ranking over all of them does what they mean."""
 

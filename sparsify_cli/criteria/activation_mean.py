@@ -27,6 +27,7 @@ class ActivationMean(LayerwiseCriterion):
 
     needs = frozenset({"inputs"})
     directed: ClassVar[bool] = True
+    comparable: ClassVar[bool] = False
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
         """|E[x]| of the weight's channel, float64, same shape as `weight`, higher = keep."""

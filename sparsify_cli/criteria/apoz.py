@@ -6,7 +6,7 @@ The rows of all kernel positions count, zeros of padding included. Weights that 
 themselves and never pass those of another channel; channels equally often active compete as one. Says nothing
 where inputs are never exactly zero (no ReLU before the layer): all channels score 1, and |w| decides.
 
-Comparable across tensors: a fraction.
+A fraction, and yet not comparable across tensors: how often a layer's channels are active hangs on where it stands.
 
 Source: Hu et al. 2016, arXiv 1607.03250 (network trimming), equation 1. Differs: they remove the neuron; its weights in the layer
 that reads it are ranked here, from which the same neurons follow.
@@ -30,6 +30,7 @@ class Apoz(LayerwiseCriterion):
 
     needs = frozenset({"inputs"})
     directed: ClassVar[bool] = True
+    comparable: ClassVar[bool] = False
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
         """How often the weight's channel is active, float64, same shape as `weight`, higher = keep."""

@@ -37,6 +37,7 @@ class GeometricMedian(LayerwiseCriterion):
     """Redundancy of filters, in the unit of the weight."""
 
     directed: ClassVar[bool] = True
+    comparable: ClassVar[bool] = False
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
         """The filter's distance to all others, float64, same shape as `weight`, higher = keep."""

@@ -34,6 +34,7 @@ class Ria(LayerwiseCriterion):
     power: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     needs = frozenset({"gram"})
     directed: ClassVar[bool] = True
+    comparable: ClassVar[bool] = False
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
         """Relative importance times a power of the input, float64, same shape as `weight`, higher = keep."""

@@ -36,6 +36,7 @@ class Wanda(LayerwiseCriterion):
     scope: Literal["layer", "row"] = "layer"
     needs = frozenset({"gram"})
     directed: ClassVar[bool] = True
+    comparable: ClassVar[bool] = False
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
         """|w| times the root mean square of its input, or its place in the row, float64, same shape as `weight`, higher = keep."""

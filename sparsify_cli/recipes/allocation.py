@@ -8,7 +8,7 @@ from __future__ import annotations
 from sparsify_cli.errors import UnknownName
 
 ALLOCATION_SUMMARIES = {
-    "auto": "dp where a --solver repairs layer by layer, else global.",
+    "auto": "dp where a --solver repairs layer by layer; uniform where scores of layers cannot be compared; else global.",
     "uniform": "The same sparsity in every layer that carries the pattern.",
     "global": "One ranking over all layers: scores compete across tensors.",
     "erk": "Small layers stay denser: Erdos-Renyi-Kernel densities, as in RigL.",

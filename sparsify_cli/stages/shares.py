@@ -25,7 +25,8 @@ from sparsify_cli.stages.calibrate import calibration_inputs, names_in
 from sparsify_cli.stages.plan import tied_names
 from sparsify_cli.stages.sensitivity import LayerCosts, costs_of
 from sparsify_cli.stages.solve import is_joint, solver_of
-from sparsify_cli.stages.sparsifier import Sparsifier
+from sparsify_cli.stages.sparsifier import Sparsifier, shared_by
+from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.packed import OVERHEAD, sizes, smallest_of
 from sparsify_cli.values.tensor_size import packed_bytes as file_bytes
@@ -39,7 +40,7 @@ QUICK = "sparsegpt"
 
 
 def resolved(recipe: PruneRecipe) -> PruneRecipe:
-    """The recipe with the allocation that `auto` means: by measured errors where a solver of layers repairs, else one ranking.
+    """The recipe with the allocation that `auto` means: by measured errors where a solver of layers repairs, else by scores.
 
     Raises:
         BadRequest: a sparsity and a budget were given.
@@ -50,8 +51,10 @@ def resolved(recipe: PruneRecipe) -> PruneRecipe:
         return recipe
     if recipe.pattern.is_grouped and recipe.sparsity in (None, recipe.pattern.implied_sparsity) and recipe.budget is None:
         return replace(recipe, allocation="uniform")  # every group keeps as many as it may: there is nothing to share out
-    by_layer = isinstance(solver_of(recipe), LayerSolver) and not is_joint(recipe)
-    return replace(recipe, allocation="dp" if by_layer else "global")
+    solver, criterion = solver_of(recipe), strategy("criteria", recipe.criterion, seed=recipe.seed)
+    if isinstance(solver, LayerSolver) and not is_joint(recipe):
+        return replace(recipe, allocation="dp")
+    return replace(recipe, allocation=shared_by(criterion) if solver is None else "global")
 
 
 def is_counted_alone(recipe: PruneRecipe) -> bool:

@@ -204,7 +204,7 @@ def sparsifier(
             f"`{recipe.verb}` ranks weights while they train, and does not calibrate.",
             f"Prune with it first (sparsify prune --criterion {recipe.criterion.name}), or choose another --criterion.",
         )
-    allocation = "global" if recipe.allocation == "auto" else recipe.allocation
+    allocation = shared_by(criterion) if recipe.allocation == "auto" else recipe.allocation
     if criterion.joint:
         _require_one_ranking(recipe, allocation)
     if allocation in NEEDS_COSTS and stats is None:
@@ -214,6 +214,11 @@ def sparsifier(
             "Choose another --allocation, or prune with it first.",
         )
     return Sparsifier(tuple(names), criterion, allocation, recipe.pattern, stats=stats or Stats(), turned=turned or {}, at_least=at_least)
+
+
+def shared_by(criterion: Criterion) -> str:
+    """The allocation by scores alone: one ranking, or the same share for each layer where scores of different ones do not compare."""
+    return "global" if criterion.comparable else "uniform"
 
 
 def _require_spared(scores: Scores, chosen: MaskSet, pruned: MaskSet) -> None:

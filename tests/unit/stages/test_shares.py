@@ -159,3 +159,12 @@ def test_what_could_not_be_measured_costs_the_average():
     assert curves["c"].cost(15) == pytest.approx((1.0 + 3.0) * 150 / 300)
     nothing = curves_of({}, chooser, {name: torch.zeros(20) for name in "abc"})
     assert {type(curve) for curve in nothing.values()} == {Curve} and nothing["a"].cost(1) == 0
+
+
+def test_scores_that_do_not_compare_share_evenly(files):
+    """Every layer loses half by default; one ranking empties layers, and is done where it is asked for."""
+    for criterion in ("geometric-median", "apoz", "wanda"):
+        found = kept(request(criterion=Choice(criterion), sparsity=Fraction(1, 2), out=criterion), criterion)
+        assert found == {name: count // 2 for name, count in WEIGHTS.items()}
+    found = kept(request(criterion=Choice("geometric-median"), sparsity=Fraction(1, 2), allocation="global"))
+    assert found != {name: count // 2 for name, count in WEIGHTS.items()} and sum(found.values()) == 1928 // 2
