@@ -113,7 +113,9 @@ def network_of(recipe: PruneRecipe, subject: Subject, names: Sequence[str]) -> N
     for name in names:
         there[ours[name]].requires_grad_(True)
     pairs = {name: ours[name] for name in names}
-    found = Network(module, pairs, samples.inputs, samples.targets, _meant(recipe), recipe.seed)
+    inputs = calibration_inputs(recipe, subject)
+    targets = torch.cat([samples.targets] * (len(inputs) // len(samples)))  # copy after copy, as the inputs
+    found = Network(module, pairs, inputs, targets, _meant(recipe), recipe.seed)
     return replace(found, saves="macs") if recipe.budget is not None and recipe.budget.kind == "macs" else found
 
 

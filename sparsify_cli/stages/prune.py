@@ -20,7 +20,7 @@ from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.allocation import NEEDS_COSTS
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
-from sparsify_cli.stages.calibrate import names_in, require_context, statistics
+from sparsify_cli.stages.calibrate import names_in, require_context
 from sparsify_cli.stages.evidence import compared
 from sparsify_cli.stages.fit_keys import fitted
 from sparsify_cli.stages.imitation import Imitated, imitated
@@ -34,10 +34,18 @@ from sparsify_cli.stages.plan import plan, tied_names, turned_of, untied
 from sparsify_cli.stages.reading import odd_notes
 from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.stages.rows import Row
-from sparsify_cli.stages.shares import is_counted_alone, resolved, shared_out
+from sparsify_cli.stages.shares import is_counted_alone, outliers_seen, resolved, shared_out
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.solve import Solved, is_joint, solved, solver_of
-from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, emptied_notes, pattern_notes, require_carried, sparsifier
+from sparsify_cli.stages.sparsifier import (
+    Sparsifier,
+    collapse_notes,
+    emptied_notes,
+    lean_notes,
+    pattern_notes,
+    require_carried,
+    sparsifier,
+)
 from sparsify_cli.stages.streamed import Streamed, can_stream, streamed
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import ELSEWHERE, before_after, called, quality, said
@@ -120,8 +128,9 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
         report = Report(tuple(_findings(before, after, choice, imitation)), dict(found.facts))
         report = write_product(folder, Product(recipe, after, report, before, after.checkpoint, masks))
     shapes = {row.name: row.oriented for row in rows if row.matched}
+    lean = lean_notes(masks, recipe.pattern.block_size) if recipe.solver is not None else ()
     tried = [one.note() for one in (imitation, choice) if one is not None]
-    notes = (*reordered, *pattern_notes(shapes, recipe.pattern), *found.notes, *collapse_notes(masks), *tried)
+    notes = (*reordered, *pattern_notes(shapes, recipe.pattern), *found.notes, *collapse_notes(masks), *lean, *tried)
     notes += stored_notes(before, rows, recipe)
     if recipe.budget is not None and masks.kept == masks.total:
         notes += (f"the network as it is meets the budget {recipe.budget}: nothing was pruned.",)
@@ -170,7 +179,8 @@ def chosen_masks(recipe: PruneRecipe, before: Subject, rows: Sequence[Row], list
     require_context(recipe, before)
     names = [row.name for row in rows if row.matched]
     least = 1 if solver is not None or recipe.allocation in NEEDS_COSTS else 0
-    chooser = sparsifier(recipe, names, stats=statistics(recipe, before, names), turned=turned_of(rows), at_least=least)
+    recipe, stats = outliers_seen(recipe, before, names, listener)
+    chooser = sparsifier(recipe, names, stats=stats, turned=turned_of(rows), at_least=least)
     tensors = _finite(recipe, before, names)
     chooser, sparsity = shared_out(recipe, before, chooser, tensors, listener)
     target = chooser.target(tensors, sparsity, pruned=before.masks)

@@ -31,7 +31,7 @@ from sparsify_cli.maths.keep import top_k
 from sparsify_cli.maths.matrix_view import from_matrix
 from sparsify_cli.maths.paired_moments import sampled_gram
 from sparsify_cli.recipes.pattern import Pattern
-from sparsify_cli.stages.calibrate import BATCH, watchable
+from sparsify_cli.stages.calibrate import BATCH, calibrate, watchable
 from sparsify_cli.stages.layerwise import matrix_of, oriented, positions_of, weight_of
 from sparsify_cli.training.batches import as_taken_by
 from sparsify_cli.training.lockstep import calls, lockstep, parted
@@ -107,7 +107,9 @@ def costs_of(
     found: dict[str, LayerCosts] = {}
     with evaluating(module), torch.no_grad(), closing(lockstep(module, batches, layers)) as visits:
         judges = judges[: max(1, NUMBERS // max(1, _outputs(module, judges[:1]).numel()))]
-        harm = partial(_divergence, module, judges, _outputs(module, judges), kind)
+        aim = _outputs(module, judges)
+        _require_numbers(module, judges, aim, names, kind)
+        harm = partial(_divergence, module, judges, aim, kind)
         for visit in visits:
             listener.progress(Progress(f"measuring {visit.name}", len(found) + 1, len(layers)))
             seen, each = visit.inputs, real
@@ -172,6 +174,18 @@ def _between(ratios: Mapping[int, float], places: Sequence[int], i: int) -> floa
     low, high = max((p for p in places if p < i), default=places[0]), min((p for p in places if p > i), default=places[-1])
     way = (i - low) / (high - low) if high > low else 0.0
     return ratios[low] + way * (ratios[high] - ratios[low])
+
+
+def _require_numbers(module: nn.Module, judges: Tensor, dense: Tensor, names: Sequence[str], kind: Kind) -> None:
+    """Refuse a dense network whose answers cannot be compared, naming the first layer that is given numbers that are not finite.
+
+    Raises:
+        NonFinite: it is one.
+    """
+    if math.isnan(float(divergence(dense, dense, kind))):
+        calibrate(module, judges, names, gram=False)
+        what = "The network's outputs are NaN or infinite for some calibration samples, before anything is pruned."
+        raise NonFinite(what, "The inputs of every layer to be pruned are finite: it comes after the last of them.", "Check the network.")
 
 
 def _divergence(module: nn.Module, judges: Tensor, aim: Tensor, kind: Kind) -> float:

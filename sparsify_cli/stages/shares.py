@@ -19,9 +19,10 @@ from sparsify_cli.maths.knapsack import dp, priced, sensitivity, within_budget
 from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.recipes.allocation import NEEDS_COSTS
 from sparsify_cli.recipes.budget import Budget
+from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.shelf import Shelf
-from sparsify_cli.stages.calibrate import calibration_inputs, names_in
+from sparsify_cli.stages.calibrate import calibration_inputs, names_in, statistics
 from sparsify_cli.stages.plan import tied_names
 from sparsify_cli.stages.sensitivity import LayerCosts, costs_of
 from sparsify_cli.stages.solve import is_joint, solver_of
@@ -29,6 +30,7 @@ from sparsify_cli.stages.sparsifier import Sparsifier, shared_by
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.values.packed import OVERHEAD, sizes, smallest_of
+from sparsify_cli.values.stats import Stats
 from sparsify_cli.values.tensor_size import packed_bytes as file_bytes
 
 DIGITS = 40
@@ -60,6 +62,19 @@ def resolved(recipe: PruneRecipe) -> PruneRecipe:
 def is_counted_alone(recipe: PruneRecipe) -> bool:
     """True when sizes or one ranking say what each layer keeps, and nothing is trained afterwards: all that pruning in slices does."""
     return recipe.allocation in {*BY_SIZE, "global"} and recipe.budget is None and recipe.effort != "high" and not recipe.permute
+
+
+def outliers_seen(recipe: PruneRecipe, before: Subject, names: Sequence[str], listener: Listener) -> tuple[PruneRecipe, Stats]:
+    """The recipe and what its criterion sees; beside a solver of layers owl counts outliers of |w| |x|, unless a criterion is named."""
+    by_layer = isinstance(solver_of(recipe), LayerSolver)
+    if recipe.allocation != "owl" or not by_layer or recipe.criterion != Choice("magnitude"):
+        return recipe, statistics(recipe, before, names)
+    seen = replace(recipe, criterion=Choice("wanda"))
+    try:
+        return seen, statistics(seen, before, names)
+    except BadRequest as error:
+        listener.note(f"owl counts outliers among the weights alone, without their inputs: {error.what}")
+        return recipe, statistics(recipe, before, names)
 
 
 def shared_out(

@@ -17,6 +17,7 @@ from sparsify_cli.contracts.criterion import Criterion
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.solver import LayerSolver, NetworkSolver, Solver
 from sparsify_cli.errors import BadRequest
+from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.verbs import EmbedRecipe, PruneRecipe
 from sparsify_cli.stages import auto
 from sparsify_cli.stages.auto import Auto
@@ -29,6 +30,9 @@ from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.training.batchnorm import norms
 from sparsify_cli.values.mask_set import MaskSet
+
+BY_SCORE = ("global", "lamp", "owl")
+"""Allocations that look at the criterion's scores."""
 
 ACTIVATIONS = 1.6
 """Times what a solver of networks plans that it holds, about: activations of the samples that are differentiated come on top."""
@@ -101,14 +105,14 @@ def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: Ma
         solver = Auto(auto.limit(sizes, auto.BUDGET[recipe.effort]))
     work = Pass(solver, recipe.pattern, pruned, recipe.target, recipe.batchnorm, recipe.bias, BATCH, recipe.seed)
     layers = {theirs[new]: layer for new, layer in work.run(module, before.lent(), inputs, losing, listener).items()}
-    facts = _facts(recipe, solver, len(inputs)) | {"output_change": {name: layer.change for name, layer in layers.items()}}
+    facts = _facts(recipe, solver, inputs) | {"output_change": {name: layer.change for name, layer in layers.items()}}
     beside = _beside(recipe, before, module, ours, layers)
     final = MaskSet({**masks, **{name: layer.mask & masks[name] if joint else layer.mask for name, layer in layers.items()}})
     old = before.checkpoint.tensors
     tensors = final.apply({**old, **beside, **{name: layer.weight.to(old[name].dtype) for name, layer in layers.items()}})
     rest = [name for name in masks if name not in layers and not bool(masks[name].all())]
     followed = recipe.batchnorm and bool(norms(module))
-    notes = _notes(facts, layers, rest)
+    notes = (*_notes(facts, layers, rest), *(() if rest else _unheard(recipe, solver)))
     if isinstance(solver, Auto):
         notes = (f"solver auto: {auto.said((layer.size for layer in layers.values()), recipe.pattern, solver.most)}.", *notes)
     return Solved(tensors, final, notes, facts, followed)
@@ -129,7 +133,7 @@ def _network(
 ) -> Solved:
     if is_joint(recipe):
         raise BadRequest(
-            f"The criterion {recipe.criterion.name} and the solver {_facts(recipe, solver, 0)['solver']['name']} both choose weights.",
+            f"The criterion {recipe.criterion.name} and the solver {recipe.solver.name if recipe.solver else ''} both choose weights.",
             "A solver of whole networks ranks single weights, and channels would not go whole.",
             "Name a solver that repairs layer by layer, alps for instance, or leave --solver out.",
         )
@@ -142,27 +146,42 @@ def _network(
     found = solver.solve_network(network, Way(chooser, target, before.masks).choose, recipe.pattern)
     old = before.checkpoint.tensors
     tensors = found.masks.apply({**old, **{name: weight.to(old[name].dtype) for name, weight in found.weights.items()}})
-    facts = _facts(recipe, solver, len(network.inputs))
-    said = (
-        f"{facts['solver']['name']} pruned and repaired {len(found.weights)} tensors together on {len(network.inputs):,} training samples."
-    )
-    return Solved(tensors, MaskSet({**before.masks, **found.masks}), (said, *found.notes), facts)
+    facts = _facts(recipe, solver, network.inputs)
+    few = getattr(solver, "gradients", len(network.inputs))
+    each = f", {few:,} at each stage" if few < len(network.inputs) else ""
+    said = f"{facts['solver']['name']} pruned and repaired {len(found.weights)} tensors together on {_seen(facts)}{each}."
+    return Solved(tensors, MaskSet({**before.masks, **found.masks}), (said, *_unheard(recipe, solver), *found.notes), facts)
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> list[int]:
     return [weight.numel() for weight in weights.values()]
 
 
-def _facts(recipe: PruneRecipe, solver: Solver, samples: int) -> dict[str, Any]:
+def _unheard(recipe: PruneRecipe, solver: Solver) -> tuple[str, ...]:
+    """A sentence where a criterion was named that decides nothing."""
+    counts = isinstance(solver, LayerSolver) and recipe.allocation in BY_SCORE
+    if recipe.criterion == Choice("magnitude") or counts or is_joint(recipe) or recipe.solver is None:
+        return ()
+    shares = f", and {recipe.allocation} how many stay in each layer" if isinstance(solver, LayerSolver) else ""
+    return (f"--criterion {recipe.criterion.name} decided nothing: the solver {recipe.solver.name} chooses which weights go{shares}.",)
+
+
+def _seen(facts: Mapping[str, Any]) -> str:
+    """1,024 training samples, or 2 augmented copies of them."""
+    samples = _counted(facts["calibration_samples"], "training sample")
+    return f"{samples} ({facts['augment']} augmented copies of each)" if facts["augment"] else samples
+
+
+def _facts(recipe: PruneRecipe, solver: Solver, inputs: Tensor) -> dict[str, Any]:
     name = recipe.solver.name if recipe.solver else ""
     options = {one.name: getattr(solver, one.name) for one in fields(solver)}  # type: ignore[arg-type]
-    return {"solver": {"name": name, **options}, "calibration_samples": samples}
+    drawn = len(inputs) // max(1, recipe.augment)
+    return {"solver": {"name": name, **options}, "calibration_samples": drawn, "augment": recipe.augment}
 
 
 def _notes(facts: Mapping[str, Any], layers: Mapping[str, Layer], rest: Sequence[str]) -> tuple[str, ...]:
     worst = max(layers, key=lambda name: layers[name].change, default="")
-    samples = _counted(facts["calibration_samples"], "training sample")
-    said = f"{facts['solver']['name']} repaired {_counted(len(layers), 'layer')} on {samples}"
+    said = f"{facts['solver']['name']} repaired {_counted(len(layers), 'layer')} on {_seen(facts)}"
     if worst:
         said += f"; the outputs of {worst} change most, by {layers[worst].change:.1%} of their mean square"
     notes = [f"{said}."]

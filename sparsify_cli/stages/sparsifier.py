@@ -298,6 +298,16 @@ def emptied_notes(empty: Sequence[str], do: str = SPARES) -> tuple[str, ...]:
     return (f"{what}: the network is cut there. {do}",)
 
 
+def lean_notes(masks: MaskSet, block: int) -> tuple[str, ...]:
+    """A warning about layers of which only one weight (or block) is left: the least that a solver leaves."""
+    lean = [name for name, mask in masks.items() if int(mask.sum()) == block < mask.numel()]
+    if not lean:
+        return ()
+    more = f" and {len(lean) - 3} more" if len(lean) > 3 else ""
+    which = f"{len(lean)} {'layer keeps' if len(lean) == 1 else 'layers keep'} a single {'weight' if block == 1 else 'block'}"
+    return (f"{which} ({', '.join(lean[:3])}{more}), so that none is empty. Less --sparsity, or --allocation uniform, leaves more there.",)
+
+
 def require_carried(shapes: Mapping[str, tuple[int, ...]], pattern: Pattern) -> None:
     """For --strict: refuse layers that cannot carry the pattern.
 

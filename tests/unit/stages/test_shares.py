@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparsify_cli.contracts.listener import Listener
-from sparsify_cli.errors import Infeasible
+from sparsify_cli.errors import Infeasible, NonFinite
 from sparsify_cli.maths.error_curves import Curve
 from sparsify_cli.recipes.budget import Budget
 from sparsify_cli.recipes.option import Choice
@@ -168,3 +168,57 @@ def test_scores_that_do_not_compare_share_evenly(files):
         assert found == {name: count // 2 for name, count in WEIGHTS.items()}
     found = kept(request(criterion=Choice("geometric-median"), sparsity=Fraction(1, 2), allocation="global"))
     assert found != {name: count // 2 for name, count in WEIGHTS.items()} and sum(found.values()) == 1928 // 2
+
+
+def test_outliers_beside_a_solver_are_those_of_wanda(files):
+    """The counts of owl with a solver are those that owl gives to |w| |x|, not to |w|; a criterion that is named decides."""
+    tensors = torch.load("model.pt", weights_only=True)
+    torch.save({name: tensor**3 * 20 if "weight" in name else tensor for name, tensor in tensors.items()}, "model.pt")  # heavy tails
+    ask = {"solver": Choice("sparsegpt"), "allocation": "owl", "sparsity": Fraction(7, 10)}
+    found = kept(request(**ask))
+    assert found == kept(request(**ask | {"solver": None, "criterion": Choice("wanda"), "out": "seen"}), "seen")
+    assert found != kept(request(**ask | {"solver": None, "out": "unseen"}), "unseen")
+
+
+def notes_of(**fields):
+    """What prune says."""
+    return " ".join(prune(request(**fields), Listener()).notes)
+
+
+def test_what_decides_nothing_is_said(files):
+    """A criterion beside a solver that chooses by itself; one whose scores share out the counts decides these."""
+    half = {"sparsity": Fraction(1, 2), "criterion": Choice("taylor")}
+    assert "--criterion taylor decided nothing: the solver sparsegpt" in notes_of(**half, solver=Choice("sparsegpt"), out="a")
+    assert "decided nothing" in notes_of(**half, solver=Choice("woodfisher"), out="b")
+    assert "decided nothing" not in notes_of(**half, solver=Choice("sparsegpt"), allocation="global", out="c")
+    assert "decided nothing" not in notes_of(**half, out="d")
+
+
+def test_augmented_copies_are_seen_by_gradients(files):
+    """They change what a solver of networks and a criterion do, and are told apart from samples."""
+    for name, fields in (("solver", {"solver": Choice("m-fac")}), ("criterion", {"criterion": Choice("taylor")})):
+        plain, more = (kept(request(sparsity=Fraction(1, 2), augment=n, out=f"{name}{n}", **fields), f"{name}{n}") for n in (0, 2))
+        assert plain != more and sum(plain.values()) == sum(more.values())
+    assert "(2 augmented copies of each)" in notes_of(sparsity=Fraction(1, 2), solver=Choice("m-fac"), augment=2, out="told")
+
+
+def test_a_layer_that_is_left_a_single_weight_is_named(files):
+    """The least a solver leaves is said; where more is left, nothing is."""
+    assert "a single weight (" in notes_of(sparsity=Fraction(1925, 1928), solver=Choice("sparsegpt"), out="a")
+    assert "single" not in notes_of(sparsity=Fraction(1, 2), solver=Choice("sparsegpt"), out="b")
+
+
+def test_a_network_that_is_not_finite_names_the_layer(files):
+    """Before costs of layers are measured; where only the last outputs are not, that is said."""
+    Path("bad.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Log(nn.Module):\n    def forward(self, x):\n        return torch.log(x - 100)\n"
+        "def mid():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), Log(), nn.Linear(8, 10))\n"
+        "def end():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Linear(8, 10), Log())\n"
+    )
+    for net, said in (("mid", "inputs of 3.weight are NaN"), ("end", "outputs are NaN or infinite")):
+        layers = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Identity(), nn.Linear(8, 10))
+        layers = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Linear(8, 10)) if net == "end" else layers
+        torch.save(layers.state_dict(), f"{net}.pt")
+        with pytest.raises(NonFinite, match=said):
+            prune(request(model=f"{net}.pt", arch=f"bad.py:{net}", sparsity=Fraction(1, 2), solver=Choice("alps")), Listener())
