@@ -170,7 +170,7 @@ def _written(
 
         made = Product(recipe, after, report, subject, after.checkpoint, after.masks, after.nest, facts=gone, certify=certify)
         write_product(folder, made)
-    notes = (*known.notes(), *reference_notes(opened, request), *_notes(done, report), *gates)
+    notes = (*known.notes(), *reference_notes(opened, subject, request), *_notes(done, report), *gates)
     headline, hints = _headline(request, report), (f"sparsify report {folder}",)
     return Outcome("unlearn", headline, report, folder, _tables(last, report), notes, hints, files=(folder / CERTIFICATE,), failure=failure)
 
