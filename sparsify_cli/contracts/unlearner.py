@@ -57,6 +57,11 @@ class Erasure:
 class Unlearner(ABC):
     """Forgets samples. A frozen dataclass; its fields are its options."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether its options ask that nothing changes, such as a step of length 0."""
+        return False
+
     def effort(self, model: nn.Module, train: Samples, masks: MaskSet) -> str:
         """One sentence on what preparing will take, shown before it starts; empty when it takes nothing worth saying."""
         del model, train, masks

@@ -57,6 +57,13 @@ class Erased:
     after: Subject
     erasure: Erasure
 
+    @property
+    def changed(self) -> bool:
+        """Whether any weight is another one now, in the type it is written in; running statistics do not count."""
+        old, new = (in_own_types(one.checkpoint).tensors for one in (self.before, self.after))
+        statistics = {name for name, _ in self.before.module().named_buffers()}
+        return any(not torch.equal(old[name].double(), tensor.double()) for name, tensor in new.items() if name not in statistics)
+
 
 def networks(subject: Subject) -> list[Network]:
     """The only network, or one a level, sparsest first."""

@@ -34,6 +34,7 @@ from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import listing, said
+from sparsify_cli.stages.unchanged import ALL, unforgotten, unmoved
 from sparsify_cli.stages.write import Product, data_identity, output_folder, write_product
 from sparsify_cli.training.forgetting import answered_by, draw
 from sparsify_cli.values.artifact import CERTIFICATE, MEMO, claimed
@@ -152,18 +153,19 @@ def _written(
     """Measure, write the artifact, then certify what is on disk."""
     request, after = done[-1].request, rejoined(subject, done)
     measured = [replace(f, scope=scope) if scope != "all" else f for scope, one in levels_of(done) for f in _measured(recipe, one, opened)]
-    facts = {"forgotten": len(request.forget), "forgotten_sha256": data_identity(request.forget), "retained": len(request.retain)}
-    last = done[-1]
+    last, still = done[-1], unmoved(done)
+    facts = _facts(request, forgot=still != ALL)
     report = Report(
         (*measured, *_latencies(subject), seconds, *known.findings(), *compared(last.before, last.after), *size_findings(last.after)), facts
     )
     checked, failed = check_gates(recipe.gate, report)
     gates = tuple(one.sentence for one in checked)
-    failure = _ruined(recipe, report) or failed
+    method: Unlearner = strategy("unlearners", recipe.unlearner, seed=recipe.seed)
+    failure = unforgotten(method, recipe.unlearner.name, still) or _ruined(recipe, report) or failed
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
-        gone = {FORGOTTEN: sorted(forgotten_ids(subject.artifact) | set(request.forget.ids))}
-        certificate = _certificate(recipe, subject, done, report, gates, failure, opened)
+        gone = {FORGOTTEN: sorted(forgotten_ids(subject.artifact) | set(request.forget.ids))} if still != ALL else {}
+        certificate = replace(_certificate(recipe, subject, done, report, gates, failure, opened), unchanged=still == ALL)
 
         def certify(folder: Path, digest: str) -> None:
             replace(certificate, after=digest).write(folder)
@@ -171,7 +173,7 @@ def _written(
         made = Product(recipe, after, report, subject, after.checkpoint, after.masks, after.nest, facts=gone, certify=certify)
         write_product(folder, made)
     notes = (*known.notes(), *reference_notes(opened, subject, request), *_notes(done, report), *gates)
-    headline, hints = _headline(request, report), (f"sparsify report {folder}",)
+    headline, hints = _headline(request, report, still), (f"sparsify report {folder}",)
     return Outcome("unlearn", headline, report, folder, _tables(last, report), notes, hints, files=(folder / CERTIFICATE,), failure=failure)
 
 
@@ -301,9 +303,18 @@ def _n(report: Report, name: str) -> int:
     return found.n if found else 0
 
 
-def _headline(request: Request, report: Report) -> str:
+def _facts(request: Request, *, forgot: bool) -> dict[str, int | str]:
+    """Counts for the manifest, and which samples are gone."""
+    if not forgot:
+        return {"forgotten": 0, "retained": len(request.forget) + len(request.retain)}
+    return {"forgotten": len(request.forget), "forgotten_sha256": data_identity(request.forget), "retained": len(request.retain)}
+
+
+def _headline(request: Request, report: Report, still: str) -> str:
     old, new = report.get("accuracy_forget_before"), report.get("accuracy_forget_after")
     held = "test_others" if report.get("accuracy_test_others_after") else "test"
     before, after = report.get(f"accuracy_{held}_before"), report.get(f"accuracy_{held}_after")
     kept = f"on {_meaning(held, request.retain)} {said(before)} -> {said(after)}"
-    return f"Forgot {len(request.forget):,} samples: accuracy on them {said(old)} -> {said(new)}; {kept}."
+    n = f"{len(request.forget):,} samples"
+    forgot = f"Forgot {n}: accuracy on them" if not still else f"Did not forget {n}, for {still}: accuracy on them"
+    return f"{forgot} {said(old)} -> {said(new)}; {kept}."

@@ -34,6 +34,7 @@ FISHER, SUMMED, SEED = "fisher_diagonal", "summed", "seed"
 NOISE = "Scale of the noise, (lambda sigma^2)^(1/4)."
 ENDINGS = {
     "reached": "",
+    "known": "The network does not tell these samples from unseen ones: no noise was added. Ask for some with --set unlearner.noise=",
     "harm": "The target was not reached within the tolerance; this is the most noise within it.",
     "limit": "The trust region ended before the target was reached.",
     "clipped": "The noise that was asked for was cut to the trust region.",
@@ -68,6 +69,11 @@ class FisherForgetting(Unlearner):
         """Refuse options without a meaning."""
         require(self.damping > 0 and self.trust > 0, f"damping={self.damping}, trust={self.trust}", "Both are positive.")
         require(self.noise is None or self.noise >= 0, f"noise={self.noise}", "It is a length.")
+
+    @property
+    def idle(self) -> bool:
+        """Whether noise of scale 0 was asked for."""
+        return self.noise == 0
 
     def effort(self, model: nn.Module, train: Samples, masks: MaskSet) -> str:
         """Samples and parameters."""
@@ -122,7 +128,7 @@ class FisherForgetting(Unlearner):
         if not len(judge.validation):
             raise MissingContext("There are no validation samples of the classes that stay.", "The noise is chosen on them.", "Give noise.")
         if judge.before.reached:
-            return 0.0, "reached"
+            return 0.0, "known"
 
         def attempt(scale: float) -> Reading:
             return judge.read(scale * direction)

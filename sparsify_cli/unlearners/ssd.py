@@ -76,7 +76,8 @@ class Ssd(Unlearner):
         if step.any():
             return ""
         most = f" {k} of {n} samples can weigh at most {n / k:.3g} times more." if self.alpha * k >= n else ""
-        return f"No weight matters {self.alpha:g} times more to these samples than to all: nothing was changed.{most} Set a smaller alpha."
+        lower = f"Lower alpha{f' below {n / k:.3g}' if most else ''}: --set unlearner.alpha="
+        return f"No weight matters {self.alpha:g} times more to these samples than to all: nothing was changed.{most} {lower}"
 
     def _factor(self, everywhere: Tensor, ours: Tensor) -> Tensor:
         damped = (self.lam * everywhere / ours.clamp(min=torch.finfo(ours.dtype).tiny)).clamp(max=1.0)

@@ -112,6 +112,11 @@ class Ssse(Unlearner):
         sums = self.fisher in ("block", "dense") and not self.samples
         _require(sums or not self.retained, "retained=true", "Samples can be taken out of blocks over all samples only.")
 
+    @property
+    def idle(self) -> bool:
+        """Whether a step of length 0 was asked for."""
+        return self.epsilon == 0
+
     def effort(self, model: nn.Module, train: Samples, masks: MaskSet) -> str:
         """Samples, parameters, memory and the precision of the sums."""
         coordinates = self._coordinates(model, masks)
