@@ -30,6 +30,7 @@ from sparsify_cli.stages.measure import predict, require_choices
 from sparsify_cli.stages.memos import Prepared, read_memo, stored
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.references import reference_notes, references, require_unseen
+from sparsify_cli.stages.side_effects import side_effect_tables
 from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
@@ -207,10 +208,9 @@ def _certificate(
 ) -> Certificate:  # fmt: skip
     """What is certified; the hash of the weights comes when they are written."""
     after = rejoined(subject, done)
-    measured = [f for f in report if f.of == "compressed" or f.scope == "all"]
     return Certificate(
         method=recipe.unlearner, request=done[-1].request, before=subject.checkpoint.source.sha256, after="",
-        masks=after.masks.digest() if after.masks else "", seed=recipe.seed, findings=measured, gates=gates, failure=failure,
+        masks=after.masks.digest() if after.masks else "", seed=recipe.seed, findings=report, gates=gates, failure=failure,
         options=asdict(strategy("unlearners", recipe.unlearner, seed=recipe.seed)),
         references=tuple(one.checkpoint.source.sha256 for one in opened), memo=recipe.memo, asked=recipe.forget,
     )  # fmt: skip
@@ -277,7 +277,8 @@ def _tables(last: Erased, report: Report) -> tuple[Table, ...]:
     at = f", level {last.level}" if last.level > 1 else ""
     audited = [replace(table, title=f"{table.title}{at}") for table in audit]
     step = listing(f"the step{at}, on probed samples", last.erasure.findings)
-    return (Table(f"accuracy{at}", titles, rows), *_levels(report), step, *audited)
+    effects = side_effect_tables(report, at) if audit else ()
+    return (Table(f"accuracy{at}", titles, rows), *_levels(report), step, *effects, *audited)
 
 
 def _meaning(name: str, samples: Samples) -> str:

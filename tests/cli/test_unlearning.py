@@ -61,6 +61,9 @@ def test_audit_beside_a_network_trained_anew(here, run: Run):
     assert found["relearn_passes_reference"]["value"] > 0
     assert "trained anew" in said.out
     assert "exact" not in certificate("out")["limits"]
+    sides = {(f["scope"], f["of"]) for f in certificate("out")["numbers"] if f["name"] == "accuracy"}
+    assert {(scope, of) for scope in ("class:5", "group:slant=left") for of in ("dense", "compressed", "change")} <= sides
+    assert "accuracy by class" in said.out and "accuracy by group" in said.out
     assert "trained anew without" in certificate("anew")["limits"]
 
 
