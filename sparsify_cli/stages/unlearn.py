@@ -20,7 +20,7 @@ from sparsify_cli.errors import Anomalous, BadRequest, MissingContext, SparsifyE
 from sparsify_cli.recipes.verbs import UnlearnRecipe
 from sparsify_cli.stages.audit import Audit, audit_notes, audit_tables
 from sparsify_cli.stages.certificate import Certificate
-from sparsify_cli.stages.erase import Erased, erase_all, levels_of, prepared, rejoined
+from sparsify_cli.stages.erase import Erased, erase_all, levels_of, prepared, rejoined, shift_notes
 from sparsify_cli.stages.evidence import compared
 from sparsify_cli.stages.forget import forget_positions, split_off
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
@@ -173,7 +173,7 @@ def _written(
 
         made = Product(recipe, after, report, subject, after.checkpoint, after.masks, after.nest, facts=gone, certify=certify)
         write_product(folder, made)
-    notes = (*known.notes(), *reference_notes(opened, subject, request), *_notes(done, report), *gates)
+    notes = (*known.notes(), *shift_notes(done), *reference_notes(opened, subject, request), *_notes(done, report), *gates)
     headline, hints = _headline(request, report, still), (f"sparsify report {folder}",)
     return Outcome("unlearn", headline, report, folder, _tables(last, report), notes, hints, files=(folder / CERTIFICATE,), failure=failure)
 
@@ -276,9 +276,14 @@ def _tables(last: Erased, report: Report) -> tuple[Table, ...]:
     audit = audit_tables(report.findings) if report.get("distance_forget_before") else ()
     at = f", level {last.level}" if last.level > 1 else ""
     audited = [replace(table, title=f"{table.title}{at}") for table in audit]
-    step = listing(f"the step{at}, on probed samples", last.erasure.findings)
+    step = listing(f"the step{at}, on probed samples", map(_of_step, last.erasure.findings))
     effects = side_effect_tables(report, at) if audit else ()
     return (Table(f"accuracy{at}", titles, rows), *_levels(report), step, *effects, *audited)
+
+
+def _of_step(finding: Finding) -> Finding:
+    """Named as the step's: what was before it is, in a nest, what sparser levels have left, not the network as it was."""
+    return replace(finding, name=f"{finding.name} this step") if finding.name.endswith(("_before", "_after")) else finding
 
 
 def _meaning(name: str, samples: Samples) -> str:

@@ -59,6 +59,7 @@ DRAWN, ENOUGH = 1024, 4096
 NO_GAP = "The model does not tell these samples from unseen ones; epsilon brings the loss of what stays lowest along the step."
 HARM = "The target was not reached within a fall of {:g} of validation accuracy; this is the most forgetful step within it."
 FAR = "The trust region ({:g} of the parameters' norm) ended before the target was reached."
+STEP = "Before and after are those of this step alone: in a nest, before it sparser levels have changed the network already."
 MOVED = "Euclidean length of the change of the parameters."
 SOURCE = "Peste, Alistarh, Lampert 2021 (arXiv 2107.03860)"
 
@@ -299,7 +300,7 @@ def _findings(judge: Judge, newton: Newton, attempt: Attempt, trust: float) -> t
     theta, forgets, valids = float(newton.theta.norm()), len(judge.forget), len(judge.validation)
     one = "Length of the step; 1 is the Newton step of a well-specified model."
     cut = f"1 when the step was cut to {trust:g} of the parameters' norm, else 0."
-    stays = "On the classes that stay, over the probed validation samples."
+    stays = f"On the classes that stay, over the probed validation samples. {STEP}"
     return (
         _finding("epsilon", attempt.epsilon, definition=one, note=attempt.note),
         _finding("damping", attempt.line.damping, definition="lambda added to the diagonal of the empirical Fisher, absolute."),
@@ -318,7 +319,7 @@ def _findings(judge: Judge, newton: Newton, attempt: Attempt, trust: float) -> t
 
 
 def _finding(name: str, value: float, unit: str = "", n: int = 0, *, definition: str = "", note: str = "") -> Finding:
-    words = definition or "Mean over the probed samples to forget, batch norm in evaluation mode."
+    words = definition or f"Mean over the probed samples to forget, batch norm in evaluation mode. {STEP}"
     return Finding(name=name, value=value, unit=unit, n=n, definition=words, source=SOURCE, note=note)
 
 

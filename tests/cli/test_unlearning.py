@@ -150,7 +150,9 @@ def test_preparation_of_another_network_is_refused_also_in_a_family(here, untouc
 
 def test_every_level_of_a_nest_forgets(here, run: Run):
     """Levels stay nested and share their weights, and each of them answers the class at most 15 % of the time."""
-    assert run(f"unlearn {NEST} --forget class:3 --audit --out out").code == 0
+    said = run(f"unlearn {NEST} --forget class:3 --audit --out out")
+    assert said.code == 0
+    assert "stale for denser levels" in said.err and "forget accuracy before this step" in said.out
     before, after = open_path(Path(NEST)), open_path(Path("out"))
     assert after.nest.sparsities == before.nest.sparsities
     assert all(torch.equal(after.nest.index[name], index) for name, index in before.nest.index.items())
@@ -163,6 +165,10 @@ def test_every_level_of_a_nest_forgets(here, run: Run):
     found = json.loads(Path("out/manifest.json").read_text())["numbers"]
     accuracy = {f["scope"]: f["value"] for f in found if f["name"] == "accuracy_forget_after"}
     assert sorted(accuracy) == ["all", "level:1"]
+    [shift] = [f for f in found if f["name"] == "memo_moved_by_sparser_levels"]
+    assert shift["scope"] == "all" and f"of level 2 by {shift['value']:.2%}" in said.err
+    [own] = [f for f in found if f["name"] == "forget_accuracy_before" and f["scope"] == "all"]
+    assert "of this step alone" in own["definition"]
     assert max(accuracy.values()) <= 0.15
 
 
