@@ -1,7 +1,7 @@
 """The promise of an unlearner: forget samples after the fact, in two separate steps.
 
-`prepare` may read the whole training set once and returns what must be kept for later (a memo); `erase` then touches
-only the samples to forget (and, for methods that need it, retained and validation samples).
+`prepare` may read the whole training set once and returns what must be kept for later (a memo); `erase` is given the samples to
+forget, and for methods that need them retained and validation samples: some train on them, some look at a few to judge a step.
 """
 
 from __future__ import annotations

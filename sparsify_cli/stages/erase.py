@@ -131,7 +131,7 @@ def shift_notes(done: list[Erased]) -> Iterator[str]:
     shifts = [(one.level, f.value) for one in done for f in one.erasure.findings if f.name == SHIFT and f.value]
     if shifts:
         told = " and ".join(f"of level {level} by {value:.2%}" for level, value in shifts)
-        yield f"what was prepared is stale for denser levels: sparser ones forgot first and moved the weights {told} before their own steps."
+        yield f"what was prepared is stale for denser levels: sparser ones forgot before and moved the weights {told} since."
 
 
 def rejoined(subject: Subject, done: list[Erased]) -> Subject:

@@ -1,7 +1,8 @@
 """`unlearn`: forget training samples after the fact, in two steps that can be run apart, with an audit and a certificate.
 
-`--prepare` reads the whole training set once and stores what erasing needs; a later `--memo` then touches only the
-samples to forget (and validation samples, to choose the step). Without either, both run one after the other.
+`--prepare` takes gradients over the whole training set and stores what erasing needs; after that gradients are taken of the samples to
+forget alone. A later `--memo` still reads the training set, to be sure by its hash that it is the same, and the network runs over some of
+the samples that stay, to choose the step and to measure. Without either, both run one after the other.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     F_R     diagonal Fisher over the samples that stay: what was summed over all, minus what the samples to forget add to it
     theta <- theta + noise * (F_R + damping * mean F_R)^(-1/4) * n ,     n ~ N(0, 1), from the seed
 
-`prepare` reads the training set once; `erase` touches only the samples to forget. `noise` is (lambda sigma^2)^(1/4) of the paper. When it
+`prepare` reads the training set once; `erase` takes gradients of the samples to forget alone, and runs the network
+over a few hundred that stay and validation samples. `noise` is (lambda sigma^2)^(1/4) of the paper. When it
 is not given, the smallest is taken at which the samples look like unseen ones, as for ssse (`training/forgetting.py`), on one draw of n.
 
 Source: Golatkar, Achille, Soatto 2020 (arXiv 1911.04933). Differs: labels drawn once from the model's own answers

@@ -3,7 +3,7 @@
     I_D, I_S   mean squared gradients over all training samples, and over the k samples to forget
     where I_S > alpha I_D :   theta <- theta * min(lam I_D / I_S, 1)
 
-`prepare` reads the training set once, for I_D; `erase` touches only the samples to forget. Nothing is trained.
+`prepare` reads the training set once, for I_D; `erase` looks at the samples to forget alone. Nothing is trained.
 
 Source: Foster, Schoepf, Brintrup 2024 (arXiv 2308.07707); alpha = 10 and lam = 1 as there for a ResNet. Differs: squared
 gradients of single samples, not of mini-batches. Their choice of alpha by hand is kept: there is no rule that finds it. As S

@@ -3,7 +3,8 @@
     theta' = theta + epsilon / (n - k) * F^-1 (sum_{i in S} grad l_i(theta) + k mu theta)
 
 S are the k samples to forget of n, F = lambda I + (1/m) sum g g^T. `prepare` keeps F in one of four forms
-(`maths/fisher_forms.py`); `erase` afterwards computes gradients of S alone. All trainable parameters move, or those in `layers`; pruned
+(`maths/fisher_forms.py`); `erase` afterwards computes gradients of S alone, and runs the
+network over probes of retained and validation samples (200 to 2,000 of each) to choose epsilon. All trainable parameters move, or those in `layers`; pruned
 weights do not.
 
 How epsilon is chosen, when it is not given; the test split is never seen. The search starts from the step that slopes promise, at least
