@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -56,6 +57,9 @@ class Erasure:
 
 class Unlearner(ABC):
     """Forgets samples. A frozen dataclass; its fields are its options."""
+
+    as_trained: ClassVar[tuple[str, ...]] = ()
+    """Options that, left out, are what the network was trained with, where that is recorded."""
 
     @property
     def idle(self) -> bool:

@@ -19,7 +19,10 @@ from sparsify_cli.stages.write import data_identity
 from sparsify_cli.values.artifact import Artifact
 from sparsify_cli.values.samples import Samples
 
-MAKE = "Make one of the same network: --unlearner retrain with the same --forget and --seed (a second one: --set unlearner.seed=1 too)."
+MAKE = (
+    "Make one of the same network: --unlearner retrain with the same --forget and --seed (a second one: --set unlearner.seed=1 too); "
+    "or by its own recipe: sparsify train --without."
+)
 
 
 def references(recipe: UnlearnRecipe, subject: Subject) -> tuple[Subject, ...]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -36,6 +37,7 @@ from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import listing, said
+from sparsify_cli.stages.trained_with import as_trained, recipe_notes, unknown_notes
 from sparsify_cli.stages.unchanged import ALL, unforgotten, unmoved
 from sparsify_cli.stages.write import Product, data_identity, output_folder, write_product
 from sparsify_cli.training.forgetting import answered_by, draw
@@ -66,12 +68,15 @@ SECONDS = "Clock time of forgetting, without preparing, reading data and measuri
 def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
     """Prepare, erase, or both; write the artifact."""
     _require_sense(recipe)
-    method: Unlearner = strategy("unlearners", recipe.unlearner, seed=recipe.seed)
+    strategy("unlearners", recipe.unlearner, seed=recipe.seed)  # wrong options are told before anything is read
     subject = open_subject(recipe, verbs=NEWEST, listener=listener).checked()
     require_choices(subject.samples("train"), "unlearn")
     subject.checkpoint.require_finite()
+    method = _method(recipe, subject)
     if recipe.prepare:
         return _prepared(recipe, method, subject, listener)
+    for note in (*recipe_notes(method, recipe.unlearner.name, subject), *unknown_notes(recipe.unlearner, method, subject)):
+        listener.note(note)
     opened = references(recipe, subject)
     request = _request(recipe, subject, listener)
     require_unseen(opened, subject, request)
@@ -91,6 +96,11 @@ def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
     done, known = erase_all(method, subject, request, memos, seed=recipe.seed, batchnorm=recipe.batchnorm)
     seconds = Finding(name="seconds_erase", value=time.monotonic() - start - took, unit="s", better="lower", definition=SECONDS)
     return _written(recipe, subject, done, known, seconds, opened)
+
+
+def _method(recipe: UnlearnRecipe, subject: Subject) -> Any:
+    """The method of forgetting, with what it takes from how the network was trained."""
+    return strategy("unlearners", as_trained(recipe.unlearner, subject), seed=recipe.seed)
 
 
 def _require_sense(recipe: UnlearnRecipe) -> None:
@@ -162,7 +172,7 @@ def _written(
     )
     checked, failed = check_gates(recipe.gate, report)
     gates = tuple(one.sentence for one in checked)
-    method: Unlearner = strategy("unlearners", recipe.unlearner, seed=recipe.seed)
+    method = _method(recipe, subject)
     failure = unforgotten(method, recipe.unlearner.name, still) or _ruined(recipe, report) or failed
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
@@ -212,7 +222,7 @@ def _certificate(
     return Certificate(
         method=recipe.unlearner, request=done[-1].request, before=subject.checkpoint.source.sha256, after="",
         masks=after.masks.digest() if after.masks else "", seed=recipe.seed, findings=report, gates=gates, failure=failure,
-        options=asdict(strategy("unlearners", recipe.unlearner, seed=recipe.seed)),
+        options=asdict(_method(recipe, subject)),
         references=tuple(one.checkpoint.source.sha256 for one in opened), memo=recipe.memo, asked=recipe.forget,
     )  # fmt: skip
 

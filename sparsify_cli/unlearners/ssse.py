@@ -4,8 +4,8 @@
 
 S are the k samples to forget of n, F = lambda I + (1/m) sum g g^T. `prepare` keeps F in one of four forms
 (`maths/fisher_forms.py`); `erase` afterwards computes gradients of S alone, and runs the
-network over probes of retained and validation samples (200 to 2,000 of each) to choose epsilon. All trainable parameters move, or those in `layers`; pruned
-weights do not.
+network over probes of retained and validation samples (200 to 2,000 of each) to choose epsilon. All trainable parameters move, or those
+in `layers`; pruned weights do not.
 
 How epsilon is chosen, when it is not given; the test split is never seen. The search starts from the step that slopes promise, at least
 1/1024 of the trust region, and takes about the smallest epsilon (`maths/step_search.py`) at which both hold:
@@ -36,7 +36,7 @@ could not be verified. `retained` is the Fisher of what stays, from the same sum
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,8 @@ class Ssse(Unlearner):
         retained: take the samples to forget out of the Fisher; `block` and `dense` over all samples only.
         damping: lambda relative to the mean diagonal of the empirical Fisher, > 0.
         epsilon: step length; None = chosen by the rule above.
-        weight_decay: mu of the regulariser mu/2 |theta|^2 the model was trained with, 0 = none.
+        weight_decay: mu of the regulariser mu/2 |theta|^2 the model was trained with, 0 = none; left out = as recorded in its artifact or
+            an ancestor's, 0 where nothing is.
         trust: longest step, relative to the norm of the parameters that may move.
         tolerance: fall of validation accuracy on the classes that stay that may be paid, fraction.
         forgotten: accuracy on a wholly forgotten class that counts as forgotten, fraction.
@@ -87,6 +88,7 @@ class Ssse(Unlearner):
         seed: for every random draw.
     """
 
+    as_trained: ClassVar[tuple[str, ...]] = ("weight_decay",)
     fisher: Kind = "block"
     block: int = 512
     samples: int = 0
