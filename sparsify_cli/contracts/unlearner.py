@@ -1,7 +1,7 @@
 """The promise of an unlearner: forget samples after the fact, in two separate steps.
 
-`prepare` may read the whole training set once and returns what must be kept for later (a memo); `erase` then touches
-only the samples to forget (and, for methods that need it, retained and validation samples).
+`prepare` may read the whole training set once and returns what must be kept for later (a memo); `erase` is given the samples to
+forget, and for methods that need them retained and validation samples: some train on them, some look at a few to judge a step.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -56,6 +57,14 @@ class Erasure:
 
 class Unlearner(ABC):
     """Forgets samples. A frozen dataclass; its fields are its options."""
+
+    as_trained: ClassVar[tuple[str, ...]] = ()
+    """Options that, left out, are what the network was trained with, where that is recorded."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether its options ask that nothing changes, such as a step of length 0."""
+        return False
 
     def effort(self, model: nn.Module, train: Samples, masks: MaskSet) -> str:
         """One sentence on what preparing will take, shown before it starts; empty when it takes nothing worth saying."""

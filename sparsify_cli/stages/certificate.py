@@ -18,6 +18,7 @@ from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.errors import SparsifyError
 from sparsify_cli.recipes.option import Choice
 from sparsify_cli.stages.origin import versions
+from sparsify_cli.stages.unchanged import NOTHING
 from sparsify_cli.stages.write import data_identity
 from sparsify_cli.values.artifact import CERTIFICATE, MEMO, Artifact
 from sparsify_cli.values.atomic import replace_file
@@ -51,6 +52,7 @@ class Certificate:
         references: sha256 of the networks trained anew: none, one or two.
         memo: artifact the erasure was prepared in, empty for none.
         asked: what `--forget` was given.
+        unchanged: no weight changed, so that nothing was forgotten.
     """
 
     method: Choice
@@ -66,6 +68,7 @@ class Certificate:
     references: tuple[str, ...] = ()
     memo: str = ""
     asked: str = ""
+    unchanged: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -75,7 +78,8 @@ class Certificate:
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "verdict": self._verdict(),
             "failure": "" if self.failure is None else str(self.failure),
-            "limits": LIMITS[self.method.name in EXACT],
+            "limits": NOTHING if self.unchanged else LIMITS[self.method.name in EXACT],
+            "unchanged": self.unchanged,
             "asked": self.asked,
             "forgotten": {"samples": len(forget), "ids_sha256": ids_digest(forget.ids), "data_sha256": data_identity(forget)},
             "retained": {"samples": len(self.request.retain), "ids_sha256": ids_digest(self.request.retain.ids)},

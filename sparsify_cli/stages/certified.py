@@ -32,7 +32,10 @@ def certified(name: str, artifact: Artifact | None, report: Report) -> Certified
 def _facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     forgotten, method, model = found["forgotten"], found["method"], found["model"]
     options = ", ".join(f"{key} {value}" for key, value in method["options"].items() if value not in (None, ""))
-    yield "Samples forgotten", f"{forgotten['samples']:,} of {forgotten['samples'] + found['retained']['samples']:,}"
+    yield (
+        "Samples to forget, none forgotten" if found.get("unchanged") else "Samples forgotten",
+        f"{forgotten['samples']:,} of {forgotten['samples'] + found['retained']['samples']:,}",
+    )
     yield "sha256 of their ids, sorted", _short(forgotten["ids_sha256"])
     yield "Method", f"{method['name']} ({options})"
     yield "sha256 of the weights before", _short(model["before_sha256"])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.unlearner import Erasure, Memo, Request, Unlearner
 from sparsify_cli.stages.levels import level_network
-from sparsify_cli.stages.memos import Prepared
+from sparsify_cli.stages.memos import Prepared, moved
 from sparsify_cli.stages.plan import tied_names, untied
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.stages.write import in_own_types
@@ -25,11 +25,14 @@ from sparsify_cli.training.batchnorm import recalibrate
 from sparsify_cli.training.forgetting import draw
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.nest import Nest
+from sparsify_cli.values.report import Finding
 from sparsify_cli.values.samples import Samples
 
 STATISTICS = 5000
 """Most retained samples that batch-norm statistics are measured on again."""
 BATCH = 128
+SHIFT = "memo_moved_by_sparser_levels"
+SHIFTED = "How far sparser levels had moved the weights of this level since preparing, when its own step was taken; relative to their norm."
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,13 @@ class Erased:
     before: Subject
     after: Subject
     erasure: Erasure
+
+    @property
+    def changed(self) -> bool:
+        """Whether any weight is another one now, in the type it is written in; running statistics do not count."""
+        old, new = (in_own_types(one.checkpoint).tensors for one in (self.before, self.after))
+        statistics = {name for name, _ in self.before.module().named_buffers()}
+        return any(not torch.equal(old[name].double(), tensor.double()) for name, tensor in new.items() if name not in statistics)
 
 
 def networks(subject: Subject) -> list[Network]:
@@ -101,10 +111,27 @@ def erase_all(
         asked = replace(request, masks=before.masks, frozen=network.frozen, fresh=partial(_fresh, before))
         n = len(request.forget) + len(request.retain)
         memo = known.of(network.level, before.module(), start.module(), before.masks, n)
-        erasure = method.erase(start.module(), asked, memo)
+        erasure = _with_age(method.erase(start.module(), asked, memo), memo, before, start)
         after = _after(start, erasure.tensors)
         done.append(Erased(network.level, asked, before, _renewed(after, request.retain, seed) if renew else after, erasure))
     return done, known
+
+
+def _with_age(erasure: Erasure, memo: Memo | None, before: Subject, start: Subject) -> Erasure:
+    """With the number of how far sparser levels had moved a level's weights, where something was prepared for it before they did."""
+    if memo is None or start is before:
+        return erasure
+    return replace(
+        erasure, findings=(*erasure.findings, Finding(name=SHIFT, value=moved(before, start), unit="fraction", definition=SHIFTED))
+    )
+
+
+def shift_notes(done: list[Erased]) -> Iterator[str]:
+    """For which levels what was prepared is older than what sparser levels have become, and by how much."""
+    shifts = [(one.level, f.value) for one in done for f in one.erasure.findings if f.name == SHIFT and f.value]
+    if shifts:
+        told = " and ".join(f"of level {level} by {value:.2%}" for level, value in shifts)
+        yield f"what was prepared is stale for denser levels: sparser ones forgot before and moved the weights {told} since."
 
 
 def rejoined(subject: Subject, done: list[Erased]) -> Subject:

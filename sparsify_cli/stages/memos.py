@@ -131,7 +131,7 @@ def _aged(memos: dict[int, Memo | None], subject: Subject, sha256: str, known: i
         if child.artifact is None or child.artifact.verb != "unlearn" or _is_anew(child.artifact):
             break
         if parent.checkpoint.source.sha256 == sha256:
-            return Prepared(memos, known - len(subject.samples("train")), _moved(parent, subject), str(parent.path))
+            return Prepared(memos, known - len(subject.samples("train")), moved(parent, subject), str(parent.path))
         child = parent
     return Prepared(memos)
 
@@ -142,7 +142,8 @@ def _is_anew(artifact: Artifact) -> bool:
     return str(method.get("name") if isinstance(method, dict) else method) == "retrain"
 
 
-def _moved(before: Subject, after: Subject) -> float:
+def moved(before: Subject, after: Subject) -> float:
+    """Change of the weights, relative to their norm."""
     now = after.checkpoint.tensors
     pairs = [(t, now[name]) for name, t in before.checkpoint.tensors.items() if t.is_floating_point() and name in now]
     change = torch.stack([(new.double() - old.double()).square().sum() for old, new in pairs]).sum()

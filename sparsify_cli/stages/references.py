@@ -6,17 +6,23 @@ A first one is compared with; how far a second one, of another seed, is from it 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.errors import BadRequest, MissingContext
 from sparsify_cli.recipes.verbs import UnlearnRecipe
 from sparsify_cli.stages.certificate import EXACT
-from sparsify_cli.stages.forgotten import forgotten_ids, lineage, unlearner_of
+from sparsify_cli.stages.forgotten import forgotten_ids, lineage, unlearner_of, without_forgotten
 from sparsify_cli.stages.subject import Subject, open_path, with_context_of
 from sparsify_cli.stages.write import data_identity
+from sparsify_cli.values.artifact import Artifact
+from sparsify_cli.values.samples import Samples
 
-MAKE = "Make one: --unlearner retrain with the same --forget and --seed (a second one with --set unlearner.seed=1 as well)."
+MAKE = (
+    "Make one of the same network: --unlearner retrain with the same --forget and --seed (a second one: --set unlearner.seed=1 too); "
+    "or by its own recipe: sparsify train --without."
+)
 
 
 def references(recipe: UnlearnRecipe, subject: Subject) -> tuple[Subject, ...]:
@@ -56,41 +62,61 @@ def _require_alike(reference: Subject, subject: Subject) -> None:
 def require_unseen(found: tuple[Subject, ...], subject: Subject, request: Request) -> None:
     """Refuse a reference that is known to have seen what it stands for not having seen, or that was not trained anew.
 
-    Known is what forgot by another method, what was made of the network itself, and what was trained on the same training set.
+    That is what is to be forgotten now, and what the network has forgotten before. Known is what forgot by another method, what was
+    made of the network itself or of what it was made from, and what was trained on the same training set.
 
     Raises:
         BadRequest: there is one.
     """
     for one in found:
-        seen, how = _unaccounted(one, request), _method(one)
+        seen, how = _unaccounted(one, subject, request), _method(one)
         if how and how not in EXACT:
             raise BadRequest(f"{one.path} is no reference: it was made by {how}.", "A reference is trained anew without the samples.", MAKE)
         if seen and _is_known_to_have_seen(one, subject):
-            why = f"It was trained with {seen:,} of the {len(request.forget):,} samples to forget."
+            why = f"It was trained with {seen:,} of the {_gone(subject, request)}."
             raise BadRequest(f"{one.path} is no reference.", why, MAKE)
 
 
-def reference_notes(found: tuple[Subject, ...], request: Request) -> Iterator[str]:
+def reference_notes(found: tuple[Subject, ...], subject: Subject, request: Request) -> Iterator[str]:
     """Of which references nothing is known."""
     for one in found:
-        if seen := _unaccounted(one, request):
-            yield f"{one.path}: nothing says that it was trained anew without {seen:,} of the {len(request.forget):,} forgotten samples."
+        if seen := _unaccounted(one, subject, request):
+            yield f"{one.path}: nothing says that it was trained anew without {seen:,} of the {_gone(subject, request)}."
 
 
-def _unaccounted(one: Subject, request: Request) -> int:
-    """Samples to forget that no erasure it descends from names."""
-    return len(set(request.forget.ids) - forgotten_ids(one.artifact))
+def _without(subject: Subject, request: Request) -> frozenset[str]:
+    """What a reference must not have seen: the samples to forget, and those that the network forgot before."""
+    return forgotten_ids(subject.artifact) | set(request.forget.ids)
+
+
+def _gone(subject: Subject, request: Request) -> str:
+    """How many they are, in words."""
+    earlier = len(_without(subject, request)) - len(request.forget)
+    return f"{len(request.forget):,} samples to forget" + (f" and {earlier:,} forgotten before" if earlier else "")
+
+
+def _unaccounted(one: Subject, subject: Subject, request: Request) -> int:
+    """Those of them that no erasure it descends from names."""
+    return len(_without(subject, request) - forgotten_ids(one.artifact))
 
 
 def _is_known_to_have_seen(one: Subject, subject: Subject) -> bool:
-    ours, data = subject.checkpoint.source.sha256, data_identity(subject.samples("train"))
-    if one.checkpoint.source.sha256 == ours:
+    ours = {subject.checkpoint.source.sha256, *(_made_from(artifact) for artifact in lineage(subject.artifact))} - {""}
+    if one.checkpoint.source.sha256 in ours:
         return True
-    line = list(lineage(one.artifact))
-    return any(
-        artifact.manifest.get("facts", {}).get("data_sha256") == data or (artifact.manifest.get("parent") or {}).get("sha256") == ours
-        for artifact in line
-    )
+    everything = replace(subject, artifact=None).samples("train")
+    return any(_made_from(artifact) in ours or _is_trained_on(artifact, everything) for artifact in lineage(one.artifact))
+
+
+def _is_trained_on(artifact: Artifact, everything: Samples) -> bool:
+    """Whether it was shown these training samples, but for what its manifest leaves out."""
+    data = artifact.manifest.get("facts", {}).get("data_sha256")
+    return data is not None and data == data_identity(without_forgotten(everything, artifact))
+
+
+def _made_from(artifact: Artifact) -> str:
+    """sha256 of the weights that an artifact was made from; empty where it names none."""
+    return str((artifact.manifest.get("parent") or {}).get("sha256") or "")
 
 
 def _method(one: Subject) -> str:

@@ -1,7 +1,8 @@
 """`unlearn`: forget training samples after the fact, in two steps that can be run apart, with an audit and a certificate.
 
-`--prepare` reads the whole training set once and stores what erasing needs; a later `--memo` then touches only the
-samples to forget (and validation samples, to choose the step). Without either, both run one after the other.
+`--prepare` takes gradients over the whole training set and stores what erasing needs; after that gradients are taken of the samples to
+forget alone. A later `--memo` still reads the training set, to be sure by its hash that it is the same, and the network runs over some of
+the samples that stay, to choose the step and to measure. Without either, both run one after the other.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -20,7 +22,7 @@ from sparsify_cli.errors import Anomalous, BadRequest, MissingContext, SparsifyE
 from sparsify_cli.recipes.verbs import UnlearnRecipe
 from sparsify_cli.stages.audit import Audit, audit_notes, audit_tables
 from sparsify_cli.stages.certificate import Certificate
-from sparsify_cli.stages.erase import Erased, erase_all, levels_of, prepared, rejoined
+from sparsify_cli.stages.erase import Erased, erase_all, levels_of, prepared, rejoined, shift_notes
 from sparsify_cli.stages.evidence import compared
 from sparsify_cli.stages.forget import forget_positions, split_off
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
@@ -30,10 +32,13 @@ from sparsify_cli.stages.measure import predict, require_choices
 from sparsify_cli.stages.memos import Prepared, read_memo, stored
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.references import reference_notes, references, require_unseen
+from sparsify_cli.stages.side_effects import side_effect_tables
 from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import listing, said
+from sparsify_cli.stages.trained_with import as_trained, recipe_notes, unknown_notes
+from sparsify_cli.stages.unchanged import ALL, unforgotten, unmoved
 from sparsify_cli.stages.write import Product, data_identity, output_folder, write_product
 from sparsify_cli.training.forgetting import answered_by, draw
 from sparsify_cli.values.artifact import CERTIFICATE, MEMO, claimed
@@ -63,12 +68,15 @@ SECONDS = "Clock time of forgetting, without preparing, reading data and measuri
 def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
     """Prepare, erase, or both; write the artifact."""
     _require_sense(recipe)
-    method: Unlearner = strategy("unlearners", recipe.unlearner, seed=recipe.seed)
+    strategy("unlearners", recipe.unlearner, seed=recipe.seed)  # wrong options are told before anything is read
     subject = open_subject(recipe, verbs=NEWEST, listener=listener).checked()
     require_choices(subject.samples("train"), "unlearn")
     subject.checkpoint.require_finite()
+    method = _method(recipe, subject)
     if recipe.prepare:
         return _prepared(recipe, method, subject, listener)
+    for note in (*recipe_notes(method, recipe.unlearner.name, subject), *unknown_notes(recipe.unlearner, method, subject)):
+        listener.note(note)
     opened = references(recipe, subject)
     request = _request(recipe, subject, listener)
     require_unseen(opened, subject, request)
@@ -88,6 +96,11 @@ def unlearn(recipe: UnlearnRecipe, listener: Listener) -> Outcome:
     done, known = erase_all(method, subject, request, memos, seed=recipe.seed, batchnorm=recipe.batchnorm)
     seconds = Finding(name="seconds_erase", value=time.monotonic() - start - took, unit="s", better="lower", definition=SECONDS)
     return _written(recipe, subject, done, known, seconds, opened)
+
+
+def _method(recipe: UnlearnRecipe, subject: Subject) -> Any:
+    """The method of forgetting, with what it takes from how the network was trained."""
+    return strategy("unlearners", as_trained(recipe.unlearner, subject), seed=recipe.seed)
 
 
 def _require_sense(recipe: UnlearnRecipe) -> None:
@@ -152,26 +165,27 @@ def _written(
     """Measure, write the artifact, then certify what is on disk."""
     request, after = done[-1].request, rejoined(subject, done)
     measured = [replace(f, scope=scope) if scope != "all" else f for scope, one in levels_of(done) for f in _measured(recipe, one, opened)]
-    facts = {"forgotten": len(request.forget), "forgotten_sha256": data_identity(request.forget), "retained": len(request.retain)}
-    last = done[-1]
+    last, still = done[-1], unmoved(done)
+    facts = _facts(request, forgot=still != ALL)
     report = Report(
         (*measured, *_latencies(subject), seconds, *known.findings(), *compared(last.before, last.after), *size_findings(last.after)), facts
     )
     checked, failed = check_gates(recipe.gate, report)
     gates = tuple(one.sentence for one in checked)
-    failure = _ruined(recipe, report) or failed
+    method = _method(recipe, subject)
+    failure = unforgotten(method, recipe.unlearner.name, still) or _ruined(recipe, report) or failed
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
-        gone = {FORGOTTEN: sorted(forgotten_ids(subject.artifact) | set(request.forget.ids))}
-        certificate = _certificate(recipe, subject, done, report, gates, failure, opened)
+        gone = {FORGOTTEN: sorted(forgotten_ids(subject.artifact) | set(request.forget.ids))} if still != ALL else {}
+        certificate = replace(_certificate(recipe, subject, done, report, gates, failure, opened), unchanged=still == ALL)
 
         def certify(folder: Path, digest: str) -> None:
             replace(certificate, after=digest).write(folder)
 
         made = Product(recipe, after, report, subject, after.checkpoint, after.masks, after.nest, facts=gone, certify=certify)
         write_product(folder, made)
-    notes = (*known.notes(), *reference_notes(opened, request), *_notes(done, report), *gates)
-    headline, hints = _headline(request, report), (f"sparsify report {folder}",)
+    notes = (*known.notes(), *shift_notes(done), *reference_notes(opened, subject, request), *_notes(done, report), *gates)
+    headline, hints = _headline(request, report, still), (f"sparsify report {folder}",)
     return Outcome("unlearn", headline, report, folder, _tables(last, report), notes, hints, files=(folder / CERTIFICATE,), failure=failure)
 
 
@@ -205,11 +219,10 @@ def _certificate(
 ) -> Certificate:  # fmt: skip
     """What is certified; the hash of the weights comes when they are written."""
     after = rejoined(subject, done)
-    measured = [f for f in report if f.of == "compressed" or f.scope == "all"]
     return Certificate(
         method=recipe.unlearner, request=done[-1].request, before=subject.checkpoint.source.sha256, after="",
-        masks=after.masks.digest() if after.masks else "", seed=recipe.seed, findings=measured, gates=gates, failure=failure,
-        options=asdict(strategy("unlearners", recipe.unlearner, seed=recipe.seed)),
+        masks=after.masks.digest() if after.masks else "", seed=recipe.seed, findings=report, gates=gates, failure=failure,
+        options=asdict(_method(recipe, subject)),
         references=tuple(one.checkpoint.source.sha256 for one in opened), memo=recipe.memo, asked=recipe.forget,
     )  # fmt: skip
 
@@ -274,8 +287,14 @@ def _tables(last: Erased, report: Report) -> tuple[Table, ...]:
     audit = audit_tables(report.findings) if report.get("distance_forget_before") else ()
     at = f", level {last.level}" if last.level > 1 else ""
     audited = [replace(table, title=f"{table.title}{at}") for table in audit]
-    step = listing(f"the step{at}, on probed samples", last.erasure.findings)
-    return (Table(f"accuracy{at}", titles, rows), *_levels(report), step, *audited)
+    step = listing(f"the step{at}, on probed samples", map(_of_step, last.erasure.findings))
+    effects = side_effect_tables(report, at) if audit else ()
+    return (Table(f"accuracy{at}", titles, rows), *_levels(report), step, *effects, *audited)
+
+
+def _of_step(finding: Finding) -> Finding:
+    """Named as the step's: what was before it is, in a nest, what sparser levels have left, not the network as it was."""
+    return replace(finding, name=f"{finding.name} this step") if finding.name.endswith(("_before", "_after")) else finding
 
 
 def _meaning(name: str, samples: Samples) -> str:
@@ -301,9 +320,18 @@ def _n(report: Report, name: str) -> int:
     return found.n if found else 0
 
 
-def _headline(request: Request, report: Report) -> str:
+def _facts(request: Request, *, forgot: bool) -> dict[str, int | str]:
+    """Counts for the manifest, and which samples are gone."""
+    if not forgot:
+        return {"forgotten": 0, "retained": len(request.forget) + len(request.retain)}
+    return {"forgotten": len(request.forget), "forgotten_sha256": data_identity(request.forget), "retained": len(request.retain)}
+
+
+def _headline(request: Request, report: Report, still: str) -> str:
     old, new = report.get("accuracy_forget_before"), report.get("accuracy_forget_after")
     held = "test_others" if report.get("accuracy_test_others_after") else "test"
     before, after = report.get(f"accuracy_{held}_before"), report.get(f"accuracy_{held}_after")
     kept = f"on {_meaning(held, request.retain)} {said(before)} -> {said(after)}"
-    return f"Forgot {len(request.forget):,} samples: accuracy on them {said(old)} -> {said(new)}; {kept}."
+    n = f"{len(request.forget):,} samples"
+    forgot = f"Forgot {n}: accuracy on them" if not still else f"Did not forget {n}, for {still}: accuracy on them"
+    return f"{forgot} {said(old)} -> {said(new)}; {kept}."

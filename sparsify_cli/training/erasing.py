@@ -44,7 +44,7 @@ class Erasing(Unlearner):
         lr: learning rate of SGD.
         batch_size: samples of a step.
         momentum: of SGD.
-        weight_decay: of SGD.
+        weight_decay: of SGD; of finetune, scrub and salun, left out, as recorded in the network's artifact or an ancestor's.
         seed: for every random draw.
     """
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.training.erasing import Erasing, Student, cross_entropy_of
@@ -26,6 +27,7 @@ class Finetune(Erasing):
         lr: learning rate, constant.
     """
 
+    as_trained: ClassVar[tuple[str, ...]] = ("weight_decay",)
     epochs: int = 5
     lr: float = 0.01
 

@@ -3,7 +3,8 @@
     F_R     diagonal Fisher over the samples that stay: what was summed over all, minus what the samples to forget add to it
     theta <- theta + noise * (F_R + damping * mean F_R)^(-1/4) * n ,     n ~ N(0, 1), from the seed
 
-`prepare` reads the training set once; `erase` touches only the samples to forget. `noise` is (lambda sigma^2)^(1/4) of the paper. When it
+`prepare` reads the training set once; `erase` takes gradients of the samples to forget alone, and runs the network
+over a few hundred that stay and validation samples. `noise` is (lambda sigma^2)^(1/4) of the paper. When it
 is not given, the smallest is taken at which the samples look like unseen ones, as for ssse (`training/forgetting.py`), on one draw of n.
 
 Source: Golatkar, Achille, Soatto 2020 (arXiv 1911.04933). Differs: labels drawn once from the model's own answers
@@ -34,6 +35,7 @@ FISHER, SUMMED, SEED = "fisher_diagonal", "summed", "seed"
 NOISE = "Scale of the noise, (lambda sigma^2)^(1/4)."
 ENDINGS = {
     "reached": "",
+    "known": "The network does not tell these samples from unseen ones: no noise was added. Ask for some with --set unlearner.noise=",
     "harm": "The target was not reached within the tolerance; this is the most noise within it.",
     "limit": "The trust region ended before the target was reached.",
     "clipped": "The noise that was asked for was cut to the trust region.",
@@ -68,6 +70,11 @@ class FisherForgetting(Unlearner):
         """Refuse options without a meaning."""
         require(self.damping > 0 and self.trust > 0, f"damping={self.damping}, trust={self.trust}", "Both are positive.")
         require(self.noise is None or self.noise >= 0, f"noise={self.noise}", "It is a length.")
+
+    @property
+    def idle(self) -> bool:
+        """Whether noise of scale 0 was asked for."""
+        return self.noise == 0
 
     def effort(self, model: nn.Module, train: Samples, masks: MaskSet) -> str:
         """Samples and parameters."""
@@ -122,7 +129,7 @@ class FisherForgetting(Unlearner):
         if not len(judge.validation):
             raise MissingContext("There are no validation samples of the classes that stay.", "The noise is chosen on them.", "Give noise.")
         if judge.before.reached:
-            return 0.0, "reached"
+            return 0.0, "known"
 
         def attempt(scale: float) -> Reading:
             return judge.read(scale * direction)

@@ -4,7 +4,8 @@
 
 It has no brake of its own: a few steps too many ruin a network. So after every step it is judged as ssse's step is
 (`training/forgetting.py`), and stops where the target is reached, or at the last step within the tolerance, whichever comes first.
-`stop=false` climbs to the end of all epochs, as published. Retained samples are never shown.
+`stop=false` climbs to the end of all epochs, as published. Nothing is trained on retained
+samples; a probe of them tells how hard samples are, unless `stop=false`.
 
 Source: Golatkar, Achille, Soatto 2020 (arXiv 1911.04933), "negative gradient"; Thudi et al. 2022 (arXiv 2109.13398). The rule
 for stopping is ours.

@@ -3,7 +3,8 @@
 The network is drawn anew (from its architecture, where that is known; else by its layers' own `reset_parameters`), pruned weights stay
 pruned, and SGD with a cosine of the learning rate sees the retained samples only. So nothing of the forgotten samples is left in it, as
 far as masks and hyper-parameters were not chosen with them. It is exact forgetting at the price of training; with the recipe that the
-first network had (`epochs`, `lr`, ...) it is the reference of `--audit`.
+first network had (`epochs`, `lr`, ...) it is the reference of `--audit`. It knows no warm-up, augmentation or other optimizer, and its
+rate falls once an epoch; `train --without` has the whole recipe.
 
 Source: the definition of exact unlearning, Cao and Yang 2015; masks kept fixed: ours.
 """

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
@@ -51,6 +52,7 @@ class Salun(Erasing):
         weight: of the samples that stay, beside those to forget.
     """
 
+    as_trained: ClassVar[tuple[str, ...]] = ("weight_decay",)
     epochs: int = 10
     lr: float = 0.01
     share: float = 0.5

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ class Scrub(Erasing):
         rewind: take the epoch after which the samples are as wrong as unseen ones (SCRUB+R).
     """
 
+    as_trained: ClassVar[tuple[str, ...]] = ("weight_decay",)
     epochs: int = 5
     lr: float = 0.005
     max_epochs: int = 2

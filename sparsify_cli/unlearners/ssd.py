@@ -3,7 +3,7 @@
     I_D, I_S   mean squared gradients over all training samples, and over the k samples to forget
     where I_S > alpha I_D :   theta <- theta * min(lam I_D / I_S, 1)
 
-`prepare` reads the training set once, for I_D; `erase` touches only the samples to forget. Nothing is trained.
+`prepare` reads the training set once, for I_D; `erase` looks at the samples to forget alone. Nothing is trained.
 
 Source: Foster, Schoepf, Brintrup 2024 (arXiv 2308.07707); alpha = 10 and lam = 1 as there for a ResNet. Differs: squared
 gradients of single samples, not of mini-batches. Their choice of alpha by hand is kept: there is no rule that finds it. As S
@@ -76,7 +76,8 @@ class Ssd(Unlearner):
         if step.any():
             return ""
         most = f" {k} of {n} samples can weigh at most {n / k:.3g} times more." if self.alpha * k >= n else ""
-        return f"No weight matters {self.alpha:g} times more to these samples than to all: nothing was changed.{most} Set a smaller alpha."
+        lower = f"Lower alpha{f' below {n / k:.3g}' if most else ''}: --set unlearner.alpha="
+        return f"No weight matters {self.alpha:g} times more to these samples than to all: nothing was changed.{most} {lower}"
 
     def _factor(self, everywhere: Tensor, ours: Tensor) -> Tensor:
         damped = (self.lam * everywhere / ours.clamp(min=torch.finfo(ours.dtype).tiny)).clamp(max=1.0)

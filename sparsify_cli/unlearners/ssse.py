@@ -3,8 +3,9 @@
     theta' = theta + epsilon / (n - k) * F^-1 (sum_{i in S} grad l_i(theta) + k mu theta)
 
 S are the k samples to forget of n, F = lambda I + (1/m) sum g g^T. `prepare` keeps F in one of four forms
-(`maths/fisher_forms.py`); `erase` afterwards computes gradients of S alone. All trainable parameters move, or those in `layers`; pruned
-weights do not.
+(`maths/fisher_forms.py`); `erase` afterwards computes gradients of S alone, and runs the
+network over probes of retained and validation samples (200 to 2,000 of each) to choose epsilon. All trainable parameters move, or those
+in `layers`; pruned weights do not.
 
 How epsilon is chosen, when it is not given; the test split is never seen. The search starts from the step that slopes promise, at least
 1/1024 of the trust region, and takes about the smallest epsilon (`maths/step_search.py`) at which both hold:
@@ -35,7 +36,7 @@ could not be verified. `retained` is the Fisher of what stays, from the same sum
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,7 @@ DRAWN, ENOUGH = 1024, 4096
 NO_GAP = "The model does not tell these samples from unseen ones; epsilon brings the loss of what stays lowest along the step."
 HARM = "The target was not reached within a fall of {:g} of validation accuracy; this is the most forgetful step within it."
 FAR = "The trust region ({:g} of the parameters' norm) ended before the target was reached."
+STEP = "Before and after are those of this step alone: in a nest, before it sparser levels have changed the network already."
 MOVED = "Euclidean length of the change of the parameters."
 SOURCE = "Peste, Alistarh, Lampert 2021 (arXiv 2107.03860)"
 
@@ -76,7 +78,8 @@ class Ssse(Unlearner):
         retained: take the samples to forget out of the Fisher; `block` and `dense` over all samples only.
         damping: lambda relative to the mean diagonal of the empirical Fisher, > 0.
         epsilon: step length; None = chosen by the rule above.
-        weight_decay: mu of the regulariser mu/2 |theta|^2 the model was trained with, 0 = none.
+        weight_decay: mu of the regulariser mu/2 |theta|^2 the model was trained with, 0 = none; left out = as recorded in its artifact or
+            an ancestor's, 0 where nothing is.
         trust: longest step, relative to the norm of the parameters that may move.
         tolerance: fall of validation accuracy on the classes that stay that may be paid, fraction.
         forgotten: accuracy on a wholly forgotten class that counts as forgotten, fraction.
@@ -85,6 +88,7 @@ class Ssse(Unlearner):
         seed: for every random draw.
     """
 
+    as_trained: ClassVar[tuple[str, ...]] = ("weight_decay",)
     fisher: Kind = "block"
     block: int = 512
     samples: int = 0
@@ -111,6 +115,11 @@ class Ssse(Unlearner):
         _require(0 <= self.tolerance <= 1 and 0 <= self.forgotten <= 1, f"tolerance={self.tolerance}", "Fractions lie in [0, 1].")
         sums = self.fisher in ("block", "dense") and not self.samples
         _require(sums or not self.retained, "retained=true", "Samples can be taken out of blocks over all samples only.")
+
+    @property
+    def idle(self) -> bool:
+        """Whether a step of length 0 was asked for."""
+        return self.epsilon == 0
 
     def effort(self, model: nn.Module, train: Samples, masks: MaskSet) -> str:
         """Samples, parameters, memory and the precision of the sums."""
@@ -294,7 +303,7 @@ def _findings(judge: Judge, newton: Newton, attempt: Attempt, trust: float) -> t
     theta, forgets, valids = float(newton.theta.norm()), len(judge.forget), len(judge.validation)
     one = "Length of the step; 1 is the Newton step of a well-specified model."
     cut = f"1 when the step was cut to {trust:g} of the parameters' norm, else 0."
-    stays = "On the classes that stay, over the probed validation samples."
+    stays = f"On the classes that stay, over the probed validation samples. {STEP}"
     return (
         _finding("epsilon", attempt.epsilon, definition=one, note=attempt.note),
         _finding("damping", attempt.line.damping, definition="lambda added to the diagonal of the empirical Fisher, absolute."),
@@ -313,7 +322,7 @@ def _findings(judge: Judge, newton: Newton, attempt: Attempt, trust: float) -> t
 
 
 def _finding(name: str, value: float, unit: str = "", n: int = 0, *, definition: str = "", note: str = "") -> Finding:
-    words = definition or "Mean over the probed samples to forget, batch norm in evaluation mode."
+    words = definition or f"Mean over the probed samples to forget, batch norm in evaluation mode. {STEP}"
     return Finding(name=name, value=value, unit=unit, n=n, definition=words, source=SOURCE, note=note)
 
 
