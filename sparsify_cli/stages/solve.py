@@ -174,8 +174,8 @@ def _notes(facts: Mapping[str, Any], layers: Mapping[str, Layer], rest: Sequence
     if short:
         first = layers[short[0]]
         notes.append(
-            f"{_counted(len(short), 'layer')} saw fewer rows than inputs ({short[0]}: {first.rows:,} of {first.size[1]:,}), "
-            "so that the Gram matrix has no full rank: more --samples repair better."
+            f"{_counted(len(short), 'layer')} saw fewer rows than inputs, and the rank of a Gram matrix is at most the number of its rows "
+            f"({short[0]}: {first.rows:,} of {first.size[1]:,}): more --samples repair better."
         )
     if rest:
         listed = ", ".join(rest[:3])

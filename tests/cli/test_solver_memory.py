@@ -38,6 +38,14 @@ def test_what_does_not_fit_is_refused_first(
     assert not Path("out").exists()
 
 
+def test_too_few_rows_are_told_with_the_rank(here: Path, run: Run) -> None:
+    """The layer, the rank that its Gram matrix has at most, and its inputs; nothing where there are rows enough."""
+    few, enough = (run(f"prune {DENSE} --sparsity 0.8 --solver refit --samples {n} --out out-{n}") for n in (30, 200))
+    assert "the rank of a Gram matrix is at most the number of its rows" in " ".join((few.out + few.err).split())
+    assert ": 30 of 64)" in few.out + few.err
+    assert "rank" not in enough.out + enough.err
+
+
 @pytest.mark.parametrize("name", ["sparsegpt", "woodfisher"])
 def test_a_dry_run_counts_what_the_solver_holds(name: str, here: Path, run: Run) -> None:
     """The plan's memory is what the run says that it will hold, and the network beside it; without a solver it is the network's."""
