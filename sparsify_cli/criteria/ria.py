@@ -32,7 +32,7 @@ class Ria(LayerwiseCriterion):
     """
 
     power: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
-    needs = frozenset({"gram"})
+    needs = frozenset({"inputs"})
     directed: ClassVar[bool] = True
     comparable: ClassVar[bool] = False
 

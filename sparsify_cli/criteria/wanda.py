@@ -34,7 +34,7 @@ class Wanda(LayerwiseCriterion):
     """
 
     scope: Literal["layer", "row"] = "layer"
-    needs = frozenset({"gram"})
+    needs = frozenset({"inputs"})
     directed: ClassVar[bool] = True
     comparable: ClassVar[bool] = False
 

@@ -93,14 +93,18 @@ def eliminate(
     Raises:
         Anomalous: H is so close to singular that rounding decides.
     """
-    units, columns = units or Units(), weight.shape[2]
-    rows = max(1, min(ROWS, IN_FLIGHT // (8 * columns**2)))
+    units, rows = units or Units(), rows_in_flight(weight.shape[2])
     parts = [slice(start, start + rows) for start in range(0, len(weight), rows)]
     traces = [_Elimination(weight[part], inverse, units.of(part)).run(steps) for part in parts]
     cost = torch.cat([trace.cost for trace in traces])
     if not bool(cost.isfinite().all()):
         raise Anomalous("The costs of removing weights are not finite.", "Some inputs depend on others.", "Raise the solver's damping.")
     return Trace(torch.cat([trace.order for trace in traces]), cost)
+
+
+def rows_in_flight(columns: int) -> int:
+    """Rows that are eliminated side by side: each holds an inverse of its own."""
+    return max(1, min(ROWS, IN_FLIGHT // (8 * columns**2)))
 
 
 def unit_costs(

@@ -91,6 +91,10 @@ class ALPS(LayerSolver):
             layer.usable.require_room(count, keep.pattern)
         return [self._solution(layer, count) for count in counts]
 
+    def layer_memory(self, outputs: int, columns: int) -> int:
+        """The decomposition with its workspace and the inverse; the state of the iteration, scores and what is fitted."""
+        return 8 * (7 * columns**2 + 11 * outputs * columns)
+
     def _solution(self, layer: _Layer, count: int) -> Solution:
         if count in (0, layer.dense.numel()):
             mask = torch.full_like(layer.dense, count > 0, dtype=torch.bool)

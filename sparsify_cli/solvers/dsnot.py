@@ -64,6 +64,10 @@ class DSnoT(LayerSolver):
         mask = self._moved(_Rows.of(dense, precise, scores, self.variance, keep.pattern.group), mask, usable.live & usable.allowed)
         return refit(dense, damped(precise, self.damping), mask) if self.refit else dense.masked_fill(~mask, 0), mask
 
+    def layer_memory(self, outputs: int, columns: int) -> int:
+        """The decomposition of the Gram matrix with its workspace, then the refit; effects and scores of every weight."""
+        return 8 * (4 * columns**2 + 9 * outputs * columns)
+
     def _moved(self, rows: _Rows, mask: Tensor, free: Tensor) -> Tensor:
         """The mask after the cycles; `free` weights may be moved."""
         mask, free = mask.clone(), free.clone()

@@ -31,7 +31,7 @@ from sparsify_cli.contracts.solver import Keep, LayerSolver, Solution
 from sparsify_cli.errors import Infeasible
 from sparsify_cli.maths.gram import damped, inverse_factor
 from sparsify_cli.maths.keep import top_k
-from sparsify_cli.maths.obs import Trace, Units, eliminate, rebuilt
+from sparsify_cli.maths.obs import Trace, Units, eliminate, panel_rows, rebuilt, rows_in_flight
 from sparsify_cli.maths.usable import Usable
 from sparsify_cli.recipes.pattern import Pattern
 
@@ -75,6 +75,11 @@ class ExactOBS(LayerSolver):
         masks = [layer.expanded(trace.kept(layer.count - share, layer.count)) for share in shares]
         hessian = damped(gram.double(), self.damping).flip(0, 1)
         return [(rebuilt(layer.weight, hessian, inverse, mask).flip(1), mask.flip(1)) for mask in masks]
+
+    def layer_memory(self, outputs: int, columns: int) -> int:
+        """An inverse for every row in flight with the panel of its steps, the factors before them, and the order of removals."""
+        rows = min(outputs, rows_in_flight(columns))
+        return 8 * ((rows + 5) * columns**2 + 2 * rows * panel_rows(columns) * columns + 8 * outputs * columns)
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,6 +73,10 @@ class Greedy(LayerSolver):
         scale = torch.where(terms.live, found.coefficients * int(terms.live.sum()), 1.0)
         return (dense * by_channel(scale, positions=positions)).masked_fill(~mask, 0), mask
 
+    def layer_memory(self, outputs: int, columns: int) -> int:
+        """Products of the channels, those that are taken one after another, then the refit."""
+        return 8 * (5 * columns**2 + 9 * outputs * columns)
+
     def _wanted(self, terms: Terms, usable: Usable, keep: Keep, positions: int) -> Wanted:
         """Channels that add something, by how many usable weights they have."""
         sizes = channel_counts(usable.live & usable.allowed, positions=positions) * terms.live

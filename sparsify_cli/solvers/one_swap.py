@@ -25,7 +25,7 @@ from torch import Tensor
 from sparsify_cli.contracts.solver import Keep, LayerSolver, Solution
 from sparsify_cli.maths.gram import damped
 from sparsify_cli.maths.refit import refit
-from sparsify_cli.maths.swaps import Swaps
+from sparsify_cli.maths.swaps import HELD, Swaps
 from sparsify_cli.maths.usable import Usable, best, best_of_rows
 
 
@@ -64,6 +64,12 @@ class OneSwap(LayerSolver):
         if self.scope == "layer" and not keep.pattern.is_grouped:
             mask = self._traded(layer, mask)
         return refit(dense, hessian, mask) if self.refit else dense.masked_fill(~mask, 0), mask
+
+    def layer_memory(self, outputs: int, columns: int) -> int:
+        """The damped Gram matrix, the part that a refit factors, prices, and the pairs that are looked at."""
+        pairs = min(columns, self.candidates or columns) ** 2
+        side_by_side = min(outputs, max(1, HELD // pairs))
+        return 8 * (3 * columns**2 + 12 * outputs * columns + 3 * side_by_side * pairs)
 
     def _first(self, dense: Tensor, gram: Tensor, usable: Usable, keep: Keep) -> Tensor:
         usable.require_room(keep.count, keep.pattern)

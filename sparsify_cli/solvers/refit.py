@@ -60,6 +60,10 @@ class Refit(LayerSolver):
         mask = self._chosen(dense, precise, keep)
         return refit(dense, damped(precise, self.damping), mask), mask
 
+    def layer_memory(self, outputs: int, columns: int) -> int:
+        """The damped Gram matrix, and the largest part of it with its factor."""
+        return 8 * (3 * columns**2 + 7 * outputs * columns)
+
     def _chosen(self, dense: Tensor, gram: Tensor, keep: Keep) -> Tensor:
         usable = Usable.of(dense, gram, keep.within)
         usable.require_room(keep.count, keep.pattern)

@@ -88,6 +88,10 @@ class SparseGPT(LayerSolver):
             layer.spread(span, slice(span.stop, None))
         return layer.work.masked_fill_(~layer.mask, 0).T.double().contiguous(), layer.mask.T.contiguous()
 
+    def layer_memory(self, outputs: int, columns: int) -> int:
+        """The damped Gram matrix and its factor on the way to their inverse, and the layer one input a row."""
+        return 8 * (5 * columns**2 + 7 * outputs * columns)
+
     def _dtype(self, weights: int) -> torch.dtype:
         single = self.precision == "float32" or (self.precision == "auto" and weights > RANKED)
         return torch.float32 if single else torch.float64

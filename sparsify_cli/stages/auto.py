@@ -86,8 +86,12 @@ class Auto(LayerSolver):
         """Several counts with the solver for the layer."""
         return self._for(weight, keep).ladder(weight, gram, keep, counts)
 
+    def for_size(self, size: Size, pattern: Pattern) -> LayerSolver:
+        """The solver of a layer of some size."""
+        return _solver(choice(size, pattern, self.most))
+
     def _for(self, weight: Tensor, keep: Keep) -> LayerSolver:
-        return _solver(choice((weight.shape[0], weight.shape[1]), keep.pattern, self.most))
+        return self.for_size((weight.shape[0], weight.shape[1]), keep.pattern)
 
 
 def _solver(name: str) -> LayerSolver:

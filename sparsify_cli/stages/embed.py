@@ -40,7 +40,7 @@ from sparsify_cli.stages.measure import BUFFERS, answers, predict, share_right
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import plan, tied_names, turned_of, untied
 from sparsify_cli.stages.sizes import size_findings, speed_findings
-from sparsify_cli.stages.solved_level import repaired, require_solvable
+from sparsify_cli.stages.solved_level import repaired, require_level_room, require_solvable
 from sparsify_cli.stages.sparsifier import Sparsifier, pattern_notes, sparsifier
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
@@ -149,6 +149,7 @@ def _embedding(recipe: EmbedRecipe, listener: Listener) -> tuple[Embedding, tupl
     chooser = sparsifier(recipe, list(shapes), turned=turned_of(rows))
     for level in filter(None, recipe.levels):
         chooser.once(subject.checkpoint.tensors, level, pruned=subject.masks)  # refuse now what could only fail at the end
+    require_level_room(recipe, subject, list(shapes), listener)
     parent = subject if recipe.model or subject.artifact else None
     return Embedding(recipe, subject, parent, chooser, tuple(shapes), private), pattern_notes(shapes, recipe.pattern)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
+from dataclasses import dataclass
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import BadRequest
@@ -34,22 +35,37 @@ def give_back_freed(weights: int) -> None:
             ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, PAGES)
 
 
-def require_room(what: str, needed: int, listener: Listener) -> None:
-    """Say what is needed, and refuse what does not fit.
+@dataclass(frozen=True)
+class Need:
+    """What a method will hold.
 
     Args:
         what: the flag that asks for it.
-        needed: bytes.
+        bytes: at most, about.
+        why, do: of a refusal.
+        largest: what takes most of it, where one thing does.
+    """
+
+    what: str
+    bytes: int
+    why: str = "It holds gradients or curvature of all pruned weights."
+    do: str = "Choose fewer --samples, a smaller block, --skip large layers, or another --solver."
+    largest: str = ""
+
+
+def require_room(need: Need, listener: Listener) -> None:
+    """Say what is needed, and refuse what does not fit.
+
+    Args:
+        need: for what, and how much.
         listener: hears the number.
 
     Raises:
         BadRequest: with what is needed and what there is.
     """
     there = machine_memory()
-    if needed > SHARE * there:
-        raise BadRequest(
-            f"{what} needs {size(needed)} of memory; this machine has {size(there)}, half of which may be used.",
-            "It holds gradients or curvature of all pruned weights.",
-            "Choose fewer --samples, a smaller block, --skip large layers, or another --solver.",
-        )
-    listener.note(f"{what} will hold about {size(needed)}")
+    if need.bytes > SHARE * there:
+        lack = f"{need.what} needs {size(need.bytes)} of memory; this machine has {size(there)}, half of which may be used."
+        raise BadRequest(lack, need.why, need.do)
+    most = f", most of it for {need.largest}" if need.largest else ""
+    listener.note(f"{need.what} will hold about {size(need.bytes)}{most}")

@@ -16,6 +16,7 @@ from sparsify_cli.stages.prune import chosen_masks
 from sparsify_cli.stages.rows import Row
 from sparsify_cli.stages.shares import is_counted_alone, resolved
 from sparsify_cli.stages.slices import AHEAD, WORKERS, Target, slices_of
+from sparsify_cli.stages.solver_memory import require_solver_room
 from sparsify_cli.stages.sparsifier import require_carried
 from sparsify_cli.stages.streamed import Job, can_stream, job_of
 from sparsify_cli.stages.subject import Subject, open_subject
@@ -37,6 +38,7 @@ class Planned:
         kept: weights that would stay in each pruned one.
         target: the sparsity that is meant, as text.
         memory: bytes held at a time beyond the program itself, about.
+        solver: bytes of them that a solver holds, or what measures layers.
         streams: it goes slice by slice.
         targets: what is meant for each pruned tensor alone: a sparsity, or the allocation that shares it out.
         odd: tensors that are not plain numbers and stay as they are -> why.
@@ -49,6 +51,7 @@ class Planned:
     streams: bool
     targets: Mapping[str, str] = field(default_factory=dict)
     odd: Mapping[str, str] = field(default_factory=dict)
+    solver: int = 0
 
 
 def planned(recipe: PruneRecipe, listener: Listener) -> Planned:
@@ -68,12 +71,14 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Plan
     rows = plan(before.checkpoint, before.architecture, skip=recipe.skip, include=recipe.include)
     if recipe.strict:
         require_carried({row.name: row.oriented for row in rows if row.matched}, recipe.pattern)
+    solver = require_solver_room(recipe, before, [row.name for row in rows if row.matched], listener)
     _, masks = chosen_masks(recipe, before, rows, listener)
     kept = {row.name: int(masks[row.name].sum()) for row in rows if row.matched}
     total = sum(row.weights for row in rows if row.matched)
     asked = decimal(recipe.sparsity) if recipe.sparsity is not None else f"{1 - sum(kept.values()) / max(1, total):.6g}"
     odd = before.checkpoint.home.layout.odd if before.checkpoint.home else {}
-    return Planned(rows, kept, asked, IN_MEMORY * sum(_bytes(row) for row in rows), False, _targets(recipe, rows), odd)
+    memory = IN_MEMORY * sum(_bytes(row) for row in rows) + solver
+    return Planned(rows, kept, asked, memory, False, _targets(recipe, rows), odd, solver)
 
 
 def _targets(recipe: PruneRecipe, rows: Sequence[Row]) -> dict[str, str]:
@@ -120,15 +125,22 @@ def cost_table(found: Planned) -> Table:
         ("weights as they are", bytes_said(dense)),
         ("the result, zeros included", bytes_said(dense)),
         ("the result packed, about", bytes_said(packed)),
-        ("memory, about", f"{bytes_said(found.memory)} ({'in slices' if found.streams else 'in memory'})"),
+        ("memory, about", f"{bytes_said(found.memory)} ({_held(found)})"),
     )
     return Table("expected", ("what", "bytes"), rows)
+
+
+def _held(found: Planned) -> str:
+    """How memory is used."""
+    if found.solver:
+        return f"in memory, {bytes_said(found.solver)} of it beside the network"
+    return "in slices" if found.streams else "in memory"
 
 
 def facts(found: Planned) -> dict[str, object]:
     """The plan as plain JSON values."""
     dense, packed = sum(map(_bytes, found.rows)), sum(_packed(row, found.kept) for row in found.rows)
-    costs = {"bytes": dense, "bytes_packed": packed, "memory": found.memory, "streams": found.streams}
+    costs = {"bytes": dense, "bytes_packed": packed, "memory": found.memory, "memory_solver": found.solver, "streams": found.streams}
     nothing = {"shape": None, "prunable": False, "weights": None, "kept": None, "target": None}
     odd = {name: {**nothing, "why": why} for name, why in found.odd.items()}
     return {"plan": {row.name: _fact(row, found) for row in found.rows} | odd, "target": found.target, **costs}

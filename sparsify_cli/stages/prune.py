@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sparsify_cli.contracts.listener import Listener
+from sparsify_cli.contracts.solver import NetworkSolver
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.recipes.allocation import NEEDS_COSTS
 from sparsify_cli.recipes.pattern import Pattern
@@ -37,6 +38,7 @@ from sparsify_cli.stages.rows import Row
 from sparsify_cli.stages.shares import is_counted_alone, outliers_seen, resolved, shared_out
 from sparsify_cli.stages.sizes import compared_sizes
 from sparsify_cli.stages.solve import Solved, is_joint, solved, solver_of
+from sparsify_cli.stages.solver_memory import require_solver_room
 from sparsify_cli.stages.sparsifier import (
     Sparsifier,
     collapse_notes,
@@ -113,6 +115,8 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
         require_carried({row.name: row.oriented for row in rows if row.matched}, recipe.pattern)
     before = _finite_subject(recipe, before, rows)
     start, reordered = reordered_first(recipe, before, rows)
+    if not isinstance(solver_of(recipe), NetworkSolver):  # which says so itself, of each try
+        require_solver_room(recipe, start, [row.name for row in rows if row.matched], listener)
     first = chosen_masks(recipe, start, rows, listener)  # before there is a folder: what cannot be is refused here
 
     def once(asked: PruneRecipe) -> Solved:

@@ -23,7 +23,7 @@ from sparsify_cli.stages import auto
 from sparsify_cli.stages.auto import Auto
 from sparsify_cli.stages.calibrate import BATCH, calibration_inputs, names_in, network_of, watchable
 from sparsify_cli.stages.layerwise import Layer, Pass, require_whole_groups, sizes_of
-from sparsify_cli.stages.memory import require_room
+from sparsify_cli.stages.memory import Need, require_room
 from sparsify_cli.stages.on_the_way import Way
 from sparsify_cli.stages.sparsifier import Sparsifier
 from sparsify_cli.stages.strategy import strategy
@@ -138,8 +138,7 @@ def _network(
             "Name a solver that repairs layer by layer, alps for instance, or leave --solver out.",
         )
     network = network_of(recipe, before, chooser.names)
-    needed = ACTIVATIONS * solver.memory(_sizes(network.weights()), recipe.samples)
-    require_room(f"--solver {recipe.solver.name if recipe.solver else ''}", int(needed), listener)
+    require_room(network_need(recipe, solver, _sizes(network.weights())), listener)
     weights = {name: before.checkpoint.tensors[name] for name in chooser.names}
     meant = MaskSet({name: masks[name] for name in chooser.names}).sparsity if recipe.budget else recipe.sparsity
     target = chooser.target(weights, meant, pruned=before.masks)
@@ -151,6 +150,12 @@ def _network(
     each = f", {few:,} at each stage" if few < len(network.inputs) else ""
     said = f"{facts['solver']['name']} pruned and repaired {len(found.weights)} tensors together on {_seen(facts)}{each}."
     return Solved(tensors, MaskSet({**before.masks, **found.masks}), (said, *_unheard(recipe, solver), *found.notes), facts)
+
+
+def network_need(recipe: PruneRecipe, solver: NetworkSolver, sizes: Sequence[int]) -> Need:
+    """What a solver of networks will hold for tensors of these sizes."""
+    name = recipe.solver.name if recipe.solver else ""
+    return Need(f"--solver {name}", int(ACTIVATIONS * solver.memory(sizes, recipe.samples)))
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> list[int]:
@@ -189,8 +194,8 @@ def _notes(facts: Mapping[str, Any], layers: Mapping[str, Layer], rest: Sequence
     if short:
         first = layers[short[0]]
         notes.append(
-            f"{_counted(len(short), 'layer')} saw fewer rows than inputs ({short[0]}: {first.rows:,} of {first.size[1]:,}), "
-            "so that the Gram matrix has no full rank: more --samples repair better."
+            f"{_counted(len(short), 'layer')} saw fewer rows than inputs, and the rank of a Gram matrix is at most the number of its rows "
+            f"({short[0]}: {first.rows:,} of {first.size[1]:,}): more --samples repair better."
         )
     if rest:
         listed = ", ".join(rest[:3])

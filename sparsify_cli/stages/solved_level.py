@@ -9,7 +9,7 @@ Source: ours; the nesting of Halvachi, Peste, Alistarh, Lampert 2023 (arXiv 2312
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +22,9 @@ from sparsify_cli.stages import auto
 from sparsify_cli.stages.auto import Auto
 from sparsify_cli.stages.calibrate import names_in, watchable
 from sparsify_cli.stages.layerwise import Held, Pass, sizes_of
+from sparsify_cli.stages.memory import require_room
 from sparsify_cli.stages.solve import solver_of
+from sparsify_cli.stages.solver_memory import Asked, need_of
 from sparsify_cli.stages.subject import Subject
 from sparsify_cli.training.forgetting import draw
 from sparsify_cli.values.mask_set import MaskSet
@@ -42,6 +44,20 @@ def require_solvable(recipe: EmbedRecipe) -> None:
     if not isinstance(solver_of(recipe), LayerSolver):
         name = recipe.solver.name if recipe.solver else ""
         raise BadRequest(f"The solver {name} works on whole networks.", "It cannot leave weights as they are.", "Take --solver auto.")
+
+
+def require_level_room(recipe: EmbedRecipe, subject: Subject, names: Sequence[str], listener: Listener) -> None:
+    """Say what the solver will hold, and refuse what does not fit.
+
+    Raises:
+        BadRequest: with what is needed and what there is.
+    """
+    solver = solver_of(recipe)
+    if recipe.solver is not None and isinstance(solver, LayerSolver):
+        inputs = subject.samples("train").inputs
+        asked = Asked(f"--solver {recipe.solver.name}", [solver], recipe.pattern, min(recipe.samples, len(inputs)))
+        if (need := need_of(asked, subject, names, inputs[:2])) is not None:
+            require_room(need, listener)
 
 
 def repaired(

@@ -48,12 +48,16 @@ class Stats:
     def second_moment(self, name: str) -> Tensor:
         """E[x_j^2] of a layer's inputs over calibration rows, [columns] or [groups, columns]: the diagonal of its Gram matrix.
 
+        E[x]^2 + Var[x] where these are known, a sum of terms >= 0 that equals it to rounding and needs no such matrix.
+
         Raises:
             MissingContext: calibration did not see this layer.
         """
-        if name not in self.gram:
-            raise MissingContext(f"No calibration statistics for {name!r}.", "This criterion needs inputs.", "Give --data and --arch.")
-        return self.gram[name].diagonal(dim1=-2, dim2=-1)
+        if name in self.inputs:
+            return self.inputs[name].mean.square() + self.inputs[name].variance
+        if name in self.gram:
+            return self.gram[name].diagonal(dim1=-2, dim2=-1)
+        raise MissingContext(f"No calibration statistics for {name!r}.", "This criterion needs inputs.", "Give --data and --arch.")
 
     def activity(self, name: str) -> Inputs:
         """How active a layer's inputs are.

@@ -18,6 +18,7 @@ from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.recipe import resolve
 from sparsify_cli.recipes.verbs import FinetuneRecipe, PruneRecipe
+from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages import calibrate as module_under_test
 from sparsify_cli.stages.calibrate import calibrate, calibration_inputs, execution_order, needs_inputs, statistics
 from sparsify_cli.stages.dry_run import dry_run
@@ -27,6 +28,7 @@ from sparsify_cli.stages.sparsifier import sparsifier
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.values.checkpoint import Checkpoint, Source, Spec
 from sparsify_cli.values.mask_set import MaskSet
+from sparsify_cli.values.stats import Stats
 
 NET = """
 import torch
@@ -96,6 +98,29 @@ def test_gram_is_the_mean_over_rows():
         torch.testing.assert_close(stats.gram["a.weight"], x.double().T @ x.double() / 23, rtol=0, atol=1e-12)
         torch.testing.assert_close(stats.gram["b.weight"], hidden.T @ hidden / 23, rtol=0, atol=1e-6)
     torch.testing.assert_close(stats.second_moment("a.weight"), x.double().square().mean(0), rtol=0, atol=1e-12)
+
+
+def test_squares_of_inputs_need_no_gram_matrix():
+    """Mean and variance give its diagonal to 1e-12: with groups, an input far from zero, one that is never active; so do scores."""
+    net, x = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2)), torch.randn(200, 4, 5, 5).relu()
+    x[:, 1] += 1000
+    x[:, 2] = 0
+    whole = Stats(gram=calibrate(net, x, ["0.weight"], batch=13).gram)
+    alone = calibrate(net, x, ["0.weight"], batch=13, gram=False)
+    assert not alone.gram
+    torch.testing.assert_close(alone.second_moment("0.weight"), whole.second_moment("0.weight"), rtol=1e-12, atol=0)
+    for name in ("wanda", "ria"):
+        criterion, weight = Shelf("criteria").load(name)(), {"0.weight": net[0].weight.detach()}
+        assert "gram" not in criterion.needs
+        torch.testing.assert_close(criterion.scores(weight, alone), criterion.scores(weight, whole), rtol=1e-12, atol=0)
+
+
+def test_wide_layers_are_ranked_where_their_gram_matrices_do_not_fit(monkeypatch, files):
+    """No Gram matrix is planned or held for Wanda."""
+    monkeypatch.setattr(module_under_test, "SHARE", 1e-12)
+    recipe = request(criterion=Choice("wanda"))
+    found = statistics(recipe, open_subject(recipe), ["first.weight", "grouped.weight", "last.weight"])
+    assert found.inputs and not found.gram
 
 
 def test_a_layer_that_runs_twice_is_seen_twice():

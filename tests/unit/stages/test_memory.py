@@ -8,7 +8,7 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.memory import machine_memory
 from sparsify_cli.stages import memory as module_under_test
-from sparsify_cli.stages.memory import require_room
+from sparsify_cli.stages.memory import Need, require_room
 
 
 class Heard(Listener):
@@ -25,10 +25,10 @@ def test_half_of_the_memory_may_be_planned_with(monkeypatch):
     """50 of 100 bytes are told and taken, 51 are refused with the flag and both numbers."""
     monkeypatch.setattr(module_under_test, "machine_memory", lambda: 100)
     listener = Heard()
-    require_room("--solver x", 50, listener)
+    require_room(Need("--solver x", 50), listener)
     assert len(listener.notes) == 1 and listener.notes[0].startswith("--solver x") and "50" in listener.notes[0]
     with pytest.raises(BadRequest, match=r"--solver x needs 51 .*100 "):
-        require_room("--solver x", 51, listener)
+        require_room(Need("--solver x", 51), listener)
     assert len(listener.notes) == 1
 
 
