@@ -9,6 +9,8 @@ import fsspec
 import pytest
 import torch
 
+import sparsify_cli
+from sparsify_cli.errors import MissingContext
 from sparsify_cli.maths.matrix_view import to_matrix
 from sparsify_cli.stages.subject import open_path
 from sparsify_cli.values.nest_plan import read_plan
@@ -183,6 +185,22 @@ def test_shared_state_is_stored_once_and_measured_anew(cnn, run: Run):
     assert run("extract alone.safetensors --level 0.9 --arch cnn --data digits --out again").code == 0
     again = open_path(Path("again")).checkpoint.tensors
     assert all(torch.equal(again[name], tensor) for name, tensor in found["0.9"].items())
+
+
+@pytest.mark.parametrize("state", ["private", "shared-affine", "shared"])
+def test_levels_in_a_running_program_are_those_that_are_extracted(cnn, run: Run, state: str):
+    """Bit for bit, as a state and in place; what would have to be measured is refused."""
+    assert run(f"embed cnn --levels 0.9,0 --epochs 0 --state {state} --out nested").code == 0
+    nest, module = sparsify_cli.Nest.load("nested"), open_path(Path("cnn")).module()
+    if state == "shared":
+        with pytest.raises(MissingContext, match="extract NEST"):
+            nest.at(0.9)
+    for level in ("0",) if state == "shared" else ("0.9", "0"):
+        assert run(f"extract nested --level {level} --out x{level}").code == 0
+        extracted = open_path(Path(f"x{level}")).checkpoint.tensors
+        nest.put(module, level)
+        for found in (nest.at(level), module.state_dict()):
+            assert all(found[name].numpy().tobytes() == tensor.numpy().tobytes() for name, tensor in extracted.items())
 
 
 @pytest.mark.parametrize(
