@@ -133,9 +133,10 @@ def _membership(when: str, answers: Mapping[str, Predictions], comparable: Tenso
 
 def _attack(name: str, estimate: Estimate, n: int, attack: str, when: str, note: str = "") -> Finding:
     text = f"{ATTACK.format(ATTACKS[attack])} Network {WHEN[when]}."
+    width = "Nadeau and Bengio 2003" if attack == "learned" else "DeLong et al. 1988"
     return Finding(
         name=name, value=estimate.value, low=estimate.low, high=estimate.high, n=n, definition=text, note=note,
-        source="Yeom et al. 2018 and others, see the code; interval DeLong et al. 1988",
+        source=f"Yeom et al. 2018 and others, see the code; interval {width}",
     )  # fmt: skip
 
 
