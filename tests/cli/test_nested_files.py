@@ -78,6 +78,20 @@ def test_a_limit_between_two_levels(here, run: Run):
     assert run(f"extract {NEST} --max-latency 0.000001ms").code == 5
 
 
+@pytest.mark.parametrize("flags", ["", "--to safetensors", "--to onnx", "--to packed"])
+def test_what_is_written_may_take_more_than_what_is_read(here, run: Run, flags: str):
+    """A limit on the file that is read is told to be no more than that, with the size that was written and the packed one."""
+    limit = plan().ends[0]
+    said = run(f"extract {NEST} --max-bytes {limit} {flags} --out out")
+    told = " ".join((said.out + said.err).split())
+    written = sum(path.stat().st_size for path in Path("out").glob("model*"))
+    assert said.code == 0
+    assert (f"bounds what is read of the nest ({limit:,} bytes); what was written takes {written:,}" in told) == (written > limit)
+    assert ("--to packed writes" in told) == (flags != "--to packed")
+    assert written > limit or flags == "--to packed"
+    assert "bounds what is read" not in run(f"extract {NEST} --max-bytes 1GB {flags} --out roomy").err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
