@@ -8,13 +8,13 @@ nothing can be told. Well below 0.5 the forgotten samples stand out the other wa
     entropy      sum_c p_c log p_c            needs no label
     margin       log p_y - log (1 - p_y)
     correct      answered rightly
-    learned      logistic regression on all of them and the sorted log-probabilities, scores from five-fold cross-validation
+    learned      logistic regression on all of them and the sorted log-probabilities, cross-validated (`learned_attack.py`)
 
 Unseen samples are drawn so that classes are mixed as among the forgotten; otherwise an attack would only tell classes apart.
 
 Source: Yeom et al. 2018 (arXiv 1709.01604), loss and correctness; Salem et al. 2019 (arXiv 1806.01246), confidence and entropy; Carlini
 et al. 2022 (arXiv 2112.03570), the margin on the logit scale; Shokri et al. 2017 (arXiv 1610.05820), learned, there with shadow models.
-Intervals: DeLong et al. 1988 (`ranking.py`).
+Intervals: DeLong et al. 1988 (`ranking.py`); of the learned attack Nadeau and Bengio 2003.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from sparsify_cli.maths.intervals import Estimate, Z
+from sparsify_cli.maths.learned_attack import learned_auc
 from sparsify_cli.maths.ranking import auc_contributions
 from sparsify_cli.values.choices import choices, of_samples, options
 
-FOLDS = 5
 LEAST = 10
 """Samples a side below which an attack is not measured."""
 ATTACKS = {
@@ -68,23 +68,12 @@ def attack_auc(scores: Float[Tensor, " n"], forgotten: Bool[Tensor, " n"]) -> Es
     return Estimate(auc, max(0.0, auc - half), min(1.0, auc + half))
 
 
-def learned_scores(
-    logits: Float[Tensor, "n outputs"], targets: Int[Tensor, "n *a"], forgotten: Bool[Tensor, " n"], seed: int
-) -> Float[Tensor, " n"]:
-    """What an attacker who learned on four fifths of both sides says about the last fifth."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
+def features(logits: Float[Tensor, "n outputs"], targets: Int[Tensor, "n *a"]) -> Float[Tensor, "n features"]:
+    """What an attacker who learns sees of each sample: the ten largest log-probabilities, falling, and every other attack's score."""
     sides = options(logits.double(), attributes=targets.ndim == 2)
     logs = log_softmax(sides, dim=1).amax(dim=1).reshape(len(logits), -1) if targets.ndim == 2 else log_softmax(sides, dim=1)
     ordered = logs.sort(dim=1, descending=True).values[:, :10]
-    features = torch.cat([ordered, torch.stack(list(signals(logits, targets).values()), dim=1)], dim=1).clamp(-1e3, 1e3)
-    attacker = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    found = cross_val_predict(attacker, features.numpy(), forgotten.numpy(), cv=folds, method="predict_proba")
-    return torch.tensor(found[:, 1], dtype=torch.float64)
+    return torch.cat([ordered, torch.stack(list(signals(logits, targets).values()), dim=1)], dim=1).clamp(-1e3, 1e3)
 
 
 def attacks(
@@ -93,8 +82,8 @@ def attacks(
     """AUC of every attack; empty where a side has too few samples."""
     if min(int(forgotten.sum()), int((~forgotten).sum())) < LEAST:
         return {}
-    scores = {**signals(logits, targets), "learned": learned_scores(logits, targets, forgotten, seed)}
-    return {name: attack_auc(score, forgotten) for name, score in scores.items()}
+    plain = {name: attack_auc(score, forgotten) for name, score in signals(logits, targets).items()}
+    return {**plain, "learned": learned_auc(features(logits, targets), forgotten, seed)}
 
 
 def among(estimate: Estimate, attacks: int) -> Estimate:
@@ -107,7 +96,7 @@ def among(estimate: Estimate, attacks: int) -> Estimate:
 def strongest(found: dict[str, Estimate]) -> str:
     """The attack whose interval is furthest from 0.5 on its nearer side; where all hold 0.5, the one furthest from it.
 
-    A learned attack below 0.5 tells nothing: cross-validated scores of one that has learned nothing lie there.
+    A learned attack below 0.5 tells nothing: one that learned something on other samples lies above.
     """
     return max(found, key=lambda name: _evidence(name, found[name]))
 

@@ -129,7 +129,11 @@ class ExtractRecipe(ModelFields, DataFields, OutputFields):
     verb: ClassVar[str] = "extract"
     level: Annotated[str, Option("A sparsity that was embedded (0.8) or a level number (2).")] = ""
     max_bytes: Annotated[
-        SizeText | None, Option("Instead: the densest level whose bytes in the file are at most this, e.g. 5MB.", metavar="SIZE")
+        SizeText | None,
+        Option(
+            "Instead: the densest level for which at most this is read of the file, e.g. 5MB. What is written may be larger.",
+            metavar="SIZE",
+        ),
     ] = None
     max_latency: Annotated[
         MillisecondsText | None, Option("Instead: the densest level that was measured to take at most this, e.g. 3ms.", metavar="TIME")

@@ -98,17 +98,26 @@ class Audit:
     def _relearning(self) -> Iterator[Finding]:
         forget = self.request.forget
         target = mean_loss(self.networks["before"], forget)
-        text = "Passes over the forgotten samples until they cost no more than before they were forgotten"
-        for when in ("after", "reference"):
-            if when in self.networks:
-                masks = self.reference_masks if when == "reference" else self.request.masks
-                passes = Relearning(seed=self.seed).passes(self.networks[when], masks, forget, target)
-                note = "" if passes is not None else f"more than {MOST}"
-                value = float(MOST) if passes is None else float(passes)
-                name = f"relearn_passes_{when}"
-                yield Finding(
-                    name=name, value=value, n=len(forget), better="higher", definition=f"{text}; network {WHEN[when]}.", note=note
-                )
+        masks = {"after": self.request.masks, "reference": self.reference_masks}
+        relearning = Relearning(seed=self.seed)
+        found = {when: relearning.passes(self.networks[when], masks[when], forget, target) for when in masks if when in self.networks}
+        yield from relearned(found, len(forget))
+
+
+def relearned(passes: Mapping[str, int | None], n: int) -> Iterator[Finding]:
+    """How long each network took to come back; where none did, that is no number.
+
+    Args:
+        passes: of the network `after` and of the `reference`; None = more than `MOST`.
+        n: forgotten samples.
+    """
+    text = "Passes over the forgotten samples until they cost no more than before they were forgotten"
+    least = None if all(one is None for one in passes.values()) else float(MOST)
+    for when, one in passes.items():
+        yield Finding(
+            name=f"relearn_passes_{when}", value=least if one is None else float(one), n=n, better="higher",
+            definition=f"{text}; network {WHEN[when]}.", note="" if one is not None else f"more than {MOST}",
+        )  # fmt: skip
 
 
 def _membership(when: str, answers: Mapping[str, Predictions], comparable: Tensor, seed: int) -> Iterator[Finding]:
@@ -133,9 +142,10 @@ def _membership(when: str, answers: Mapping[str, Predictions], comparable: Tenso
 
 def _attack(name: str, estimate: Estimate, n: int, attack: str, when: str, note: str = "") -> Finding:
     text = f"{ATTACK.format(ATTACKS[attack])} Network {WHEN[when]}."
+    width = "Nadeau and Bengio 2003" if attack == "learned" else "DeLong et al. 1988"
     return Finding(
         name=name, value=estimate.value, low=estimate.low, high=estimate.high, n=n, definition=text, note=note,
-        source="Yeom et al. 2018 and others, see the code; interval DeLong et al. 1988",
+        source=f"Yeom et al. 2018 and others, see the code; interval {width}",
     )  # fmt: skip
 
 
@@ -228,3 +238,5 @@ def audit_notes(findings: tuple[Finding, ...]) -> Iterator[str]:
                 yield f"forgotten samples can still be told from unseen ones (AUC {finding.value:.3f}, {finding.note}{beside}){at}."
         if finding.name == "relearn_passes_after" and finding.value == 0:
             yield f"the forgotten samples cost no more than before: nothing has to be relearned{at}."
+        if finding.name == "relearn_passes_after" and finding.value is None:
+            yield f"relearning tells nothing here: in {MOST} passes no network came back to what the forgotten samples cost before{at}."

@@ -5,6 +5,7 @@ But for a file without the folder that `embed` wrote: the lineage needs its hash
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.subject import open_subject, with_context
 from sparsify_cli.stages.tables import said
 from sparsify_cli.stages.write import Product, output_folder, write_product
-from sparsify_cli.values.artifact import NEST, claimed, newest
+from sparsify_cli.values.artifact import NEST, WEIGHTS, claimed, newest
 from sparsify_cli.values.report import Finding, Report
+from sparsify_cli.values.tensor_size import packed_bytes
 
 READ = "Bytes read of the file that holds all levels."
 
@@ -37,7 +39,8 @@ def extract(recipe: ExtractRecipe, listener: Listener) -> Outcome:
     taken = replace(taken, network=network)
     gone = {FORGOTTEN: ids} if (ids := place.manifest.get("facts", {}).get(FORGOTTEN)) else {}
     if recipe.to is not None:
-        return exported(recipe, recipe.to, taken.network, taken.parent, facts=gone)
+        done = exported(recipe, recipe.to, taken.network, taken.parent, facts=gone)
+        return replace(done, notes=(*done.notes, *_room(recipe, taken, sum(file.stat().st_size for file in done.files))))
     sparsity = decimal(taken.nest.sparsities[taken.level - 1])
     report = Report((*size_findings(taken.network), *_read(taken)), {"level": taken.level, "sparsity": sparsity})
     folder, held = output_folder(recipe, f"{Path(place.shown).name}-{sparsity}")
@@ -45,7 +48,7 @@ def extract(recipe: ExtractRecipe, listener: Listener) -> Outcome:
         write_product(
             folder, Product(recipe, taken.network, report, taken.parent, taken.network.checkpoint, taken.network.masks, facts=gone)
         )
-    return _outcome(place, taken, report, folder)
+    return replace(_outcome(place, taken, report, folder), notes=tuple(_room(recipe, taken, (folder / WEIGHTS).stat().st_size)))
 
 
 def _place(recipe: ExtractRecipe, listener: Listener) -> Place:
@@ -62,6 +65,20 @@ def _place(recipe: ExtractRecipe, listener: Listener) -> Place:
         nest_of(open_subject(replace(recipe, model=text), listener=listener))  # says what is there instead
         raise AssertionError("a nest that was not found is there")
     return place
+
+
+def _room(recipe: ExtractRecipe, taken: Taken, written: int) -> Iterator[str]:
+    """That a limit on what is read of the nest is none on what is written, where that is larger."""
+    limit = recipe.max_bytes
+    if limit is None or written <= limit:
+        return
+    packed = packed_bytes(taken.network.checkpoint.tensors)
+    smaller = f"; --to packed writes {packed:,}" if packed < written else ""
+    sparser = (
+        "" if smaller and packed <= limit else ", a sparser level (--level) less" if smaller else "; a sparser level (--level) takes less"
+    )
+    what = f"--max-bytes bounds what is read of the nest ({taken.read:,} bytes)"
+    yield f"{what}; what was written takes {written:,}, more than the {limit:,} asked for{smaller}{sparser}."
 
 
 def _read(taken: Taken) -> tuple[Finding, ...]:

@@ -23,7 +23,7 @@ from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.nest_file import read_levels
 from sparsify_cli.values.nest_plan import Plan, is_nest_file, read_plan
-from sparsify_cli.values.ranges import Ranges, is_url, ranges
+from sparsify_cli.values.ranges import Ranges, file_url, is_url, ranges
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +178,8 @@ def _latencies(place: Place, plan: Plan) -> dict[int, float]:
 
 def _remote(url: str) -> Place:
     """A nest behind a URL: the file itself, or the folder that holds it with its manifest."""
-    if url.endswith(".safetensors"):
+    file = file_url(url, NEST)
+    if file == url:
         return Place(url, url, None, {}, "")
     with ranges(f"{url}/{MANIFEST}") as source:
         text = source.take(0, source.size)
@@ -192,4 +193,4 @@ def _remote(url: str) -> Place:
         raise UnreadableFile(
             f"{url} holds no embedded levels.", "Its manifest names no nest.", "Give the URL of a folder or file."
         ) from error
-    return Place(f"{url}/{NEST}", url, None, manifest, digest)
+    return Place(file, url, None, manifest, digest)

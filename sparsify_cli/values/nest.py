@@ -82,9 +82,10 @@ class Nest:
         if wanted in self.sparsities:
             return self.sparsities.index(wanted) + 1
         listed = ", ".join(f"{float(s):g} (level {i})" for i, s in enumerate(self.sparsities, 1))
-        raise BadRequest(
-            f"Level {asked} is not embedded.", f"This artifact holds the sparsities {listed}.", "Ask for one of these with --level."
-        )
+        number = _whole(asked)
+        meant = f" A level's number is whole: {number}, not {asked}." if 1 <= number <= self.levels else ""
+        what, why = f"Level {asked} is not embedded.", f"This artifact holds the sparsities {listed}.{meant}"
+        raise BadRequest(what, why, "Ask for one of these with --level.")
 
     def extract(self, tensors: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
         """The tensors of the network of `level`: masked weights and that level's side state; no data is needed."""
@@ -96,3 +97,9 @@ def _fraction(text: str) -> Fraction | None:
         return parse_sparsity(text)
     except BadRequest:
         return None
+
+
+def _whole(text: str) -> int:
+    """The number that `2.0` stands for; 0 where it is none."""
+    head, _, tail = text.partition(".")
+    return int(head) if head.isdecimal() and len(head) < 4 and not tail.strip("0") else 0

@@ -66,6 +66,12 @@ def is_url(text: str) -> bool:
     return bool(colon and rest and protocol.isidentifier())
 
 
+def file_url(url: str, name: str) -> str:
+    """The URL of a file: `url` itself, or that of the file called `name` in the folder behind it."""
+    plain = url.rstrip("/")
+    return plain if plain.endswith(Path(name).suffix) else f"{plain}/{name}"
+
+
 @contextmanager
 def ranges(source: str | Path) -> Iterator[Ranges]:
     """Open a path, or a URL that fsspec knows: http, https, s3, gs, memory, ...

@@ -9,6 +9,8 @@ import fsspec
 import pytest
 import torch
 
+import sparsify_cli
+from sparsify_cli.errors import MissingContext
 from sparsify_cli.maths.matrix_view import to_matrix
 from sparsify_cli.stages.subject import open_path
 from sparsify_cli.values.nest_plan import read_plan
@@ -74,6 +76,20 @@ def test_a_limit_between_two_levels(here, run: Run):
     said = run(f"extract {NEST} --max-bytes {first - 1}")
     assert (said.code, f"{first:,}" in said.sentence) == (5, True)
     assert run(f"extract {NEST} --max-latency 0.000001ms").code == 5
+
+
+@pytest.mark.parametrize("flags", ["", "--to safetensors", "--to onnx", "--to packed"])
+def test_what_is_written_may_take_more_than_what_is_read(here, run: Run, flags: str):
+    """A limit on the file that is read is told to be no more than that, with the size that was written and the packed one."""
+    limit = plan().ends[0]
+    said = run(f"extract {NEST} --max-bytes {limit} {flags} --out out")
+    told = " ".join((said.out + said.err).split())
+    written = sum(path.stat().st_size for path in Path("out").glob("model*"))
+    assert said.code == 0
+    assert (f"bounds what is read of the nest ({limit:,} bytes); what was written takes {written:,}" in told) == (written > limit)
+    assert ("--to packed writes" in told) == (flags != "--to packed")
+    assert written > limit or flags == "--to packed"
+    assert "bounds what is read" not in run(f"extract {NEST} --max-bytes 1GB {flags} --out roomy").err
 
 
 @pytest.mark.parametrize(
@@ -183,6 +199,22 @@ def test_shared_state_is_stored_once_and_measured_anew(cnn, run: Run):
     assert run("extract alone.safetensors --level 0.9 --arch cnn --data digits --out again").code == 0
     again = open_path(Path("again")).checkpoint.tensors
     assert all(torch.equal(again[name], tensor) for name, tensor in found["0.9"].items())
+
+
+@pytest.mark.parametrize("state", ["private", "shared-affine", "shared"])
+def test_levels_in_a_running_program_are_those_that_are_extracted(cnn, run: Run, state: str):
+    """Bit for bit, as a state and in place; what would have to be measured is refused."""
+    assert run(f"embed cnn --levels 0.9,0 --epochs 0 --state {state} --out nested").code == 0
+    nest, module = sparsify_cli.Nest.load("nested"), open_path(Path("cnn")).module()
+    if state == "shared":
+        with pytest.raises(MissingContext, match="extract NEST"):
+            nest.at(0.9)
+    for level in ("0",) if state == "shared" else ("0.9", "0"):
+        assert run(f"extract nested --level {level} --out x{level}").code == 0
+        extracted = open_path(Path(f"x{level}")).checkpoint.tensors
+        nest.put(module, level)
+        for found in (nest.at(level), module.state_dict()):
+            assert all(found[name].numpy().tobytes() == tensor.numpy().tobytes() for name, tensor in extracted.items())
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from torch import nn
 
 import sparsify_cli
-from sparsify_cli.errors import BadRequest, KeyMismatch, MissingFile
+from sparsify_cli.errors import BadRequest, KeyMismatch, MissingContext, MissingFile
 from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.nest_file import write_nest
 
@@ -79,3 +80,63 @@ def test_what_does_not_fit_is_a_sentence(nested):
         sparsify_cli.Nest.load("nowhere")
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = sparsify_cli.nothing_like_it
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_in_place_and_as_a_state_are_the_same_bits(dtype):
+    """Signs of zeros too: a negative weight that goes leaves +0, a weight that stays and is -0 keeps its sign."""
+    weights = torch.tensor([[-1.0, -0.0, -3.0, 4.0]]).to(dtype)
+    write_nest(
+        PATH,
+        Nest((Fraction(1, 2), Fraction(0)), {"weight": torch.tensor([[1, 1, 2, 2]], dtype=torch.uint8)}, ({}, {})),
+        {"weight": weights},
+    )
+    nest = sparsify_cli.Nest.load(PATH)
+    for kind in (dtype, torch.float32):
+        module = nn.Linear(4, 1, bias=False).requires_grad_(False)
+        module.weight.data = torch.ones(1, 4, dtype=kind)
+        for level in (1, 2):
+            nest.put(module, level)
+            expected = nest.at(level)["weight"].to(kind).float()
+            assert torch.equal(module.weight.float().view(torch.int32), expected.view(torch.int32))
+        assert torch.signbit(nest.at(1)["weight"].float()).tolist() == [[True, True, False, False]]
+
+
+def shared(**side: torch.Tensor) -> sparsify_cli.Nest:
+    """Two levels that share all state, as they lie in a file."""
+    nest = Nest((Fraction(1, 2), Fraction(0)), {"0.weight": torch.tensor([[1, 2]], dtype=torch.uint8)}, (side, side), "shared")
+    write_nest(PATH, nest, {"0.weight": torch.tensor([[3.0, 4.0]])})
+    return sparsify_cli.Nest.load(PATH)
+
+
+def test_statistics_that_are_not_there_are_not_replaced_by_others():
+    """Of shared state the sparse level is refused in both ways, loaded alone too; the module is left as it was."""
+    side = {"0.bias": torch.ones(1), "1.running_mean": torch.ones(1), "1.running_var": torch.ones(1)}
+    nest, module = shared(**side), nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1, affine=False))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    for take in (lambda: nest.at(0.5), lambda: nest.put(module, 1), lambda: sparsify_cli.Nest.load(PATH, upto=1).at(1)):
+        with pytest.raises(MissingContext, match=r"level 1 \(0\.5\)\. .* collapses\. .*extract NEST --level 0\.5 --data"):
+            take()
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert nest.at(2)["0.weight"].tolist() == [[3.0, 4.0]]
+
+
+def test_shared_state_without_statistics_is_whole():
+    """Biases alone: nothing has to be measured."""
+    assert shared(**{"0.bias": torch.ones(1)}).at(1)["0.weight"].tolist() == [[3.0, 0.0]]
+
+
+def test_a_number_with_a_fraction_is_told(nested):
+    """1.0 is no sparsity of it, and levels are counted in whole numbers."""
+    with pytest.raises(BadRequest, match=r"number is whole: 1, not 1\.0"):
+        nested.at(1.0)
+    with pytest.raises(BadRequest) as error:
+        nested.at(7.0)
+    assert "whole" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["memory://nests", "memory://nests/", "memory://nests/nest.safetensors"])
+def test_a_folder_elsewhere_is_taken_as_well_as_its_file(nested, url):
+    """What `extract` takes."""
+    fsspec.filesystem("memory").pipe("/nests/nest.safetensors", PATH.read_bytes())
+    assert torch.equal(sparsify_cli.Nest.load(url).at(1)["weight"], nested.at(1)["weight"])
