@@ -37,6 +37,7 @@ from sparsify_cli.stages.distillation import settled
 from sparsify_cli.stages.finetune import teacher_of
 from sparsify_cli.stages.levels import with_own_statistics
 from sparsify_cli.stages.measure import BUFFERS, answers, predict, share_right
+from sparsify_cli.stages.nest_size import size_notes
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.plan import plan, tied_names, turned_of, untied
 from sparsify_cli.stages.sizes import size_findings, speed_findings
@@ -50,6 +51,7 @@ from sparsify_cli.stages.training_run import Trained, Training, trained
 from sparsify_cli.stages.workplace import Workplace, workplace
 from sparsify_cli.stages.write import Product, data_identity
 from sparsify_cli.training.engine import Engine, engine
+from sparsify_cli.values.artifact import NEST
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.report import Finding, Report
@@ -103,7 +105,7 @@ def embed(recipe: EmbedRecipe, listener: Listener, *, resume: Path | None = None
         report = Report(tuple(_findings(work, levels, last)), _facts(work, levels, machine))
         masks = MaskSet() if nest.sparsities[-1] == 0 else last.masks
         place.finish(Product(recipe, last, report, work.parent, last.checkpoint, masks, nest))
-    return _outcome(levels, report, place.folder, (*place.notes, *notes))
+    return _outcome(levels, report, place.folder, (*place.notes, *notes, *size_notes(place.folder / NEST, nest, last.checkpoint.tensors)))
 
 
 def _nest(work: Embedding, levels: list[Level]) -> Nest:
