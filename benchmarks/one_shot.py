@@ -6,9 +6,10 @@
 Each cell is one run of `sparsify prune --threads 1` in a process of its own, so that its peak memory is its own; seconds are those of the
 processor (start and evaluation included; what runs share is done once and counted for each, see `forked.py`) and of the clock.
 Accuracy is that of the test split, the mean over draws of calibration samples (seeds 0, 1, ...), with the largest distance from it;
-methods that look at no samples are drawn once, but for those that draw numbers themselves. Methods for channels (greedy,
-good-subnetworks, geometric-median, apoz, ...) have no such levels; `selection.py` measures them. Batch-norm statistics are those
-that cost least on held-out training data, for all methods alike. The networks of the tables are those of `published.py`.
+methods that look at no samples are drawn once, but for those that draw numbers themselves. Methods for whole rows and channels (greedy,
+good-subnetworks, group-norm, geometric-median, apoz, activation-mean, activation-variance) are measured by `whole_filters.py`.
+Batch-norm statistics are those that cost least on held-out training data, for all methods alike. The networks of the tables are those
+of `published.py`.
 
 Every cell is kept in `one_shot.jsonl`, which a second call goes on with; the tables of all networks in it are written to `one_shot.txt`.
 Cells of another version of the tool are measured again with --again. Without a model a small network is trained on digits and only printed.
@@ -60,8 +61,10 @@ METHODS = {
     "auto": ["--solver", "auto"],
     "auto, high": ["--solver", "auto", "--effort", "high"],
 }
-"""Name -> flags. The first ones follow their papers: equal or ranked shares, each layer's own outputs imitated. Ours share weights out by
-measured divergence, imitate the dense network's outputs, and correct biases."""
+"""Name -> flags. The first ones follow their papers: equal or ranked shares, each layer's own outputs imitated; three of them not to the
+end. `wanda` and `ria` let all weights of a layer compete (theirs: those of an output row for Wanda), and every layer's inputs are those
+of the dense network (theirs: of the layers pruned before); `dsnot` sets the weights by least squares in the end (theirs leaves them as they
+were). Ours share weights out by measured divergence, imitate the dense network's outputs, and correct biases."""
 
 SAME = {
     "magnitude, global": "magnitude, uniform",
