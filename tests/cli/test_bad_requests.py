@@ -39,7 +39,7 @@ REQUESTS = [
     (f"finetune {PRUNED} --data digit", 2, ["'digit'", "'digits'", "npz"]),
     (f"finetune {PRUNED} --regime gmpp", 2, ["'gmpp'", "'gmp'", "fixed"]),
     (f"finetune {PRUNED} --objective distil", 2, ["'distil'", "'distill'", "cross-entropy"]),
-    (f"finetune {PRUNED} --optimizer adam", 2, ["'adam'", "'adamw'"]),
+    (f"finetune {PRUNED} --optimizer adamv", 2, ["'adamv'", "'adamw'"]),
     (f"unlearn {DENSE} --forget class:3 --unlearner sse", 2, ["'sse'", "'ssse'"]),
     (f"export {PRUNED} --to onx", 2, ["'onx'", "'onnx'", "packed"]),
     (f"validate {PRUNED} --split tests", 2, ["'tests'", "'test'", "validation"]),
