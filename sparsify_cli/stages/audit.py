@@ -20,11 +20,13 @@ from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.maths.closeness import answer_distance, relative_distance, similarity
 from sparsify_cli.maths.intervals import Estimate
 from sparsify_cli.maths.membership import ATTACKS, LEAST, among, attacks, mixed_alike, strongest
+from sparsify_cli.stages.evidence import Predict
 from sparsify_cli.stages.measure import predict
 from sparsify_cli.stages.outcome import Table
 from sparsify_cli.stages.tables import interval, said
 from sparsify_cli.training.forgetting import draw
-from sparsify_cli.training.relearning import MOST, Relearning, mean_loss
+from sparsify_cli.training.relearning import SHOWN as RELEARNED
+from sparsify_cli.training.relearning import Relearning, mean_loss, most_passes
 from sparsify_cli.values.choices import alike
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.predictions import Predictions
@@ -53,6 +55,7 @@ class Audit:
         networks: `before`, `after` and, where there are such, `reference`: the network trained anew; `second`: another one.
         seed: of draws.
         reference_masks: of the network trained anew.
+        ask: how networks are asked.
     """
 
     request: Request
@@ -60,12 +63,13 @@ class Audit:
     networks: Mapping[str, nn.Module]
     seed: int = 0
     reference_masks: MaskSet = field(default_factory=MaskSet)
+    ask: Predict = predict
 
     def findings(self) -> Iterator[Finding]:
         """Every number of the audit."""
         splits = self._splits()
         said_by = {
-            when: {name: predict(module, samples) for name, samples in splits.items() if len(samples)}
+            when: {name: self.ask(module, samples) for name, samples in splits.items() if len(samples)}
             for when, module in self.networks.items()
         }
         for when, answers in ((when, answers) for when, answers in said_by.items() if when in WHEN):
@@ -96,7 +100,7 @@ class Audit:
         yield Finding(name="relative_weight_distance", value=value, better="lower", definition=text)
 
     def _relearning(self) -> Iterator[Finding]:
-        forget = self.request.forget
+        forget = draw(self.request.forget, RELEARNED, self.seed)
         target = mean_loss(self.networks["before"], forget)
         masks = {"after": self.request.masks, "reference": self.reference_masks}
         relearning = Relearning(seed=self.seed)
@@ -108,15 +112,17 @@ def relearned(passes: Mapping[str, int | None], n: int) -> Iterator[Finding]:
     """How long each network took to come back; where none did, that is no number.
 
     Args:
-        passes: of the network `after` and of the `reference`; None = more than `MOST`.
-        n: forgotten samples.
+        passes: of the network `after` and of the `reference`; None = more than `most_passes`.
+        n: forgotten samples that were shown.
     """
-    text = "Passes over the forgotten samples until they cost no more than before they were forgotten"
-    least = None if all(one is None for one in passes.values()) else float(MOST)
+    text = (
+        f"Passes over the forgotten samples (at most {RELEARNED}, drawn at random) until they cost no more than before they were forgotten"
+    )
+    least = None if all(one is None for one in passes.values()) else float(most_passes(n))
     for when, one in passes.items():
         yield Finding(
             name=f"relearn_passes_{when}", value=least if one is None else float(one), n=n, better="higher",
-            definition=f"{text}; network {WHEN[when]}.", note="" if one is not None else f"more than {MOST}",
+            definition=f"{text}; network {WHEN[when]}.", note="" if one is not None else f"more than {most_passes(n)}",
         )  # fmt: skip
 
 
@@ -239,4 +245,5 @@ def audit_notes(findings: tuple[Finding, ...]) -> Iterator[str]:
         if finding.name == "relearn_passes_after" and finding.value == 0:
             yield f"the forgotten samples cost no more than before: nothing has to be relearned{at}."
         if finding.name == "relearn_passes_after" and finding.value is None:
-            yield f"relearning tells nothing here: in {MOST} passes no network came back to what the forgotten samples cost before{at}."
+            passes = f"in {most_passes(finding.n)} passes no network came back"
+            yield f"relearning tells nothing here: {passes} to what the forgotten samples cost before{at}."

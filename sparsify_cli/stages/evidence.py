@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from torch import nn
+
 from sparsify_cli.contracts.dataset import Split
 from sparsify_cli.contracts.metric import Evidence, Truth
 from sparsify_cli.stages.known_answers import answered, predicted
@@ -19,7 +21,13 @@ from sparsify_cli.values.samples import Samples
 Said = TypeVar("Said", Predictions, Positions)
 
 
-def evidence(after: Sequence[Subject], before: Sequence[Subject] = (), *, split: Split = "test", keep: bool = False) -> Evidence:
+Predict = Callable[[nn.Module, Samples], Predictions]
+"""How a network is asked: `predict`, or what remembers its answers."""
+
+
+def evidence(
+    after: Sequence[Subject], before: Sequence[Subject] = (), *, split: Split = "test", keep: bool = False, ask: Predict = predict
+) -> Evidence:
     """Predictions of a network, and of the one it is compared with, over one split.
 
     Args:
@@ -27,21 +35,24 @@ def evidence(after: Sequence[Subject], before: Sequence[Subject] = (), *, split:
         before: its dense ancestor, or the population's; may be empty.
         split: of which data.
         keep: read answers that were kept, and keep these; never those to training samples, which may have to be forgotten.
+        ask: how networks that choose are asked, where answers are not kept.
     """
     keep = keep and split != "train"
     samples, train = after[0].samples(split), after[0].samples("train")
     if not samples.chooses:
         say = answered if keep else _answers
         return Evidence(positions=_each(say, after, samples), dense_positions=_each(say, before, samples))
-    tell = predicted if keep else _predict
+    tell = predicted if keep else lambda subject, samples: ask(subject.module(), samples)
     truth = Truth(train.targets, train.groups)
     return Evidence(_each(tell, after, samples), _each(tell, before, samples), train_marginals(train), truth)
 
 
-def compared(before: Subject, after: Subject, *, split: Split = "test", names: Sequence[str] = SUMMARY) -> list[Finding]:
+def compared(
+    before: Subject, after: Subject, *, split: Split = "test", names: Sequence[str] = SUMMARY, ask: Predict = predict
+) -> list[Finding]:
     """Findings of metrics over both networks, and their latency; both need architecture and data. No names = every metric."""
     speed = speed_findings(after.module(), after.samples(split), dense=before.module())
-    return [*measure_all(evidence([after], [before], split=split), names), *speed]
+    return [*measure_all(evidence([after], [before], split=split, ask=ask), names), *speed]
 
 
 def alone(subject: Subject, *, split: Split = "test", names: Sequence[str] = SUMMARY) -> list[Finding]:
@@ -52,10 +63,6 @@ def alone(subject: Subject, *, split: Split = "test", names: Sequence[str] = SUM
 
 def _each(say: Callable[[Subject, Samples], Said], subjects: Sequence[Subject], samples: Samples) -> tuple[Said, ...]:
     return tuple(say(subject, samples) for subject in subjects)
-
-
-def _predict(subject: Subject, samples: Samples) -> Predictions:
-    return predict(subject.module(), samples)
 
 
 def _answers(subject: Subject, samples: Samples) -> Positions:

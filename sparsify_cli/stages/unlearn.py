@@ -20,15 +20,16 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.unlearner import Request, Unlearner
 from sparsify_cli.errors import Anomalous, BadRequest, MissingContext, SparsifyError
 from sparsify_cli.recipes.verbs import UnlearnRecipe
+from sparsify_cli.stages.asked_once import AskedOnce
 from sparsify_cli.stages.audit import Audit, audit_notes, audit_tables
 from sparsify_cli.stages.certificate import Certificate
 from sparsify_cli.stages.erase import Erased, erase_all, levels_of, prepared, rejoined, shift_notes
-from sparsify_cli.stages.evidence import compared
+from sparsify_cli.stages.evidence import Predict, compared
 from sparsify_cli.stages.forget import forget_positions, split_off
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
 from sparsify_cli.stages.gates import check_gates, read_gates
 from sparsify_cli.stages.levels import level_network
-from sparsify_cli.stages.measure import predict, require_choices
+from sparsify_cli.stages.measure import require_choices
 from sparsify_cli.stages.memos import Prepared, read_memo, stored
 from sparsify_cli.stages.outcome import Outcome, Table
 from sparsify_cli.stages.references import reference_notes, references, require_unseen
@@ -163,13 +164,13 @@ def _written(
     recipe: UnlearnRecipe, subject: Subject, done: list[Erased], known: Prepared, seconds: Finding, opened: tuple[Subject, ...]
 ) -> Outcome:
     """Measure, write the artifact, then certify what is on disk."""
-    request, after = done[-1].request, rejoined(subject, done)
-    measured = [replace(f, scope=scope) if scope != "all" else f for scope, one in levels_of(done) for f in _measured(recipe, one, opened)]
+    request, after, ask = done[-1].request, rejoined(subject, done), AskedOnce()
+    found = ((scope, f) for scope, one in levels_of(done) for f in _measured(recipe, one, opened, ask))
+    measured = [replace(f, scope=scope) if scope != "all" else f for scope, f in found]
     last, still = done[-1], unmoved(done)
     facts = _facts(request, forgot=still != ALL)
-    report = Report(
-        (*measured, *_latencies(subject), seconds, *known.findings(), *compared(last.before, last.after), *size_findings(last.after)), facts
-    )
+    evident = (*compared(last.before, last.after, ask=ask), *size_findings(last.after))
+    report = Report((*measured, *_latencies(subject), seconds, *known.findings(), *evident), facts)
     checked, failed = check_gates(recipe.gate, report)
     gates = tuple(one.sentence for one in checked)
     method = _method(recipe, subject)
@@ -196,11 +197,11 @@ def _latencies(subject: Subject) -> list[Finding]:
     return [one for one in found if one.scope.startswith("level:")]
 
 
-def _measured(recipe: UnlearnRecipe, one: Erased, opened: tuple[Subject, ...]) -> Iterator[Finding]:
+def _measured(recipe: UnlearnRecipe, one: Erased, opened: tuple[Subject, ...], ask: Predict) -> Iterator[Finding]:
     """Numbers of one network: accuracies, the step, the audit."""
     before, after, test = one.before.module(), one.after.module(), one.before.samples("test")
     splits = _splits(one.request, test)
-    yield from (*_accuracies(before, splits, "before"), *_accuracies(after, splits, "after"))
+    yield from (*_accuracies(before, splits, "before", ask), *_accuracies(after, splits, "after", ask))
     yield from one.erasure.findings
     if recipe.audit:
         networks, masks = {"before": before, "after": after}, MaskSet()
@@ -208,9 +209,9 @@ def _measured(recipe: UnlearnRecipe, one: Erased, opened: tuple[Subject, ...]) -
             anew = reference if reference.nest is None else level_network(reference, one.level)
             networks |= {name: anew.module()}
             if name == "reference":
-                yield from _accuracies(networks[name], splits, name)
+                yield from _accuracies(networks[name], splits, name, ask)
                 masks = anew.masks
-        yield from Audit(one.request, test, networks, recipe.seed, masks).findings()
+        yield from Audit(one.request, test, networks, recipe.seed, masks, ask).findings()
 
 
 def _certificate(
@@ -248,10 +249,10 @@ def _splits(request: Request, test: Samples) -> dict[str, Samples]:
     return {name: samples for name, samples in splits.items() if len(samples) and (name != "test_others" or gone)}
 
 
-def _accuracies(module: nn.Module, splits: dict[str, Samples], when: str) -> Iterator[Finding]:
+def _accuracies(module: nn.Module, splits: dict[str, Samples], when: str, ask: Predict) -> Iterator[Finding]:
     words = {"reference": "network trained anew"}.get(when, f"{when} unlearning")
     for name, samples in splits.items():
-        share = float(predict(module, samples).correct.double().mean())
+        share = float(ask(module, samples).correct.double().mean())
         better: Better = "lower" if name == "forget" else "higher"
         drawn = f" (at most {SHOWN:,} of them, drawn at random)" if name == "retain" else ""
         text = f"Accuracy on {MEANING[name]}{drawn}, {words}."

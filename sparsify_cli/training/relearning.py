@@ -24,8 +24,12 @@ from sparsify_cli.values.choices import of_samples
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.samples import Samples
 
+SHOWN = 256
+"""Forgotten samples that are shown again at most, drawn at random: all of a class would cost more than training anew."""
+SEEN = 12_800
+"""Samples shown, repeated ones counted, after which it counts as not relearned."""
 MOST = 200
-"""Passes after which it counts as not relearned."""
+"""Passes after which it counts as not relearned, however few the samples."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,15 @@ class Relearning:
     Args:
         lr: learning rate.
         batch_size: samples of a step.
-        most: passes at most.
         seed: of the order.
     """
 
     lr: float = 3e-4
-    batch_size: int = 64
-    most: int = MOST
+    batch_size: int = 32
     seed: int = 0
 
     def passes(self, model: nn.Module, masks: MaskSet, samples: Samples, target: float) -> int | None:
-        """Passes until the mean loss is at most `target`, 0 when it is already; None when `most` are not enough.
+        """Passes until the mean loss is at most `target`, 0 when it is already; None when `most_passes` are not enough.
 
         Args:
             model: left as it was.
@@ -57,12 +59,18 @@ class Relearning:
             torch.manual_seed(self.seed)
             student = Student.descending(copied(model), masks, lr=self.lr, batch_size=self.batch_size, seed=self.seed)
             student.run.optimizer = torch.optim.Adam(student.run.optimizer.param_groups[0]["params"], self.lr)
-            for done in range(self.most + 1):
+            most = most_passes(len(samples))
+            for done in range(most + 1):
                 if mean_loss(student.model, samples) <= target:
                     return done
-                if done < self.most:
+                if done < most:
                     student.epoch(samples, cross_entropy_of, mode="eval")
         return None
+
+
+def most_passes(n: int) -> int:
+    """Passes over n samples that are tried."""
+    return max(1, min(MOST, SEEN // max(n, 1)))
 
 
 def mean_loss(model: nn.Module, samples: Samples) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sparsify_cli.stages.audit import audit_notes, relearned
-from sparsify_cli.training.relearning import MOST, Relearning, mean_loss
+from sparsify_cli.training.relearning import MOST, SEEN, Relearning, mean_loss, most_passes
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.samples import Samples
 
@@ -35,7 +35,7 @@ def trained(samples: Samples) -> nn.Module:
 
 
 def test_what_forgot_little_is_back_sooner_than_what_never_saw_them():
-    """48 samples are one step a pass, learned well: nought, few and many passes, none of them the most."""
+    """48 samples are two steps a pass, learned well: nought, few and many passes, none of them the most."""
     forget, others = drawn(48, 0), drawn(200, 1)
     inputs, targets = (torch.cat(both) for both in ((forget.inputs, others.inputs), (forget.targets, others.targets)))
     knows = trained(Samples(inputs, targets, (*forget.ids, *others.ids)))
@@ -75,3 +75,10 @@ def test_where_no_network_comes_back_nothing_is_told(passes, values, told):
     assert [one.value for one in found] == values
     assert [one.note for one in found] == [f"more than {MOST}" if count is None else "" for count in passes.values()]
     assert any("relearning tells nothing" in note for note in audit_notes(found)) == told
+
+
+@pytest.mark.parametrize(("n", "passes"), [(1, 200), (48, 200), (64, 200), (100, 128), (256, 50)])
+def test_work_is_bounded_by_samples_shown(n, passes):
+    """Few samples are shown often, many seldom: never more than 12,800 of them, which is less than an epoch of most trainings."""
+    assert most_passes(n) == passes
+    assert n * passes <= SEEN
