@@ -1,7 +1,8 @@
 """Forgetting: every method beside a network trained anew without the samples: what is still known, how near the answers are, time.
 
-    python benchmarks/unlearning.py [--arch cnn] [--data digits] [--name NAME] [--epochs 8] [--lr 0.05] [--weight-decay W]
-        [--seeds 3] [--again] [--keep FOLDER] [--sets 'random:1%;random:5%;half:3;class:3'] [--methods ssse;gradient-ascent;...]
+    python benchmarks/unlearning.py [--of digits|adult|fashion|fashion-50000|faces|resnet20] [--seeds 3] [--again] [--keep FOLDER]
+        [--sets 'random:1%;random:5%;half:3;class:3'] [--methods ssse;gradient-ascent;...]
+        [--arch cnn] [--data digits] [--name NAME] [--epochs 8] [--lr 0.05] [--weight-decay W]
         [--train '--augment crop-flip --precision bf16-mixed']
 
 For each seed a network is trained, and trained anew without each set by the same recipe, seed included (`--unlearner retrain`, or `train
@@ -27,6 +28,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from kept import Cell, Kept
 
@@ -76,6 +78,22 @@ def numbers(folder: Path) -> dict[str, float]:
     """Numbers of an artifact, of the whole network."""
     found = json.loads((folder / "manifest.json").read_text())["numbers"]
     return {f["name"]: f["value"] for f in found if f["scope"] == "all" and f["of"] == "compressed"}
+
+
+SET_UPS: dict[str, dict[str, Any]] = {
+    "digits": {"arch": "subjects.py:digits_net", "data": "digits", "epochs": 200, "lr": 0.1, "weight_decay": 1e-3},
+    "adult": {"arch": "subjects.py:adult_net", "data": "subjects.py:adult", "epochs": 30, "sets": SETS.replace(":3", ":1")},
+    "fashion": {"arch": "subjects.py:fashion_net", "data": "subjects.py:fashion", "epochs": 30},
+    "fashion-50000": {"arch": "subjects.py:fashion_net", "data": "subjects.py:fashion_50000", "epochs": 12},
+    "faces": {
+        "arch": "subjects.py:faces_net", "data": "subjects.py:faces", "epochs": 30, "sets": "random:1%;random:5%;attribute:white",
+    },
+    "resnet20": {
+        "arch": "published.py:resnet20", "data": "published.py:resnet20_data", "epochs": 10, "lr": 0.1, "weight_decay": 5e-4,
+        "train": "--augment crop-flip --precision bf16-mixed --nesterov --batch-size 128 --warmup 1ep",
+    },
+}  # fmt: skip
+"""Name -> how its networks are trained: other numbers than these are other networks, and need a --name of their own."""
 
 
 class Seed:
@@ -228,6 +246,9 @@ def main() -> None:
     parser.add_argument("--methods", default=";".join(METHODS))
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--of", choices=SET_UPS, default="", help="a network of the tables, with its data and recipe")
+    of = parser.parse_known_args()[0].of
+    parser.set_defaults(**({"name": of} | SET_UPS[of] if of else {}))
     args = parser.parse_args()
     there = set() if args.again else KEPT.there()
     name = args.name or args.data
