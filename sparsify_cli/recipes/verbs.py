@@ -59,6 +59,11 @@ class PruneRecipe(ModelFields, DataFields, SparsityFields, WeightsFields):
         ),
     ] = "auto"
     passes: Annotated[int, Field(ge=1), Option("Passes over the calibration samples of --effort auto and high.")] = 15
+    minutes: Annotated[
+        float | None,
+        Field(gt=0),
+        Option("Of one core, that --solver auto may spend on ALPS and imitation, counted in operations; left out = by --effort."),
+    ] = None
     bias: Annotated[bool, Option("Correct biases for the shift of mean outputs, with --solver.")] = True
     strict: Annotated[bool, Option("Refuse to go on when a layer cannot carry the pattern, instead of leaving it dense.")] = False
     allow_nonfinite: Annotated[bool, Option("Accept NaN and infinite weights: they rank like zeros, so they go first.")] = False

@@ -3,7 +3,10 @@
 blocks      exactobs, which removes whole blocks exactly; where a layer is too wide for it nothing can
 N:MT        alps: of the solvers of layers it alone repairs and holds N:M both ways
 others      alps, whose errors are the least, for as many of the smallest layers as two minutes or so are enough for, all together;
-            with --effort high ten times that. The larger ones: sparsegpt, some hundred times faster, whose time grows least with size
+            with --effort high ten times that, with --minutes as many. The larger ones: sparsegpt, some hundred times faster, whose
+            time grows least with size
+
+Minutes are counted in operations, so that a run does the same on every machine.
 
 ALPS takes 9 c^3 operations for the eigendecomposition of c columns, and each of its iterations, a hundred of them, 2 o c^2 for o outputs
 and as long as 300 operations for ranking each weight.
@@ -29,6 +32,9 @@ ITERATIONS, RANKING = 100, 300
 BUDGET = {"auto": 2e12, "normal": 2e12, "high": 2e13}
 """Operations of ALPS on all layers together, by effort; 2e12 are one or two minutes of one core."""
 
+MINUTE = 1.2e12
+"""Operations of ALPS in a minute of one core, about."""
+
 Size = tuple[int, int]
 """Outputs and columns of a layer."""
 
@@ -48,6 +54,16 @@ def limit(sizes: Iterable[Size], budget: float) -> float:
             break
         reached = each
     return reached
+
+
+def budget(effort: str, minutes: float | None = None) -> float:
+    """Operations that ALPS may take."""
+    return BUDGET[effort] if minutes is None else minutes * MINUTE
+
+
+def minutes_of(sizes: Iterable[Size], pattern: Pattern, most: float) -> float:
+    """Minutes that ALPS takes for the layers that are its."""
+    return sum(operations(size) for size in sizes if choice(size, pattern, most) == "alps") / MINUTE
 
 
 def choice(size: Size, pattern: Pattern, most: float = math.inf) -> str:

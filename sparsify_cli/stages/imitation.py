@@ -5,6 +5,8 @@ large steps. What diverges at both is an error
 auto     with --solver auto, where it is worth its time: a nat that pruning costs on held-out training data for every WORTH
 multiply-accumulates of training. Counted, not timed, so that a run does the same on every machine.
 normal   never
+
+With --minutes it is for as many passes as are left of them, and not at all where that is less than one.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -40,6 +43,8 @@ SHARES = (1.0, 0.2)
 """Of the learning rate, one after the other until the held-out loss falls."""
 MOST = 5.0
 """Nats that pruning may cost; where even that would not be worth the training, nothing is measured."""
+MINUTE = WORTH / 5
+"""Multiply-accumulates of training in a minute of one core, about."""
 PASSES_A_STEP = 4
 """Of a network for each sample in a step: the dense one forwards, the pruned one forwards and twice as much backwards."""
 
@@ -53,6 +58,7 @@ class Imitated:
         seconds: it took, with what was tried before.
         kind: of what is predicted.
         share: of the usual learning rate.
+        passes: where time allowed fewer than were asked for, how many.
     """
 
     before: float
@@ -60,6 +66,7 @@ class Imitated:
     seconds: float
     kind: Kind = "classes"
     share: float = 1.0
+    passes: str = ""
 
     @property
     def kept(self) -> bool:
@@ -72,7 +79,7 @@ class Imitated:
         what, unit = held_out(self.kind)
         moved = f"{self.before:.4g} -> {self.after:.4g} {unit}".rstrip()
         rate = "" if self.share == 1 else f" (at {self.share:g} of the usual rate, which did not help)"
-        return f"imitating the dense network: {what} {moved} in {self.seconds:.0f} s{rate}; {verdict}."
+        return f"imitating the dense network: {what} {moved} in {self.seconds:.0f} s{rate}{self.passes}; {verdict}."
 
     def findings(self) -> list[Finding]:
         """Both losses as numbers."""
@@ -82,9 +89,59 @@ class Imitated:
         return [Finding(name=name, value=value, unit=unit, better="lower", definition=text) for name, value in pairs]
 
 
+@dataclass(frozen=True)
+class Room:
+    """What there is time for.
+
+    Args:
+        each: multiply-accumulates of a pass.
+        passes: over the samples; 0 = there is no time for one.
+        shares: of the learning rate that may be tried.
+    """
+
+    each: float
+    passes: int
+    shares: tuple[float, ...]
+
+    @classmethod
+    def of(cls, recipe: PruneRecipe, each: float, spent: float) -> Room:
+        """All that is asked for, or what fits into the minutes that are left when so many are spent."""
+        shares = SHARES if recipe.effort == "high" else SHARES[:1]
+        if recipe.minutes is None:
+            return cls(each, recipe.passes, shares)
+        left = max(0, int((recipe.minutes - spent) * MINUTE / max(each, 1.0)))
+        passes = min(recipe.passes, left)
+        return cls(each, passes, shares[: max(1, left // max(passes, 1))])
+
+
+@dataclass(frozen=True)
+class Spared:
+    """Imitation that there was no time for.
+
+    Args:
+        each: minutes of a pass.
+        left: minutes.
+    """
+
+    each: float
+    left: float
+    kept: ClassVar[bool] = False
+
+    def note(self) -> str:
+        """One sentence."""
+        return (
+            f"imitating the dense network was left out: a pass takes about {self.each:.2g} minutes of one core, and of --minutes "
+            f"{max(self.left, 0):.2g} are left."
+        )
+
+    def findings(self) -> list[Finding]:
+        """No numbers."""
+        return []
+
+
 def imitated(
-    recipe: PruneRecipe, before: Subject, after: Subject, *, followed: bool, listener: Listener
-) -> tuple[Subject, Imitated | None]:
+    recipe: PruneRecipe, before: Subject, after: Subject, *, followed: bool, listener: Listener, spent: float = 0.0
+) -> tuple[Subject, Imitated | Spared | None]:
     """The pruned subject after imitation, and what that did; as it was where the recipe does not ask for it, or it is not worth its time.
 
     Raises:
@@ -94,32 +151,41 @@ def imitated(
         return after, None
     require_known(f"--effort {recipe.effort}", before)
     dense, inputs = before.module(), calibration_samples(recipe, before).inputs
-    cost = 0.0 if recipe.effort == "high" else operations(dense, inputs, recipe.passes)
+    room = Room.of(recipe, operations(dense, inputs, 1), spent)
+    cost = 0.0 if recipe.effort == "high" else max(room.passes, 1) * room.each
     if not is_worth(MOST, cost):
         return after, None
-    module = after.module()
-    if recipe.batchnorm and not followed:
-        move(module, dense, inputs)
+    module = _started(after, dense, inputs, moves=recipe.batchnorm and not followed)
     ours = names_in(module, after)
     _, held = hold_out(len(after.samples("train")))
     judges = after.samples("train").take(held)
     loss = mean_loss(module, judges)
     if cost and not is_worth(nats_lost(loss, mean_loss(dense, judges), judges.kind), cost):
         return after, None
+    if not room.passes:
+        return after, Spared(room.each / MINUTE, (recipe.minutes or 0) - spent)
     masks = {ours[name]: mask for name, mask in after.masks.items()}
     augment = recipe.augment > 0 or stands_augmentation(dense, judges, seed=recipe.seed)
-    imitation = Imitation(passes=recipe.passes, augment=augment, kind=judges.kind, seed=recipe.seed)
-    shares = SHARES if recipe.effort == "high" else SHARES[:1]
+    imitation = Imitation(passes=room.passes, augment=augment, kind=judges.kind, seed=recipe.seed)
+    fewer = f" ({room.passes} of {recipe.passes} passes, for which --minutes were enough)" if room.passes < recipe.passes else ""
     given, started, result = {name: tensor.clone() for name, tensor in module.state_dict().items()}, time.monotonic(), None
-    for share in shares:
+    for share in room.shares:
         module.load_state_dict(given)
         if not _trained(replace(imitation, lr=share * imitation.lr), module, dense, inputs, masks, recipe, listener):
             continue
-        result = Imitated(loss, mean_loss(module, judges), time.monotonic() - started, judges.kind, share)
+        result = Imitated(loss, mean_loss(module, judges), time.monotonic() - started, judges.kind, share, fewer)
         if result.kept:
             return _with_tensors(after, dict(module.state_dict()), ours), result
     _require_an_end(recipe, result)
     return after, result
+
+
+def _started(after: Subject, dense: nn.Module, inputs: Tensor, *, moves: bool) -> nn.Module:
+    """The pruned network, where asked for with batch-norm statistics that moved with the inputs."""
+    module = after.module()
+    if moves:
+        move(module, dense, inputs)
+    return module
 
 
 def _trained(

@@ -24,7 +24,7 @@ from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import names_in, require_context
 from sparsify_cli.stages.evidence import compared
 from sparsify_cli.stages.fit_keys import fitted
-from sparsify_cli.stages.imitation import Imitated, imitated
+from sparsify_cli.stages.imitation import Imitated, Spared, imitated
 from sparsify_cli.stages.kept_budget import kept_to_budget
 from sparsify_cli.stages.memory import give_back_freed
 from sparsify_cli.stages.norms import NormChoice, with_best_norms
@@ -127,7 +127,7 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
     with claimed(folder, held=held):  # before the work: a folder that is taken is refused now, not after solving
         found = kept_to_budget(recipe, start, once)
         masks = found.masks
-        after, imitation = imitated(recipe, start, pruned(start, found), followed=found.followed, listener=listener)
+        after, imitation = imitated(recipe, start, pruned(start, found), followed=found.followed, listener=listener, spent=found.minutes)
         after, choice = with_best_norms(recipe, start, after, followed=found.followed or (imitation is not None and imitation.kept))
         report = Report(tuple(_findings(before, after, choice, imitation)), dict(found.facts))
         report = write_product(folder, Product(recipe, after, report, before, after.checkpoint, masks))
@@ -235,7 +235,7 @@ def _context_hint(subject: Subject) -> str:
     return ("" if subject.architecture else " --arch ...") + ("" if subject.data else " --data ...")
 
 
-def _findings(before: Subject, after: Subject, choice: NormChoice | None, imitation: Imitated | None) -> list[Finding]:
+def _findings(before: Subject, after: Subject, choice: NormChoice | None, imitation: Imitated | Spared | None) -> list[Finding]:
     found = compared_sizes(before, after) + [one for tried in (imitation, choice) if tried for one in tried.findings()]
     return found + (compared(before, after) if after.has_context else [])
 

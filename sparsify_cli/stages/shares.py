@@ -22,6 +22,7 @@ from sparsify_cli.recipes.budget import Budget
 from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.shelf import Shelf
+from sparsify_cli.stages.auto import NAME as AUTO
 from sparsify_cli.stages.calibrate import calibration_inputs, names_in, statistics
 from sparsify_cli.stages.plan import tied_names
 from sparsify_cli.stages.sensitivity import LayerCosts, costs_of
@@ -45,10 +46,12 @@ def resolved(recipe: PruneRecipe) -> PruneRecipe:
     """The recipe with the allocation that `auto` means: by measured errors where a solver of layers repairs, else by scores.
 
     Raises:
-        BadRequest: a sparsity and a budget were given.
+        BadRequest: a sparsity and a budget were given, or --minutes without --solver auto.
     """
     if recipe.sparsity is not None and recipe.budget is not None:
         raise BadRequest("Both --sparsity and --budget were given.", "Each of them says how much goes.", "Give one of them.")
+    if recipe.minutes is not None and (recipe.solver is None or recipe.solver.name != AUTO):
+        raise BadRequest("--minutes bounds what --solver auto chooses.", "No other solver chooses by time.", "Add --solver auto.")
     if recipe.allocation != "auto":
         return recipe
     if recipe.pattern.is_grouped and recipe.sparsity in (None, recipe.pattern.implied_sparsity) and recipe.budget is None:

@@ -48,6 +48,7 @@ class Solved:
         notes: what a person should know, one sentence each.
         facts: solver, its options, calibration samples, relative change of each layer's outputs; plain JSON values.
         followed: batch-norm statistics were moved with the inputs.
+        minutes: that `auto` spent on ALPS, by its count.
     """
 
     tensors: Mapping[str, Tensor]
@@ -55,6 +56,7 @@ class Solved:
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     followed: bool = False
+    minutes: float = 0.0
 
 
 def solver_of(recipe: PruneRecipe | EmbedRecipe) -> Solver | None:
@@ -91,7 +93,7 @@ def solved(recipe: PruneRecipe, before: Subject, masks: MaskSet, chooser: Sparsi
 
 
 def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: MaskSet, listener: Listener) -> Solved:
-    inputs, module = calibration_inputs(recipe, before), before.module()
+    inputs, module, spent = calibration_inputs(recipe, before), before.module(), 0.0
     ours = names_in(module, before)
     theirs = {new: name for name, new in ours.items()}
     losing = {ours[name]: mask for name, mask in masks.items() if not bool(mask.all())}
@@ -102,7 +104,7 @@ def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: Ma
         require_whole_groups(theirs[name], layer, recipe.pattern)
     if isinstance(solver, Auto):
         sizes = [size for layer in there.values() for size in sizes_of(layer)]
-        solver = Auto(auto.limit(sizes, auto.BUDGET[recipe.effort]))
+        solver = Auto(auto.limit(sizes, auto.budget(recipe.effort, recipe.minutes)))
     work = Pass(solver, recipe.pattern, pruned, recipe.target, recipe.batchnorm, recipe.bias, BATCH, recipe.seed)
     layers = {theirs[new]: layer for new, layer in work.run(module, before.lent(), inputs, losing, listener).items()}
     facts = _facts(recipe, solver, inputs) | {"output_change": {name: layer.change for name, layer in layers.items()}}
@@ -115,7 +117,8 @@ def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: Ma
     notes = (*_notes(facts, layers, rest), *(() if rest else _unheard(recipe, solver)))
     if isinstance(solver, Auto):
         notes = (f"solver auto: {auto.said((layer.size for layer in layers.values()), recipe.pattern, solver.most)}.", *notes)
-    return Solved(tensors, final, notes, facts, followed)
+        spent = auto.minutes_of([size for name in layers for size in sizes_of(there[ours[name]])], recipe.pattern, solver.most)
+    return Solved(tensors, final, notes, facts, followed, spent)
 
 
 def _beside(recipe: PruneRecipe, before: Subject, module: Any, ours: Mapping[str, str], layers: Mapping[str, Layer]) -> dict[str, Tensor]:

@@ -94,5 +94,5 @@ def _solver(recipe: EmbedRecipe, layers: Mapping[str, torch.nn.Module]) -> Layer
     solver = solver_of(recipe)
     assert isinstance(solver, LayerSolver)
     if isinstance(solver, Auto):
-        return Auto(auto.limit([size for layer in layers.values() for size in sizes_of(layer)], auto.BUDGET["normal"]))
+        return Auto(auto.limit([size for layer in layers.values() for size in sizes_of(layer)], auto.budget("normal")))
     return solver

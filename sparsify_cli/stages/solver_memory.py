@@ -64,14 +64,14 @@ class Asked:
         works: solvers that every layer meets; None = it is measured, and nothing is repaired.
         pattern: that holds.
         samples: of calibration.
-        effort: how long `auto` may take.
+        budget: operations that `auto` may take.
     """
 
     flag: str
     works: Sequence[LayerSolver | None]
     pattern: Pattern
     samples: int
-    effort: str = "normal"
+    budget: float = auto.BUDGET["normal"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def solver_need(recipe: PruneRecipe, before: Subject, names: Sequence[str]) -> N
         works.append(Shelf("solvers").load(QUICK)() if solver else None)
     flag = f"--solver {recipe.solver.name}" if recipe.solver else f"--allocation {recipe.allocation}"
     samples = calibration_samples(recipe, before).inputs
-    asked = Asked(flag, works, recipe.pattern, len(samples) * max(1, recipe.augment), recipe.effort)
+    asked = Asked(flag, works, recipe.pattern, len(samples) * max(1, recipe.augment), auto.budget(recipe.effort, recipe.minutes))
     return need_of(asked, before, names, samples[:2])
 
 
@@ -142,7 +142,7 @@ def layers_need(asked: Asked, layers: Mapping[str, nn.Module], seen: Mapping[str
     """
     if not layers:
         return None
-    asked = replace(asked, works=[settled(one, layers, asked.effort) for one in asked.works])
+    asked = replace(asked, works=[settled(one, layers, asked.budget) for one in asked.works])
     own = {name: _layer_bytes(layer, seen[name], asked) for name, layer in layers.items()}
     name = max(own, key=own.__getitem__)
     alive = ALIVE * 4 * asked.samples * max(one.numbers for one in seen.values())
@@ -168,10 +168,10 @@ def inputs_seen(module: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Modul
     return found
 
 
-def settled(solver: LayerSolver | None, layers: Mapping[str, nn.Module], effort: str) -> LayerSolver | None:
+def settled(solver: LayerSolver | None, layers: Mapping[str, nn.Module], budget: float) -> LayerSolver | None:
     """The solver; `auto` with the operations that layers of these sizes leave to ALPS."""
     sizes = [size for layer in layers.values() for size in sizes_of(layer)]
-    return Auto(auto.limit(sizes, auto.BUDGET[effort])) if isinstance(solver, Auto) else solver
+    return Auto(auto.limit(sizes, budget)) if isinstance(solver, Auto) else solver
 
 
 def _layer_bytes(layer: nn.Module, seen: Seen, asked: Asked) -> int:

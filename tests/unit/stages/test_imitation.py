@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from sparsify_cli.contracts.listener import Listener
-from sparsify_cli.errors import Anomalous, MissingContext
+from sparsify_cli.errors import Anomalous, BadRequest, MissingContext
 from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages import imitation as module_under_test
+from sparsify_cli.stages.auto import MINUTE, operations
 from sparsify_cli.stages.dry_run import dry_run
 from sparsify_cli.stages.prune import prune
 from sparsify_cli.stages.resolve import build_architecture
@@ -187,3 +188,44 @@ def test_it_needs_a_network_and_data(digits):
     """Without them it is refused by the flag's name."""
     with pytest.raises(MissingContext, match="--effort high looks at"):
         prune(request(arch="", data="", effort="high"), Listener())
+
+
+def test_minutes_bound_alps_and_imitation(digits, monkeypatch):
+    """Minutes for all: as without them; for some passes: so many; for none: it is said; for no ALPS either: the other solver."""
+    whole = prune(request(out="whole", solver=Choice("auto")), Listener())
+    plenty = prune(request(out="plenty", solver=Choice("auto"), minutes=9.0), Listener())
+    assert losses(plenty) == losses(whole)
+    one, two = written("whole"), written("plenty")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+    alps = sum(operations(size) for size in ((16, 64), (10, 16))) / MINUTE
+    each = module_under_test.operations(digits, torch.zeros(1024, 64), 1) / module_under_test.MINUTE
+    some = prune(request(out="some", solver=Choice("auto"), minutes=alps + 3.5 * each), Listener())
+    same = prune(request(out="same", solver=Choice("auto"), passes=3), Listener())
+    assert any("(3 of 10 passes, for which --minutes were enough)" in note for note in some.notes)
+    assert losses(some) == losses(same)
+
+    none = prune(request(out="none", solver=Choice("auto"), minutes=alps + 0.5 * each), Listener())
+    assert any("left out: a pass takes about" in note for note in none.notes)
+    assert any("alps for 2 layers" in note for note in none.notes)
+    assert none.report.get("imitation_loss_before") is None
+
+    least = prune(request(out="least", solver=Choice("auto"), minutes=0.4 * alps), Listener())
+    assert any("sparsegpt for 1 layer, alps for 1 layer" in note for note in least.notes)
+
+
+def test_minutes_are_those_of_auto(digits):
+    """No other solver chooses by time: what would do nothing is refused."""
+    for solver in (None, Choice("alps")):
+        with pytest.raises(BadRequest, match="--minutes bounds what --solver auto chooses"):
+            prune(request(out="refused", solver=solver, minutes=1.0), Listener())
+
+
+@pytest.mark.parametrize(
+    ("effort", "minutes", "passes", "shares"),
+    [("auto", None, 10, 1), ("high", None, 10, 2), ("auto", 1.0, 4, 1), ("high", 1.0, 4, 1), ("high", 6.0, 10, 2), ("high", 0.6, 0, 1)],
+)
+def test_room_for_passes(effort, minutes, passes, shares):
+    """A pass takes a fifth of a minute here, and .2 minutes are spent: the second rate is tried only where there is time for it."""
+    room = module_under_test.Room.of(request(effort=effort, minutes=minutes), module_under_test.MINUTE / 5, 0.2 if passes else 0.5)
+    assert (room.passes, len(room.shares)) == (passes, shares)
