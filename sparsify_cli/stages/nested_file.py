@@ -16,7 +16,7 @@ from sparsify_cli.errors import BadRequest, Infeasible, MissingContext, Unreadab
 from sparsify_cli.recipes.option import decimal
 from sparsify_cli.stages.levels import require_level
 from sparsify_cli.stages.subject import Subject, trusted_specs
-from sparsify_cli.values.artifact import AGAIN, MANIFEST, NEST, Artifact, is_artifact, wrong_entries
+from sparsify_cli.values.artifact import MANIFEST, NEST, Artifact, is_artifact, wrong_entries
 from sparsify_cli.values.checkpoint import Checkpoint, Source
 from sparsify_cli.values.file_hash import fingerprint
 from sparsify_cli.values.mask_set import MaskSet
@@ -24,6 +24,7 @@ from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.nest_file import read_levels
 from sparsify_cli.values.nest_plan import Plan, is_nest_file, read_plan
 from sparsify_cli.values.ranges import Ranges, file_url, is_url, ranges
+from sparsify_cli.values.vouched import require_header
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,22 +107,10 @@ def take_level(place: Place, asked: Asked) -> Taken:
     """
     with ranges(place.source) as source:
         plan = read_plan(source)
-        _require_header(plan, place)
+        require_header(plan, place.manifest, place.source)
         level = _level(plan, asked, place)
         nest, tensors = read_levels(source, plan, level)
         return _taken(place, nest, tensors, (level, plan.levels), source)
-
-
-def _require_header(plan: Plan, place: Place) -> None:
-    """Refuse a file whose header is not the one that the manifest beside it vouches for; the header vouches for every level.
-
-    Raises:
-        UnreadableFile: it is another.
-    """
-    known = (place.manifest.get("weights") or {}).get("header_sha256", plan.sha256)
-    if known != plan.sha256:
-        why = f"The sha256 of its header is {plan.sha256[:12]}..., the manifest says {str(known)[:12]}...."
-        raise UnreadableFile(f"{place.source} is not the file its manifest describes.", why, f"It was changed or damaged since. {AGAIN}")
 
 
 def _taken(place: Place, nest: Nest, tensors: dict[str, Any], level: tuple[int, int], source: Ranges) -> Taken:

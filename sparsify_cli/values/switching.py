@@ -24,6 +24,8 @@ from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.nest_file import read_levels
 from sparsify_cli.values.nest_plan import read_plan
 from sparsify_cli.values.ranges import file_url, is_url, ranges
+from sparsify_cli.values.small_floats import computable
+from sparsify_cli.values.vouched import manifest_in, require_header
 
 STATISTICS = ("running_mean", "running_var")
 """How the names of running statistics end."""
@@ -56,16 +58,18 @@ class NestedNetworks:
 
         Raises:
             MissingFile: nothing is there.
-            UnreadableFile: it is damaged or no nest.
+            UnreadableFile: it is damaged, no nest, or not the one that the folder's manifest describes.
             BadRequest: no such level.
         """
         source = file_url(str(path), NEST) if is_url(str(path)) else _file(Path(path))
+        is_folder = str(source).rstrip("/") != str(path).rstrip("/")
         with ranges(source) as opened:
             plan = read_plan(opened)
+            require_header(plan, manifest_in(str(path)) if is_folder else {}, source)
             level = plan.levels if upto is None else Nest(plan.sparsities, {}, ()).find(_text(upto))
             nest, state = read_levels(opened, plan, level)
         weights = {name: state[name] for name in nest.index}
-        if bad := [name for name, weight in weights.items() if not bool(torch.isfinite(weight).all())]:
+        if bad := [name for name, weight in weights.items() if not bool(torch.isfinite(computable(weight)).all())]:
             raise UnreadableFile(f"{path} holds numbers that are not finite.", f"{len(bad)} tensors, first {bad[0]!r}.", "Embed again.")
         return cls(nest, weights, plan.levels)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import torch
 from torch import nn
 
 import sparsify_cli
-from sparsify_cli.errors import BadRequest, KeyMismatch, MissingContext, MissingFile
+from sparsify_cli.errors import BadRequest, KeyMismatch, MissingContext, MissingFile, UnreadableFile
 from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.nest_file import write_nest
+from sparsify_cli.values.nest_plan import read_plan
+from sparsify_cli.values.ranges import ranges
 
 PATH = Path("nest.safetensors")
 
@@ -140,3 +143,43 @@ def test_a_folder_elsewhere_is_taken_as_well_as_its_file(nested, url):
     """What `extract` takes."""
     fsspec.filesystem("memory").pipe("/nests/nest.safetensors", PATH.read_bytes())
     assert torch.equal(sparsify_cli.Nest.load(url).at(1)["weight"], nested.at(1)["weight"])
+
+
+@pytest.mark.parametrize("place", ["folder", "memory://vouched"])
+def test_a_file_that_its_manifest_does_not_describe_is_refused(nested, place):
+    """In a folder with a manifest, here or elsewhere, the header has to be the one it knows; what is there is said."""
+    with ranges(PATH) as source:
+        digest = read_plan(source).sha256
+    for known, fits in ((digest, True), ("0" * 64, False)):
+        put_files(
+            place, {"nest.safetensors": PATH.read_bytes(), "manifest.json": json.dumps({"weights": {"header_sha256": known}}).encode()}
+        )
+        if fits:
+            assert torch.equal(sparsify_cli.Nest.load(place).at(1)["weight"], nested.at(1)["weight"])
+            continue
+        with pytest.raises(UnreadableFile, match="is not the file its manifest describes"):
+            sparsify_cli.Nest.load(place)
+    for text in (b"{", b"[]"):
+        put_files(place, {"manifest.json": text})
+        with pytest.raises(UnreadableFile, match=r"manifest\.json is"):
+            sparsify_cli.Nest.load(place)
+
+
+def put_files(place, files):
+    """Write files into a folder, here or in memory."""
+    for name, text in files.items():
+        if "://" in place:
+            fsspec.filesystem("memory").pipe(f"/{place.partition('://')[2]}/{name}", text)
+        else:
+            Path(place).mkdir(exist_ok=True)
+            (Path(place) / name).write_bytes(text)
+
+
+def test_floats_of_eight_bits(nested):
+    """They are judged as the numbers they stand for, and come out as they are."""
+    weight = torch.tensor([[1.0, -2.0, 0.5, 3.0]]).to(torch.float8_e4m3fn)
+    nest = Nest((Fraction(1, 2), Fraction(0)), {"weight": torch.tensor([[1, 2, 1, 2]], dtype=torch.uint8)}, ({}, {}))
+    write_nest(Path("small.safetensors"), nest, {"weight": weight})
+    found = sparsify_cli.Nest.load("small.safetensors")
+    assert found.at(1)["weight"].float().tolist() == [[1.0, 0.0, 0.5, 0.0]]
+    assert torch.equal(found.at(2)["weight"].view(torch.uint8), weight.view(torch.uint8))
