@@ -250,6 +250,8 @@ def main() -> None:
     of = parser.parse_known_args()[0].of
     parser.set_defaults(**({"name": of} | SET_UPS[of] if of else {}))
     args = parser.parse_args()
+    if of and args.name == of and any(getattr(args, name) != value for name, value in SET_UPS[of].items() if name != "sets"):
+        parser.error(f"with another recipe these are not the networks of {of}: give them a --name of their own")
     there = set() if args.again else KEPT.there()
     name = args.name or args.data
     for seed in range(args.seeds):

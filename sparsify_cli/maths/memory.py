@@ -48,13 +48,13 @@ def _around(mount: Path, path: str, name: str) -> Iterator[int]:
     """Numbers in the files of a group and of those around it; `max` is none."""
     inner = PurePosixPath(path.lstrip("/"))
     for group in (inner, *inner.parents):
-        found = _text(mount / group / name).strip()
-        if found.isdigit() and int(found):
-            yield int(found)
+        with contextlib.suppress(ValueError):  # `max`
+            if found := int(_text(mount / group / name)):
+                yield found
 
 
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except (OSError, ValueError):
         return ""

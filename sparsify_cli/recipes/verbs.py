@@ -61,7 +61,7 @@ class PruneRecipe(ModelFields, DataFields, SparsityFields, WeightsFields):
     passes: Annotated[int, Field(ge=1), Option("Passes over the calibration samples of --effort auto and high.")] = 15
     minutes: Annotated[
         float | None,
-        Field(gt=0),
+        Field(gt=0, le=1e6),
         Option("Of one core, that --solver auto may spend on ALPS and imitation, counted in operations; left out = by --effort."),
     ] = None
     bias: Annotated[bool, Option("Correct biases for the shift of mean outputs, with --solver.")] = True

@@ -66,11 +66,16 @@ def minutes_of(sizes: Iterable[Size], pattern: Pattern, most: float) -> float:
     return sum(operations(size) for size in sizes if choice(size, pattern, most) == "alps") / MINUTE
 
 
-def choice(size: Size, pattern: Pattern, most: float = math.inf) -> str:
-    """The solver of a layer, when ALPS may take so many operations."""
+def alone(pattern: Pattern) -> str | None:
+    """The one solver of layers that holds a pattern, whatever its time; None where there are several."""
     if pattern.block_size > 1:
         return "exactobs"
-    return "alps" if pattern.transposed or (size[1] <= WIDE and operations(size) <= most) else "sparsegpt"
+    return "alps" if pattern.transposed else None
+
+
+def choice(size: Size, pattern: Pattern, most: float = math.inf) -> str:
+    """The solver of a layer, when ALPS may take so many operations."""
+    return alone(pattern) or ("alps" if size[1] <= WIDE and operations(size) <= most else "sparsegpt")
 
 
 def said(sizes: Iterable[Size], pattern: Pattern, most: float = math.inf) -> str:

@@ -228,7 +228,7 @@ def require_memory(layers: Mapping[str, nn.Module]) -> None:
     if sum(needed.values()) > SHARE * there:
         widest = max(needed, key=needed.__getitem__)
         raise BadRequest(
-            f"The Gram matrices of {len(needed)} layers need {sum(needed.values()) / 1e9:,.1f} GB; this machine has {there / 1e9:,.1f} GB.",
+            f"The Gram matrices of {len(needed)} layers need {sum(needed.values()) / 1e9:,.1f} GB; there are {there / 1e9:,.1f} GB.",
             f"{widest} alone needs {needed[widest] / 1e9:,.1f} GB: the square of its inputs, in float64; half of the memory may be used.",
             f"Leave it dense with --skip {widest}, or use a data-free --criterion without --solver.",
         )

@@ -151,8 +151,9 @@ def imitated(
         return after, None
     require_known(f"--effort {recipe.effort}", before)
     dense, inputs = before.module(), calibration_samples(recipe, before).inputs
-    room = Room.of(recipe, operations(dense, inputs, 1), spent)
-    cost = 0.0 if recipe.effort == "high" else max(room.passes, 1) * room.each
+    counts = recipe.effort != "high" or recipe.minutes is not None
+    room = Room.of(recipe, operations(dense, inputs, 1) if counts else 0.0, spent)
+    cost = 0.0 if recipe.effort == "high" else recipe.passes * room.each
     if not is_worth(MOST, cost):
         return after, None
     module = _started(after, dense, inputs, moves=recipe.batchnorm and not followed)
@@ -176,7 +177,7 @@ def imitated(
         result = Imitated(loss, mean_loss(module, judges), time.monotonic() - started, judges.kind, share, fewer)
         if result.kept:
             return _with_tensors(after, dict(module.state_dict()), ours), result
-    _require_an_end(recipe, result)
+    _require_an_end(recipe, room, result)
     return after, result
 
 
@@ -213,14 +214,13 @@ def _trained(
     return True
 
 
-def _require_an_end(recipe: PruneRecipe, result: Imitated | None) -> None:
+def _require_an_end(recipe: PruneRecipe, room: Room, result: Imitated | None) -> None:
     """Auto does without what diverges; who asked for imitation is told."""
     if result is None and recipe.effort == "high":
-        raise Anomalous(
-            "Imitating the dense network diverged, at the usual rate and at a fifth of it.",
-            "The pruned network's loss grew beyond numbers.",
-            "Prune less, or leave --effort high away.",
-        )
+        rates, more = "at the usual rate and at a fifth of it", "Prune less, or leave --effort high away."
+        if len(room.shares) < len(SHARES):
+            rates, more = "at the usual rate", "Give more --minutes, which are too few for a smaller rate; or prune less."
+        raise Anomalous(f"Imitating the dense network diverged, {rates}.", "The pruned network's loss grew beyond numbers.", more)
 
 
 def is_asked_for(recipe: PruneRecipe) -> bool:
@@ -251,9 +251,15 @@ def nats_lost(now: float, dense: float, kind: Kind) -> float:
 
 def operations(module: nn.Module, inputs: Tensor, passes: int) -> float:
     """Multiply-accumulates of imitating a network."""
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    once = sum(uses * parameters[name].numel() for name, uses in macs_per_weight(module, inputs).items())
+    once = sum(uses * _numbers(module, name) for name, uses in macs_per_weight(module, inputs).items())
     return float(PASSES_A_STEP * passes * len(inputs) * once)
+
+
+def _numbers(module: nn.Module, name: str) -> int:
+    """How many numbers a weight has, be it a parameter, a buffer, or made of others (weight norm)."""
+    owner, _, leaf = name.rpartition(".")
+    weight: Tensor = getattr(module.get_submodule(owner), leaf)
+    return weight.numel()
 
 
 def stands_augmentation(dense: nn.Module, judges: Samples, *, seed: int) -> bool:

@@ -37,24 +37,33 @@ def kept_to_budget(recipe: PruneRecipe, before: Subject, pruned: Callable[[Prune
     Raises:
         Infeasible: the file stays larger.
     """
-    found = pruned(recipe)
+    each = _a_try(recipe)
+    found = pruned(each)
     if recipe.budget is None or recipe.budget.kind != "bytes":
         return replace(found, notes=(*found.notes, *_macs(recipe, before, found)))
     limit = recipe.budget.limit(packed_bytes(before.checkpoint.tensors))
+    spent = found.minutes
     asked, aliases = limit, tied_names(before.checkpoint, before.architecture)
     for _ in range(TRIES):
         size = packed_bytes(untied(found.tensors, aliases))
         if size <= limit:
-            return found
+            return replace(found, minutes=spent)
         asked = max(2, asked * limit // size - 1)
-        found = pruned(replace(recipe, budget=Budget("bytes", Fraction(asked))))
+        found = pruned(replace(each, budget=Budget("bytes", Fraction(asked))))
+        spent += found.minutes
     if (size := packed_bytes(untied(found.tensors, aliases))) <= limit:
-        return found
+        return replace(found, minutes=spent)
     raise Infeasible(
         f"The packed file has {size:,} bytes, and the budget allows {limit:,}.",
         "Its zeros lie too close together to be told in fewer.",
         f"Ask for a little less: --budget bytes={asked * limit // size}B.",
     )
+
+
+def _a_try(recipe: PruneRecipe) -> PruneRecipe:
+    """The recipe of one try: its share of the minutes, where bytes may take several."""
+    tried = recipe.minutes is not None and recipe.budget is not None and recipe.budget.kind == "bytes"
+    return replace(recipe, minutes=(recipe.minutes or 0.0) / (TRIES + 1)) if tried else recipe
 
 
 def _macs(recipe: PruneRecipe, before: Subject, found: Solved) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ def predict(module: nn.Module, samples: Samples, *, batch: int | None = None) ->
         raise BadData("There are no samples to predict.", "The split is empty.", "Choose another split or other data.")
     with evaluating(module), torch.no_grad():
         logits = torch.cat([_forward(module, inputs) for inputs in samples.inputs.split(batch or handy_batch(module))])
-    _require_labels_fit(samples.targets, logits.shape[1])
+    require_labels_fit(samples.targets, logits.shape[1])
     return Predictions(logits, samples.targets.cpu(), samples.ids, samples.groups, samples.classes)
 
 
@@ -193,7 +193,12 @@ def _forward(module: nn.Module, inputs: Tensor) -> Tensor:
     return torch.as_tensor(rows).float().cpu()
 
 
-def _require_labels_fit(targets: Tensor, outputs: int) -> None:
+def require_labels_fit(targets: Tensor, outputs: int) -> None:
+    """Make sure that the network has an output for every label, or for every attribute.
+
+    Raises:
+        BadData: it has not.
+    """
     if targets.ndim == 2 and targets.shape[1] != outputs:
         what = f"The data has {targets.shape[1]} attributes, the model {outputs} outputs."
         raise BadData(what, "Every attribute needs one.", "Check that --arch and --data belong together.")

@@ -65,7 +65,7 @@ def require_room(need: Need, listener: Listener) -> None:
     """
     there = machine_memory()
     if need.bytes > SHARE * there:
-        lack = f"{need.what} needs {size(need.bytes)} of memory; this machine has {size(there)}, half of which may be used."
+        lack = f"{need.what} needs {size(need.bytes)} of memory; there are {size(there)}, half of which may be used."
         raise BadRequest(lack, need.why, need.do)
     most = f", most of it for {need.largest}" if need.largest else ""
     listener.note(f"{need.what} will hold about {size(need.bytes)}{most}")

@@ -120,7 +120,7 @@ def _in_memory(recipe: PruneRecipe, before: Subject, listener: Listener) -> Outc
     first = chosen_masks(recipe, start, rows, listener)  # before there is a folder: what cannot be is refused here
 
     def once(asked: PruneRecipe) -> Solved:
-        chooser, chosen = first if asked is recipe else chosen_masks(asked, start, rows, listener)
+        chooser, chosen = first if asked.budget == recipe.budget else chosen_masks(asked, start, rows, listener)
         return solved(asked, start, chosen, chooser, listener)
 
     folder, held = output_folder(recipe, before.name)

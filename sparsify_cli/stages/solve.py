@@ -117,8 +117,17 @@ def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: Ma
     notes = (*_notes(facts, layers, rest), *(() if rest else _unheard(recipe, solver)))
     if isinstance(solver, Auto):
         notes = (f"solver auto: {auto.said((layer.size for layer in layers.values()), recipe.pattern, solver.most)}.", *notes)
+        notes += _beyond_minutes(recipe)
         spent = auto.minutes_of([size for name in layers for size in sizes_of(there[ours[name]])], recipe.pattern, solver.most)
     return Solved(tensors, final, notes, facts, followed, spent)
+
+
+def _beyond_minutes(recipe: PruneRecipe) -> tuple[str, ...]:
+    """A sentence where no solver but one holds the pattern, however long it takes."""
+    alone = auto.alone(recipe.pattern)
+    if recipe.minutes is None or alone is None:
+        return ()
+    return (f"--minutes bound imitation alone: no solver but {alone} repairs and holds {recipe.pattern}, however long it takes.",)
 
 
 def _beside(recipe: PruneRecipe, before: Subject, module: Any, ours: Mapping[str, str], layers: Mapping[str, Layer]) -> dict[str, Tensor]:

@@ -293,7 +293,7 @@ class Ssse(Unlearner):
     def _require_memory(self, coordinates: Coordinates, n: int) -> None:
         needed, there = self._needed(coordinates, n, torch.float32), machine_memory()
         if needed > 0.8 * there:
-            what = f"The {self.fisher} Fisher of {coordinates.count:,} parameters needs {needed / 1e9:,.1f} GB; this machine has"
+            what = f"The {self.fisher} Fisher of {coordinates.count:,} parameters needs {needed / 1e9:,.1f} GB; there are"
             smaller = "Use fewer samples." if self.fisher == "low-rank" else "Use fisher=block with a smaller block, or name layers."
             raise BadRequest(f"{what} {there / 1e9:,.1f} GB.", "It is kept in memory while it is made.", smaller)
 

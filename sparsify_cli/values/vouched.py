@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sparsify_cli.errors import MissingFile, UnreadableFile
+from sparsify_cli.errors import SparsifyError, UnreadableFile
 from sparsify_cli.values.artifact import AGAIN, MANIFEST
 from sparsify_cli.values.nest_plan import Plan
-from sparsify_cli.values.ranges import is_url, ranges
+from sparsify_cli.values.ranges import Ranges, is_url, ranges
 
 
 def require_header(plan: Plan, manifest: Mapping[str, Any], source: str | Path) -> None:
@@ -27,18 +27,25 @@ def require_header(plan: Plan, manifest: Mapping[str, Any], source: str | Path) 
 
 
 def manifest_in(folder: str | Path) -> dict[str, Any]:
-    """The manifest in a folder, here or behind a URL; nothing where there is none.
+    """The manifest in a folder; nothing where there is none, nor where a server gives none that can be read.
 
     Raises:
-        UnreadableFile: it is no JSON object.
+        UnreadableFile: one in a folder here is no JSON object.
     """
-    place = f"{str(folder).rstrip('/')}/{MANIFEST}" if is_url(str(folder)) else Path(folder) / MANIFEST
-    with suppress(MissingFile), ranges(place) as source:
-        try:
-            found = json.loads(source.take(0, source.size))
-        except (ValueError, RecursionError) as error:
-            raise UnreadableFile(f"{place} is not valid JSON.", "It is damaged.", AGAIN) from error
-        if not isinstance(found, dict) or not isinstance(found.get("weights") or {}, dict):
-            raise UnreadableFile(f"{place} is no manifest.", "It is no object, or its `weights` are none.", AGAIN)
-        return found
+    if is_url(str(folder)):  # a server may answer anything, for what it has not
+        with suppress(SparsifyError), ranges(f"{str(folder).rstrip('/')}/{MANIFEST}") as source:
+            return _read(source, MANIFEST)
+    elif (Path(folder) / MANIFEST).is_file():
+        with ranges(Path(folder) / MANIFEST) as source:
+            return _read(source, str(Path(folder) / MANIFEST))
     return {}
+
+
+def _read(source: Ranges, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(source.take(0, source.size))
+    except (ValueError, RecursionError) as error:
+        raise UnreadableFile(f"{name} is not valid JSON.", "It is damaged.", AGAIN) from error
+    if not isinstance(found, dict) or not isinstance(found.get("weights") or {}, dict):
+        raise UnreadableFile(f"{name} is no manifest.", "It is no object, or its `weights` are none.", AGAIN)
+    return found

@@ -67,3 +67,39 @@ def test_repeated_inputs_and_none_at_all() -> None:
     assert torch.equal(ask(network, twice).logits[0], ask(network, twice).logits[1])
     with pytest.raises(BadData, match="no samples"):
         ask(network, twice.take([]))
+
+
+class Hidden(nn.Module):
+    """A network with a buffer that is not saved."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.full((3,), value), persistent=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits that hang on it."""
+        return inputs[:, :3].float() * self.value
+
+
+def test_what_is_not_saved_is_part_of_the_network() -> None:
+    """Two networks of one state give their own answers."""
+    samples, ask = drawn(4, 0), AskedOnce()
+    assert not torch.equal(ask(Hidden(1.0), samples).logits, ask(Hidden(2.0), samples).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bfloat16, torch.float64, torch.bool])
+def test_inputs_of_any_type(dtype: torch.dtype) -> None:
+    """Of odd numbers of bytes too, and of one number a sample; every one has its own answer."""
+    inputs = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 1, 0, 0], [1, 1, 1, 0, 0]]).to(dtype)
+    samples = Samples(inputs, torch.zeros(3, dtype=torch.long), ("a", "b", "c"))
+    ask, network = AskedOnce(), Hidden(1.0)
+    assert torch.equal(ask(network, samples).logits, predict(network, samples).logits)
+    assert torch.equal(ask(network, samples.take([2, 0])).logits, predict(network, samples).logits[[2, 0]])
+
+
+def test_labels_are_checked_of_known_rows_too() -> None:
+    """A label that the network has no output for is refused, whether its answer is known or not."""
+    network, samples, ask = Counting(4, 3), drawn(3, 0), AskedOnce()
+    ask(network, samples)
+    with pytest.raises(BadData, match="beyond the model's 3 outputs"):
+        ask(network, Samples(samples.inputs, torch.tensor([0, 1, 9]), samples.ids))

@@ -9,13 +9,16 @@ import torch
 
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.errors import Anomalous, BadRequest, MissingContext
+from sparsify_cli.recipes.budget import Budget
 from sparsify_cli.recipes.option import Choice
+from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages import imitation as module_under_test
 from sparsify_cli.stages.auto import MINUTE, operations
 from sparsify_cli.stages.dry_run import dry_run
 from sparsify_cli.stages.prune import prune
 from sparsify_cli.stages.resolve import build_architecture
+from sparsify_cli.stages.solver_memory import solver_need
 from sparsify_cli.stages.subject import open_subject
 from sparsify_cli.values.checkpoint import Spec
 
@@ -29,6 +32,9 @@ def net():
 
 ZEROS = round(0.9 * 16 * 74) / (16 * 74)
 """Of 64 x 16 and 16 x 10 weights."""
+
+ALPS = sum(operations(size) for size in ((16, 64), (10, 16))) / MINUTE
+"""Minutes that ALPS takes for both."""
 
 
 @pytest.fixture
@@ -198,19 +204,18 @@ def test_minutes_bound_alps_and_imitation(digits, monkeypatch):
     one, two = written("whole"), written("plenty")
     assert all(torch.equal(one[name], two[name]) for name in one)
 
-    alps = sum(operations(size) for size in ((16, 64), (10, 16))) / MINUTE
     each = module_under_test.operations(digits, torch.zeros(1024, 64), 1) / module_under_test.MINUTE
-    some = prune(request(out="some", solver=Choice("auto"), minutes=alps + 3.5 * each), Listener())
+    some = prune(request(out="some", solver=Choice("auto"), minutes=ALPS + 3.5 * each), Listener())
     same = prune(request(out="same", solver=Choice("auto"), passes=3), Listener())
     assert any("(3 of 10 passes, for which --minutes were enough)" in note for note in some.notes)
     assert losses(some) == losses(same)
 
-    none = prune(request(out="none", solver=Choice("auto"), minutes=alps + 0.5 * each), Listener())
+    none = prune(request(out="none", solver=Choice("auto"), minutes=ALPS + 0.5 * each), Listener())
     assert any("left out: a pass takes about" in note for note in none.notes)
     assert any("alps for 2 layers" in note for note in none.notes)
     assert none.report.get("imitation_loss_before") is None
 
-    least = prune(request(out="least", solver=Choice("auto"), minutes=0.4 * alps), Listener())
+    least = prune(request(out="least", solver=Choice("auto"), minutes=0.4 * ALPS), Listener())
     assert any("sparsegpt for 1 layer, alps for 1 layer" in note for note in least.notes)
 
 
@@ -229,3 +234,63 @@ def test_room_for_passes(effort, minutes, passes, shares):
     """A pass takes a fifth of a minute here, and .2 minutes are spent: the second rate is tried only where there is time for it."""
     room = module_under_test.Room.of(request(effort=effort, minutes=minutes), module_under_test.MINUTE / 5, 0.2 if passes else 0.5)
     assert (room.passes, len(room.shares)) == (passes, shares)
+
+
+NORMED = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 16)), nn.ReLU(), nn.Linear(16, 10))
+"""
+
+
+@pytest.mark.slow
+def test_weights_made_of_others_are_counted(tmp_path, digits):
+    """A layer under weight norm has a weight, which is no parameter."""
+    (tmp_path / "normed.py").write_text(NORMED, encoding="utf-8")
+    net = build_architecture(Spec("normed.py:net"))
+    assert module_under_test.operations(net, torch.zeros(5, 64), 1) == 4 * 5 * (64 * 16 + 16 * 10)
+
+
+def test_minutes_of_several_tries_add_up(digits):
+    """A budget of bytes may be tried for six times: each has a sixth of the minutes, and imitation what they all left."""
+    fields = {"sparsity": None, "budget": Budget.parse("bytes=0.3"), "solver": Choice("auto")}
+    few = prune(request(out="few", minutes=5 * ALPS, **fields), Listener())
+    enough = prune(request(out="enough", minutes=6.1 * ALPS, **fields), Listener())
+    assert "solver auto: sparsegpt for 1 layer, alps for 1 layer." in few.notes
+    assert "solver auto: alps for 2 layers." in enough.notes
+
+
+def test_one_solver_alone_takes_its_time(digits):
+    """2:4 both ways is alps', however few the minutes; it is said."""
+    found = prune(request(out="both", sparsity=None, pattern=Pattern.parse("2:4T"), solver=Choice("auto"), minutes=1e-9), Listener())
+    assert any("no solver but alps repairs and holds 2:4T" in note for note in found.notes)
+
+
+def test_the_rates_that_were_tried_are_told(digits, monkeypatch):
+    """Where minutes were enough for one rate, no second one is told of, and what would help is."""
+    real = module_under_test.Imitation
+    monkeypatch.setattr(module_under_test, "Imitation", lambda **options: real(**options, lr=1e30))
+    each = module_under_test.operations(digits, torch.zeros(1024, 64), 1) / module_under_test.MINUTE
+    with pytest.raises(Anomalous, match="diverged, at the usual rate") as error:
+        prune(request(out="high", solver=Choice("auto"), effort="high", minutes=ALPS + 3.5 * each), Listener())
+    assert "fifth" not in str(error.value)
+    assert "more --minutes" in str(error.value)
+
+
+def test_fewer_minutes_are_never_more_training(digits, monkeypatch):
+    """What is not worth its time in all its passes is not worth it in some of them."""
+    each = module_under_test.operations(digits, torch.zeros(1024, 64), 1)
+    monkeypatch.setattr(module_under_test, "WORTH", 9 * each / module_under_test.MOST)
+    for name, minutes in (("whole", None), ("some", ALPS + 3.5 * each / module_under_test.MINUTE)):
+        found = prune(request(out=name, solver=Choice("auto"), minutes=minutes), Listener())
+        assert found.report.get("imitation_loss_before") is None
+
+
+def test_memory_is_planned_for_the_solvers_that_minutes_leave(digits):
+    """ALPS holds more than SparseGPT, and is not planned for where there is no time for it."""
+    needs = []
+    for minutes in (None, 1e-9):
+        recipe = request(solver=Choice("auto"), minutes=minutes, samples=2, allocation="uniform")
+        needs.append(solver_need(recipe, open_subject(recipe), ["1.weight", "4.weight"]).bytes)
+    assert needs[0] > needs[1]

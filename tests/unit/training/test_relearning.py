@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify_cli.stages.audit import audit_notes, relearned
-from sparsify_cli.training.relearning import MOST, SEEN, Relearning, mean_loss, most_passes
+from sparsify_cli.contracts.unlearner import Request
+from sparsify_cli.stages.audit import Audit, audit_notes, relearned
+from sparsify_cli.training.relearning import MOST, SEEN, SHOWN, Relearning, mean_loss, most_passes
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.samples import Samples
 
@@ -82,3 +83,13 @@ def test_work_is_bounded_by_samples_shown(n, passes):
     """Few samples are shown often, many seldom: never more than 12,800 of them, which is less than an epoch of most trainings."""
     assert most_passes(n) == passes
     assert n * passes <= SEEN
+
+
+def test_of_many_forgotten_samples_some_are_shown():
+    """A class of thousands would be relearned for longer than it took to learn: 256 of them are drawn."""
+    forget, others, unseen = drawn(300, 0), drawn(50, 1), drawn(60, 2)
+    model = trained(others)
+    audit = Audit(Request(forget, others, unseen, MaskSet()), unseen, {"before": model, "after": copy.deepcopy(model)})
+    found = {one.name: one for one in audit.findings()}
+    assert found["relearn_passes_after"].n == SHOWN == 256
+    assert found["distance_forget_before"].n == 300

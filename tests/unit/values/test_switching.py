@@ -161,6 +161,9 @@ def test_a_file_that_its_manifest_does_not_describe_is_refused(nested, place):
             sparsify_cli.Nest.load(place)
     for text in (b"{", b"[]"):
         put_files(place, {"manifest.json": text})
+        if "://" in place:  # a server may answer anything for a file it has not
+            assert sparsify_cli.Nest.load(place).sparsities == nested.sparsities
+            continue
         with pytest.raises(UnreadableFile, match=r"manifest\.json is"):
             sparsify_cli.Nest.load(place)
 
