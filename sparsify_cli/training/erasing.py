@@ -133,7 +133,7 @@ class Student:
         """The network."""
         return self.run.model
 
-    def epoch(self, samples: Samples, cost: Cost, *, mode: Mode = "train", share: float = 1.0) -> float:
+    def epoch(self, samples: Samples, cost: Cost, *, mode: Mode = "train", share: float = 1.0, size: int = 0) -> float:
         """One pass over samples, in an order of its own; returns the mean cost.
 
         Args:
@@ -141,16 +141,19 @@ class Student:
             cost: of a batch.
             mode: `train`; `quiet` = the same with running statistics left alone; `eval`.
             share: of the learning rate.
+            size: samples of a step, 0 = as usual.
         """
-        return sum(value * n for value, n in self.steps(samples, cost, mode=mode, share=share)) / max(1, len(samples))
+        return sum(value * n for value, n in self.steps(samples, cost, mode=mode, share=share, size=size)) / max(1, len(samples))
 
-    def steps(self, samples: Samples, cost: Cost, *, mode: Mode = "train", share: float = 1.0) -> Iterator[tuple[float, int]]:
+    def steps(
+        self, samples: Samples, cost: Cost, *, mode: Mode = "train", share: float = 1.0, size: int = 0
+    ) -> Iterator[tuple[float, int]]:
         """The same step by step: each batch's cost and size, after the step on it."""
         order = epoch_order(len(samples), seed=derived_seed(self.seed, 1), epoch=self.passes)
         self.passes += 1
         for group in self.run.optimizer.param_groups:
             group["lr"] = self.lr * share
-        for where in _parts(order, self.batch_size):
+        for where in _parts(order, size or self.batch_size):
             self.model.train(mode != "eval" and len(where) > 1)  # batch norm needs two
             with quiet(self.model) if mode == "quiet" else nullcontext():
                 value = self.step(samples.take(where), cost)

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.errors import Anomalous, BadRequest
 from sparsify_cli.training.erasing import Student
+from sparsify_cli.unlearners import salun
 from sparsify_cli.unlearners.finetune import Finetune
 from sparsify_cli.unlearners.gradient_ascent import GradientAscent
 from sparsify_cli.unlearners.retrain import Retrain
@@ -66,8 +67,8 @@ def answered(model, erasure, samples):
     [
         Retrain(epochs=20, lr=0.3, weight_decay=0.0),
         GradientAscent(lr=0.1, epochs=200, tolerance=0.05),
-        Scrub(lr=0.2, epochs=25, max_epochs=8, weight_decay=0.0),
-        Salun(lr=0.3, share=1.0),
+        Scrub(lr=0.2, epochs=25, max_epochs=8, weight_decay=0.0, batch_size=64, forget_batch=64),
+        Salun(lr=0.3, share=1.0, batch_size=64),
     ],
     ids=lambda method: type(method).__name__,
 )
@@ -150,6 +151,15 @@ def test_scrub_with_only_agreement_does_not_move(model):
     assert max(moved) < 1e-6
 
 
+def test_scrub_takes_steps_of_two_sizes(model, monkeypatch):
+    """40 samples to forget in steps of 16, two max passes of three; 80 that stay in steps of 32."""
+    seen = []
+    real = Student.step
+    monkeypatch.setattr(Student, "step", lambda self, batch, cost: (seen.append(len(batch)), real(self, batch, cost))[1])
+    Scrub(epochs=3, batch_size=32, forget_batch=16).erase(model, REQUEST, None)
+    assert seen == [16, 16, 8, 32, 32, 16] * 2 + [32, 32, 16]
+
+
 def test_scrub_rewinds_to_the_error_of_unseen_samples(model):
     """Some of a cloud that stays: the epoch taken is the one whose error on them is nearest to that on unseen ones."""
     request = Request(TRAIN.take(TWOS[:10]), TRAIN.take(torch.cat([REST, TWOS[10:]])), VALIDATION)
@@ -169,6 +179,16 @@ def test_saliency_is_the_largest_gradients_of_the_samples_to_forget(model):
     masks = salient_weights(model, REQUEST, 1 / 3)
     chosen = torch.cat([masks["weight"].reshape(-1), masks["bias"].reshape(-1)])
     assert chosen.nonzero().reshape(-1).tolist() == gradients.topk(3).indices.sort().values.tolist()
+
+
+def test_wrong_labels_are_drawn_anew_in_each_epoch(model, monkeypatch):
+    """No label is learnt by heart: of 40 samples some go to each other class, and to others the next time."""
+    drawn = []
+    monkeypatch.setattr(salun, "wrong_labels", lambda *asked: drawn.append(wrong_labels(*asked)) or drawn[-1])
+    Salun(epochs=3).erase(model, REQUEST, None)
+    assert len(drawn) == 3
+    assert all(set(labels.tolist()) == {0, 1} for labels in drawn)
+    assert not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
 
 
 def test_saliency_leaves_the_other_weights_as_they_are(model):
