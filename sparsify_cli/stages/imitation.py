@@ -114,6 +114,58 @@ class Room:
         return cls(each, passes, shares[: max(1, left // max(passes, 1))])
 
 
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """What imitation works with.
+
+    Args:
+        recipe: what was asked for.
+        room: what there is time for.
+        dense: the network that is imitated.
+        inputs: calibration samples.
+        judges: held-out training samples.
+        masks: of the weights that stay, by the network's names.
+    """
+
+    recipe: PruneRecipe
+    room: Room
+    dense: nn.Module
+    inputs: Tensor
+    judges: Samples
+    masks: Mapping[str, Tensor]
+
+    def run(self, module: nn.Module, loss: float, listener: Listener) -> Imitated | None:
+        """Train at one rate after the other until the held-out loss falls below `loss`; None where all diverged."""
+        few = self.room.passes < self.recipe.passes
+        fewer = f" ({self.room.passes} of {self.recipe.passes} passes, for which --minutes were enough)" if few else ""
+        given, started, result = {name: tensor.clone() for name, tensor in module.state_dict().items()}, time.monotonic(), None
+        for share in self.room.shares:
+            module.load_state_dict(given)
+            if self._trained(module, share, listener):
+                result = Imitated(loss, mean_loss(module, self.judges), time.monotonic() - started, self.judges.kind, share, fewer)
+            if result is not None and result.kept:
+                break
+        return result
+
+    def _trained(self, module: nn.Module, share: float, listener: Listener) -> bool:
+        """False when it diverged."""
+        if self.recipe.augment:
+            require_images(self.inputs)
+        augment = self.recipe.augment > 0 or stands_augmentation(self.dense, self.judges, seed=self.recipe.seed)
+        imitation = Imitation(passes=self.room.passes, augment=augment, kind=self.judges.kind, seed=self.recipe.seed)
+
+        def tell(step: int, steps: int, now: float) -> None:
+            listener.progress(Progress("imitating the dense network", step, steps, loss=now))
+
+        try:
+            replace(imitation, lr=share * imitation.lr).run(module, self.dense, self.inputs, self.masks, tell)
+        except Anomalous:
+            return False
+        finally:
+            listener.done()
+        return True
+
+
 @dataclass(frozen=True)
 class Spared:
     """Imitation that there was no time for.
@@ -166,19 +218,9 @@ def imitated(
     if not room.passes:
         return after, Spared(room.each / MINUTE, (recipe.minutes or 0) - spent)
     masks = {ours[name]: mask for name, mask in after.masks.items()}
-    augment = recipe.augment > 0 or stands_augmentation(dense, judges, seed=recipe.seed)
-    imitation = Imitation(passes=room.passes, augment=augment, kind=judges.kind, seed=recipe.seed)
-    fewer = f" ({room.passes} of {recipe.passes} passes, for which --minutes were enough)" if room.passes < recipe.passes else ""
-    given, started, result = {name: tensor.clone() for name, tensor in module.state_dict().items()}, time.monotonic(), None
-    for share in room.shares:
-        module.load_state_dict(given)
-        if not _trained(replace(imitation, lr=share * imitation.lr), module, dense, inputs, masks, recipe, listener):
-            continue
-        result = Imitated(loss, mean_loss(module, judges), time.monotonic() - started, judges.kind, share, fewer)
-        if result.kept:
-            return _with_tensors(after, dict(module.state_dict()), ours), result
+    result = Attempt(recipe, room, dense, inputs, judges, masks).run(module, loss, listener)
     _require_an_end(recipe, room, result)
-    return after, result
+    return (_with_tensors(after, dict(module.state_dict()), ours) if result is not None and result.kept else after), result
 
 
 def _started(after: Subject, dense: nn.Module, inputs: Tensor, *, moves: bool) -> nn.Module:
@@ -187,31 +229,6 @@ def _started(after: Subject, dense: nn.Module, inputs: Tensor, *, moves: bool) -
     if moves:
         move(module, dense, inputs)
     return module
-
-
-def _trained(
-    imitation: Imitation,
-    module: nn.Module,
-    dense: nn.Module,
-    inputs: Tensor,
-    masks: Mapping[str, Tensor],
-    recipe: PruneRecipe,
-    listener: Listener,
-) -> bool:
-    """False when it diverged."""
-
-    def tell(step: int, steps: int, now: float) -> None:
-        listener.progress(Progress("imitating the dense network", step, steps, loss=now))
-
-    if recipe.augment:
-        require_images(inputs)
-    try:
-        imitation.run(module, dense, inputs, masks, tell)
-    except Anomalous:
-        return False
-    finally:
-        listener.done()
-    return True
 
 
 def _require_an_end(recipe: PruneRecipe, room: Room, result: Imitated | None) -> None:
