@@ -41,8 +41,8 @@ class AskedOnce:
     def _prints(self, inputs: Tensor) -> Iterator[Print]:
         """128 bits of each input: its words times random odd factors, summed up modulo 2^64, twice.
 
-        The factors are drawn anew for each object, so that nobody can make two inputs that look alike; two that differ do by chance once
-        in 2^126 pairs.
+        The factors are drawn anew for each object, so that nobody can make two inputs that look alike. Two that differ do by chance: once
+        in some 2^64 pairs where numbers differ in nothing but their sign, the worst there is, and far less often else.
         """
         rows = inputs.detach().cpu().contiguous().reshape(len(inputs), math.prod(inputs.shape[1:])).view(torch.uint8)
         rows = nn.functional.pad(rows, (0, -rows.shape[1] % 4)).view(torch.int32)

@@ -9,7 +9,8 @@ norm are left alone meanwhile, and measured on samples that stay in the end.
 
 Source: Fan, Liu, Zhang, Wong, Wei, Liu 2024 (arXiv 2310.12508); the median as threshold (share 0.5), 10 epochs at a rate of 0.013 with
 momentum 0.9 and batches of 256 as its published code has them for CIFAR-10. Differs: an exact share by a stable order, not a threshold;
-the right label is never drawn (as in the paper, not the code).
+the right label is never drawn (as in the paper, not the code); batches of the union (the code has them for CIFAR-100, and for CIFAR-10
+passes over S before what stays); statistics of batch norm as said above; no augmentation.
 """
 
 from __future__ import annotations
