@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 Cell = dict[str, Any]
-OF = ("bias", "channels", "elsa", "one_shot", "sparse_training", "unlearning")
+OF = ("bias", "channels", "elsa", "one_shot", "sparse_training", "unlearning", "unlearning_time")
 
 
 @dataclass(frozen=True)

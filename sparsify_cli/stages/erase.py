@@ -109,9 +109,9 @@ def erase_all(
         before = network.subject
         start = _with_frozen(before, network.frozen, done[-1].after) if done else before
         asked = replace(request, masks=before.masks, frozen=network.frozen, fresh=partial(_fresh, before))
-        n = len(request.forget) + len(request.retain)
-        memo = known.of(network.level, before.module(), start.module(), before.masks, n)
-        erasure = _with_age(method.erase(start.module(), asked, memo), memo, before, start)
+        n, module = len(request.forget) + len(request.retain), start.module()
+        memo = known.of(network.level, module if start is before else before.module(), module, before.masks, n)
+        erasure = _with_age(method.erase(module, asked, memo), memo, before, start)
         after = _after(start, erasure.tensors)
         done.append(Erased(network.level, asked, before, _renewed(after, request.retain, seed) if renew else after, erasure))
     return done, known

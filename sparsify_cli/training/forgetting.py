@@ -33,17 +33,14 @@ from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.maths.per_sample_gradients import Coordinates
 from sparsify_cli.training.modes import evaluating
-from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.arrays import as_taken_by, handy_batch, small_batch
+from sparsify_cli.values.channels_last import order_for
 from sparsify_cli.values.choices import alike, choices, in_any, of_samples, unheard_of
 from sparsify_cli.values.samples import Samples
 
 LEAST, MOST, WORK = 200, 2000, 10**10
 SHARE, EACH = 3, 20
 """Where whole classes go and nothing else, the part of the forget and retain probes that is looked at; and samples of each that goes."""
-BATCH = 500
-"""Samples in one forward pass."""
-
-
 ENDS = 1e30
 """Nats; what is not finite counts as so much."""
 
@@ -178,6 +175,8 @@ class Judge:
         validation = draw(request.validation.take(answered_by(request.validation.targets, left)), most, seed)
         retain = draw(request.retain, few, seed)
         unheard = unheard_of(forget.targets, left)
+        order = order_for(quiet, retain.inputs)
+        forget, retain, validation = (replace(one, inputs=order(one.inputs)) for one in (forget, retain, validation))
         return cls(quiet, parameters, coordinates, forget, retain, validation, unheard, forgotten)._started(tolerance)
 
     def _started(self, tolerance: float) -> Judge:
@@ -252,7 +251,7 @@ def outcomes(model: nn.Module, samples: Samples, parameters: Mapping[str, Tensor
     """
     if not len(samples):
         return Outcome(*torch.zeros(3, *samples.targets.shape, dtype=torch.float64))
-    parts = torch.split(samples.inputs, BATCH)
+    parts = torch.split(samples.inputs, small_batch(samples.inputs, handy_batch(model)))
     logits = torch.cat([functional_call(model, dict(parameters or {}), (as_taken_by(model, x),)).cpu() for x in parts]).double()
     rows, right = choices(logits, samples.targets)
     losses = cross_entropy(rows, right, reduction="none")

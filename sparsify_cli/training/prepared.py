@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 import torch
 from jaxtyping import UInt8
@@ -41,7 +42,9 @@ def _digest(text: str) -> UInt8[Tensor, " 32"]:
     return torch.tensor(list(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
 
 
-def checked(memo: Memo | None, keys: set[str], model: nn.Module, request: Request, noun: str, *, how: str) -> Memo:
+def checked(
+    memo: Memo | None, keys: set[str], model: nn.Module, request: Request, noun: str, *, how: str, mapped: Collection[str] = ()
+) -> Memo:
     """A memo that was made for this model, these masks and this training set.
 
     Args:
@@ -51,6 +54,7 @@ def checked(memo: Memo | None, keys: set[str], model: nn.Module, request: Reques
         request: what is to be forgotten and retained.
         noun: what was prepared, for the sentence: `Fisher`.
         how: options it must have been made with.
+        mapped: what may stay where a file has mapped it.
 
     Raises:
         BadRequest: there is none, it was made for something else, or nothing is retained.
@@ -71,7 +75,7 @@ def checked(memo: Memo | None, keys: set[str], model: nn.Module, request: Reques
     if not rest:
         what = f"All {n} training samples are to be forgotten."
         raise BadRequest(what, "Nothing would be left to learn from.", "Initialise a new model.")
-    return {name: _aligned(tensor) for name, tensor in memo.items()}
+    return {name: tensor if name in mapped else _aligned(tensor) for name, tensor in memo.items()}
 
 
 LINE = 64

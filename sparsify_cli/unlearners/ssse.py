@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from sparsify_cli.contracts.unlearner import Erasure, Memo, Request, Unlearner
 from sparsify_cli.errors import Anomalous, BadRequest, MissingContext
-from sparsify_cli.maths.fisher_forms import SPECTRAL, BlockForm, Form, KroneckerForm, LowRankForm, Rows, factor_sizes, form_of
+from sparsify_cli.maths.fisher_forms import EIGENVECTORS, SPECTRAL, BlockForm, Form, KroneckerForm, LowRankForm, Rows, factor_sizes, form_of
 from sparsify_cli.maths.memory import machine_memory
 from sparsify_cli.maths.per_sample_gradients import Coordinates, per_sample_gradients
 from sparsify_cli.maths.step_search import guided_step, longest_step
@@ -161,7 +161,7 @@ class Ssse(Unlearner):
             Anomalous: the step is not finite.
         """
         coordinates = self._coordinates(model, request.masks)
-        known = checked(memo, {"coordinates", "samples"}, model, request, "Fisher", how=self._how)
+        known = checked(memo, {"coordinates", "samples"}, model, request, "Fisher", how=self._how, mapped=(EIGENVECTORS,))
         form = self._form(known, coordinates)
         _require(not self.retained or int(known["samples"]) == int(known[N]), "retained=true", "What was prepared is stale, or a sample.")
         if not len(request.forget):

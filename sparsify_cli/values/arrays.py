@@ -73,6 +73,15 @@ def handy_batch(module: nn.Module) -> int:
     return 64 if on_processor else 512
 
 
+SMALL, TOGETHER = 500, 2**16
+"""Samples, and numbers, of a pass over small samples."""
+
+
+def small_batch(inputs: Num[Tensor, "n ..."], few: int) -> int:
+    """`few`, but small samples by the hundreds, or calls cost more than products. Tokens are not small: each becomes a long vector."""
+    return max(few, min(SMALL, TOGETHER // max(1, inputs[:1].numel()))) if inputs.is_floating_point() else few
+
+
 NUMBERS = 2**25
 """Outputs of a forward pass that are kept at a time."""
 

@@ -88,6 +88,19 @@ def test_eigenvectors_kept_in_float32_solve_nearly_as_well():
         assert float((found - wanted).norm() / wanted.norm()) < 1e-7 * (1 + 1 / damping)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [512, 48])
+def test_where_a_file_has_mapped_the_eigenvectors_makes_no_difference(size, dtype):
+    """To the last bit, at an address that is no multiple of anything, of one block at a time and of several."""
+    draw = torch.Generator().manual_seed(0)
+    vectors, values = torch.randn(3, size, size, generator=draw, dtype=dtype), torch.rand(3, size, generator=draw, dtype=torch.float64)
+    elsewhere = torch.empty(vectors.numel() + 1, dtype=dtype)[1:].reshape(vectors.shape).copy_(vectors)
+    v, count = torch.randn(3 * size - 5, generator=draw, dtype=torch.float64), 3 * size - 5
+    here, there = (SpectralForm(one, values, count) for one in (vectors, elsewhere))
+    assert torch.equal(here.solve(v, 0.1), there.solve(v, 0.1))
+    assert torch.equal(here.blocks(slice(None)), there.blocks(slice(None)))
+
+
 def test_taking_samples_out_is_the_fisher_of_the_rest(rows):
     """N F minus the outer products of the first five, over fifteen, is the mean over the last fifteen."""
     whole = BlockForm.gathered(iter([rows]), 10, 10, rows, torch.float64)

@@ -1,0 +1,94 @@
+"""Channels last: taken where the network answers alike, there and back, and left where it does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparsify_cli.values.channels_last import channels_last, order_for
+
+IMAGES = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Flattened(nn.Module):
+    """Flattens what a convolution puts out by `view`, as LeNet and VGG often do."""
+
+    def __init__(self) -> None:
+        """One convolution."""
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of channels-last outputs there is no such view."""
+        out = self.conv(x)
+        return out.view(len(x), -1)
+
+
+class Memory(nn.Module):
+    """Looks at memory, whatever order it is in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The first numbers there."""
+        return torch.as_strided(x, (len(x), 5), (x.stride(0), 1))
+
+
+class Backwards(torch.autograd.Function):
+    """Takes any order on the way there and one on the way back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        """As it is."""
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """By `view`."""
+        return gradient.view(-1).view(gradient.shape)
+
+
+class Stubborn(nn.Module):
+    """Cannot be differentiated in another order."""
+
+    def __init__(self) -> None:
+        """Two convolutions."""
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What comes back between the two has the order of what went there."""
+        return self.second(Backwards.apply(self.first(x))).flatten(1)
+
+
+def test_a_convolutional_network_takes_its_images_channels_last():
+    """The same numbers, in another order in memory."""
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.MaxPool2d(2), nn.Flatten()).eval()
+    found = order_for(net, IMAGES)(IMAGES)
+    assert torch.equal(found, IMAGES) and found.is_contiguous(memory_format=torch.channels_last) and not found.is_contiguous()
+
+
+@pytest.mark.parametrize("net", [Flattened(), Memory(), Stubborn()], ids=["view", "memory", "backward"])
+def test_a_network_that_counts_on_the_usual_order_keeps_it(net):
+    """Nothing is copied."""
+    assert order_for(net.eval(), IMAGES)(IMAGES) is IMAGES
+
+
+@pytest.mark.parametrize(
+    "inputs", [torch.randn(4, 7), torch.arange(12).reshape(3, 4), torch.zeros(0, 2, 6, 6)], ids=["rows", "ids", "none"]
+)
+def test_what_is_no_image_stays_as_it_is(inputs):
+    """The network is not even asked."""
+    assert order_for(nn.Module(), inputs)(inputs) is inputs
+
+
+def test_of_a_single_channel_the_strides_tell():
+    """Torch calls both orders contiguous; layers go by the strides."""
+    grey = channels_last(torch.randn(2, 1, 5, 4))
+    assert grey.stride() == (20, 1, 4, 1)
+
+
+def test_trying_leaves_no_gradient():
+    """Neither on the weights nor on the images."""
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten()).eval()
+    order_for(net, IMAGES)
+    assert net[0].weight.grad is None and not IMAGES.requires_grad
