@@ -67,7 +67,16 @@ def test_a_convolutional_network_takes_its_images_channels_last():
     assert torch.equal(found, IMAGES) and found.is_contiguous(memory_format=torch.channels_last) and not found.is_contiguous()
 
 
-@pytest.mark.parametrize("net", [Flattened(), Memory(), Stubborn()], ids=["view", "memory", "backward"])
+class Picky(nn.Module):
+    """Says what it wants."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In words of its own."""
+        assert x.is_contiguous(), "contiguous images, please"
+        return x.flatten(1)
+
+
+@pytest.mark.parametrize("net", [Flattened(), Memory(), Stubborn(), Picky()], ids=["view", "memory", "backward", "assertion"])
 def test_a_network_that_counts_on_the_usual_order_keeps_it(net):
     """Nothing is copied."""
     assert order_for(net.eval(), IMAGES)(IMAGES) is IMAGES
