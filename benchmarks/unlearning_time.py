@@ -48,25 +48,26 @@ class Clock:
         whole, without = args.epochs, self.work.forget(which)
         for args.epochs in (1, 3):
             begun = time.perf_counter()
-            self.work.trained(self.out(), self.work.seed, "--without", without)
+            if self.work.trained(self.out(), self.work.seed, "--without", without):
+                raise SystemExit("The network could not be trained anew.")
             took.append(time.perf_counter() - begun)
         args.epochs = whole
         return whole * (took[1] - took[0]) / 2
 
     def erased(self, which: str, flags: list[str]) -> float:
-        """Seconds of one run of forgetting."""
+        """Seconds of one run of forgetting; 0 where the method refused."""
         out = self.out()
         run("unlearn", str(self.work.dense), "--forget", self.work.forget(which), *flags, "--most-harm", "1", "--out", str(out))
-        return numbers(out)["seconds_erase"]
+        return numbers(out)["seconds_erase"] if out.exists() else 0.0
 
     def cell(self, method: str, which: str) -> Cell:
         """One method on one set."""
         flags = self.work.flags(method)
         took = [self.erased(which, flags)]
-        while len(took) < 3 and took[0] < LONG:
+        while len(took) < 3 and 0 < took[0] < LONG:
             took.append(self.erased(which, flags))
         about = {"name": self.work.args.name, "set": which, "method": method, "seed": self.work.seed}
-        return {**about, "seconds": statistics.median(took), "anew": self.anew(which)}
+        return {**about, "seconds": statistics.median(took) if took[0] else None, "anew": self.anew(which)}
 
     def prepared(self, method: str) -> Cell:
         """What preparing took."""
@@ -76,23 +77,25 @@ class Clock:
 
 
 def table(kept: list[Cell]) -> str:
-    """A row for each network and set, a column for each method: percent of training anew; seconds of preparing."""
-    rows, methods = list(dict.fromkeys((c["name"], c["set"]) for c in kept)), [m for m in METHODS if any(c["method"] == m for c in kept)]
+    """A row for each network and set, a column for each method: percent of training anew, means over seeds; seconds of preparing."""
+    rows = list(dict.fromkeys((c["name"], c["set"]) for c in kept))
+    methods = [m for m in METHODS if any(c["method"] == m for c in kept)]
     lines = ["Seconds of training anew, and forgetting in percent of them; preparing in seconds.", ""]
     lines.append(" " * 28 + f"{'anew, s':>9}" + "".join(f"  {method}" for method in methods))
     for row in rows:
-        of = {c["method"]: c for c in kept if (c["name"], c["set"]) == row}
-        anew = next(iter(of.values()))["anew"]
-        shown = (f"{of[m]['seconds'] / (anew / 100 if anew else 1):.2f}" if m in of else "-" for m in methods)
-        lines.append(
-            f"{', '.join(row):<28}"
-            + f"{f'{anew:.1f}' if anew else '':>9}"
-            + "".join(f"  {value:>{len(method)}}" for value, method in zip(shown, methods, strict=True))
-        )
+        of = {method: [c for c in kept if (c["name"], c["set"], c["method"]) == (*row, method)] for method in methods}
+        anew = [c["anew"] for cells in of.values() for c in cells if c["anew"]]
+        shown = "".join(f"  {_shown(cells):>{len(method)}}" for method, cells in of.items())
+        lines.append(f"{', '.join(row):<28}{f'{statistics.fmean(anew):.1f}' if anew else '':>9}{shown}")
     return "\n".join(lines) + "\n"
 
 
-KEPT = Kept(Path(__file__), ("name", "set", "method"), table)
+def _shown(cells: list[Cell]) -> str:
+    found = [c["seconds"] / (c["anew"] / 100 if c["anew"] else 1) for c in cells if c["seconds"] is not None]
+    return f"{statistics.fmean(found):.2f}" if found else "-"
+
+
+KEPT = Kept(Path(__file__), ("name", "set", "method", "seed"), table)
 
 
 def main() -> None:
@@ -112,7 +115,7 @@ def main() -> None:
         clock = Clock(Seed(args, asked.seed, Path(folder)))
         for which in ("prepare", *(asked.sets or args.sets).split(";")):
             for method in asked.methods.split(";"):
-                if (args.name, which, method) in there or (which == "prepare" and method not in PREPARED):
+                if (args.name, which, method, asked.seed) in there or (which == "prepare" and method not in PREPARED):
                     continue
                 KEPT.add([clock.prepared(method) if which == "prepare" else clock.cell(method, which)])
     print(KEPT.write())

@@ -275,7 +275,7 @@ def _products(matrices: Float[Tensor, "some size size"], vectors: Float[Tensor, 
 
 
 def _some_at_a_time(blocks: Float[Tensor, "blocks size size"]) -> list[slice]:
-    """Blocks that are copied to float64 together."""
+    """Blocks that are copied together."""
     step = max(1, CHUNK // blocks.shape[-1] ** 2)
     return [slice(i, i + step) for i in range(0, len(blocks), step)]
 

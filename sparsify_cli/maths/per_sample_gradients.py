@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from sparsify_cli.errors import BadRequest, KeyMismatch
-from sparsify_cli.values.arrays import as_taken_by, small_batch
+from sparsify_cli.values.arrays import as_taken_by
 from sparsify_cli.values.channels_last import order_for
 from sparsify_cli.values.losses import loss as loss_of
 from sparsify_cli.values.mask_set import MaskSet
@@ -133,18 +133,19 @@ def per_sample_gradients(
 
 
 def gradient_sum(
-    model: nn.Module, inputs: Num[Tensor, "n ..."], targets: Num[Tensor, "n *a"], coordinates: Coordinates, *, batch: int = 0
+    model: nn.Module, inputs: Num[Tensor, "n ..."], targets: Num[Tensor, "n *a"], coordinates: Coordinates, *, batch: int = 100
 ) -> Float[Tensor, " d"]:
     """The sum of what `per_sample_gradients` gives, by ordinary backward passes: float64, on the CPU.
 
     Args:
         model, inputs, targets, coordinates: as there.
-        batch: samples of one pass; 0 = 100, of small ones more.
+        batch: samples of one pass.
     """
     quiet = copy.deepcopy(model).eval()
     parameters = {name: p for name, p in quiet.named_parameters() if name in coordinates.shapes}
-    total, order = torch.zeros(coordinates.count, dtype=torch.float64), order_for(quiet, inputs)
-    for where in torch.arange(len(inputs)).split(batch or small_batch(inputs, 100)):
+    total = torch.zeros(coordinates.count, dtype=torch.float64)
+    order = order_for(quiet, inputs if len(inputs) > batch else inputs[:0])  # for fewer it is not worth the trial
+    for where in torch.arange(len(inputs)).split(batch):
         logits = quiet(order(as_taken_by(quiet, inputs[where])))
         loss = loss_of(logits, targets[where].to(logits.device), reduction="sum")
         found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)

@@ -30,6 +30,8 @@ WIDTH = 16
 """A length is good enough when the target is expected in its last sixteenth."""
 CLOSE, LOOSE = 8, 3 / 4
 """It is surely good enough when the last that was not is within an eighth below it, and not good enough before one is at three quarters."""
+HAIR = 1e-9
+"""Lengths are tried exactly at those shares, where rounding must not decide."""
 TRIALS = 40
 """After so many the search from below is made instead."""
 BEYOND = 1 + 1 / (2 * WIDTH)
@@ -136,7 +138,7 @@ class Bracket(Generic[T]):
         """Whether the long end is at most a third too long, and expected to be hardly too long; or surely hardly too long."""
         assert self.long is not None
         near = self.short[0] / self.long[0]
-        return near >= 1 - 1 / CLOSE or (near >= LOOSE - 1e-9 and self._fits)
+        return near >= 1 - 1 / CLOSE - HAIR or (near >= LOOSE - HAIR and self._fits)
 
     @property
     def next(self) -> float:

@@ -54,7 +54,7 @@ def checked(
         request: what is to be forgotten and retained.
         noun: what was prepared, for the sentence: `Fisher`.
         how: options it must have been made with.
-        mapped: what may stay where a file has mapped it.
+        mapped: what may stay where a file has mapped it, to be read from there later: whoever writes into that file meanwhile changes it.
 
     Raises:
         BadRequest: there is none, it was made for something else, or nothing is retained.

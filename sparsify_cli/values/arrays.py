@@ -78,7 +78,10 @@ SMALL, TOGETHER = 500, 2**16
 
 
 def small_batch(inputs: Num[Tensor, "n ..."], few: int) -> int:
-    """`few`, but small samples by the hundreds, or calls cost more than products. Tokens are not small: each becomes a long vector."""
+    """`few`, but small samples by the hundreds, or calls cost more than products; of a pass without gradients, whose samples do not meet.
+
+    Tokens are not small: each becomes a long vector.
+    """
     return max(few, min(SMALL, TOGETHER // max(1, inputs[:1].numel()))) if inputs.is_floating_point() else few
 
 

@@ -111,3 +111,18 @@ def test_sum_is_that_of_the_rows():
     torch.testing.assert_close(gradient_sum(model, x, y, where, batch=5), rows.double().sum(dim=0), rtol=1e-5, atol=1e-6)
     assert model.training
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_sum_over_images_is_that_of_the_rows():
+    """More than a batch of them lies channels last; the sum is the same to rounding, and the images are as they were."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 5, 2), nn.Flatten(), nn.Linear(20, 3))
+    seen = list[bool]()
+    model[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].stride(1) == 1))
+    where = Coordinates.of(model, MaskSet())
+    x, y = torch.randn(23, 3, 8, 8), torch.arange(23) % 3
+    before, rows = x.clone(), torch.cat(list(per_sample_gradients(model, x, y, where)))
+    seen.clear()
+    torch.testing.assert_close(gradient_sum(model, x, y, where, batch=5), rows.double().sum(dim=0), rtol=1e-4, atol=1e-5)
+    assert seen == [False, True] + 5 * [True]
+    assert torch.equal(x, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -162,3 +163,17 @@ def test_lowest_knows_what_bends_besides():
     assert lowest_step(lambda e: 7 + 2 * e, 1.0, pull=2.4, bend=3.0) == pytest.approx(0.4)
     assert lowest_step(lambda e: e**2, 1.0, pull=6.0) == 1.0
     assert lowest_step(lambda e: e**2, 1.0, pull=-1.0) == 0.0
+
+
+def test_rounding_of_the_guess_decides_nothing():
+    """Lengths are tried at fixed shares of others; a guess larger by a ten-millionth finds the same length, nearly."""
+    draw = random.Random(0)
+    for _ in range(300):
+        reach, bend = draw.uniform(0.05, 0.95), draw.uniform(-0.3, 0.3)
+        guess = reach * draw.uniform(0.8, 1.25)
+
+        def attempt(length, reach=reach, bend=bend):
+            return Mark(length, length >= reach, True, ((reach - length) * (1 + bend * length),))
+
+        one, other = (guided_step(attempt, attempt(0.0), 1.0, first).length for first in (guess, guess * (1 + 1e-7)))
+        assert one == pytest.approx(other, rel=1e-4)

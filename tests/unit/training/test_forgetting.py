@@ -177,3 +177,14 @@ def test_many_samples_of_classes_that_stay_are_drawn():
     """300 of 600 with the probe they are told; nothing goes as a whole."""
     many = together(margins([1.0] * 300), margins([1.0] * 300, target=1))
     assert len(judge(many, many, many, most=300).forget) == 300
+
+
+def test_images_are_looked_at_channels_last():
+    """Each probe, where the network takes them so; what is read of them is the same to rounding."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)).eval()
+    parts = [Samples(torch.randn(9, 1, 8, 8), torch.arange(9) % 3, tuple(f"{part}{i}" for i in range(9))) for part in range(3)]
+    found = Judge.of(model, Coordinates.of(model, MaskSet()), Request(*parts), forgotten=0.0, tolerance=0.0, most=99, seed=0)
+    assert [probe.inputs.stride()[1] for probe in (found.forget, found.retain, found.validation)] == [1, 1, 1]
+    losses = torch.nn.functional.cross_entropy(model(parts[0].inputs).double(), parts[0].targets)
+    assert found.before.forget_loss == pytest.approx(float(losses.detach()), rel=1e-5)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sparsify_cli.errors import BadData
-from sparsify_cli.values.arrays import as_taken_by, input_tensor, label_tensor, samples_from
+from sparsify_cli.values.arrays import as_taken_by, input_tensor, label_tensor, samples_from, small_batch
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,19 @@ def test_only_floating_inputs_take_the_dtype_of_the_network():
     assert as_taken_by(wide, torch.zeros(2, 1)).dtype == torch.float64
     assert as_taken_by(wide, torch.zeros(2, dtype=torch.int64)).dtype == torch.int64
     assert as_taken_by(nn.ReLU(), torch.zeros(2, 1)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("inputs", "batch"),
+    [
+        (torch.zeros(1, 3, 32, 32), 64),  # 3,072 numbers: 2^16 of them are 21 samples
+        (torch.zeros(1, 1, 14, 14), 334),
+        (torch.zeros(1, 108), 500),
+        (torch.zeros(1, 10, dtype=torch.int64), 64),
+        (torch.zeros(0, 108), 500),
+    ],
+    ids=["images", "small images", "rows", "tokens", "none"],
+)
+def test_small_samples_go_by_the_hundreds(inputs, batch):
+    """As many as make up 65,536 numbers, from the usual 64 to 500; tokens never."""
+    assert small_batch(inputs, 64) == batch

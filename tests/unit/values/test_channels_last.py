@@ -101,3 +101,82 @@ def test_trying_leaves_no_gradient():
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten()).eval()
     order_for(net, IMAGES)
     assert net[0].weight.grad is None and not IMAGES.requires_grad
+
+
+class InPlace(nn.Module):
+    """Normalises the very images it is given."""
+
+    def __init__(self) -> None:
+        """One convolution."""
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In place."""
+        return self.conv(x.sub_(0.5).mul_(2)).flatten(1)
+
+
+class BackwardsAstray(torch.autograd.Function):
+    """Takes any order on the way there, and mistakes it on the way back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        """As it is."""
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """Read as if the width came last."""
+        return torch.as_strided(gradient, gradient.shape, torch.empty(gradient.shape).stride())
+
+
+class Astray(Stubborn):
+    """Answers alike, and gives other gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Between the two."""
+        return self.second(BackwardsAstray.apply(self.first(x))).flatten(1)
+
+
+class Tuple(nn.Conv2d):
+    """Puts out more than its answers."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Twice."""
+        return super().forward(x), x
+
+
+class Blinded(nn.Module):
+    """Looks at memory, and adds what hides it: an offset that all share."""
+
+    def __init__(self) -> None:
+        """A layer, so that there are gradients."""
+        super().__init__()
+        self.conv, self.line = nn.Conv2d(2, 2, 1), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the first numbers there."""
+        return self.line(torch.as_strided(self.conv(x), (len(x), 5), (x.stride(0), 1))) + 1e6
+
+
+@pytest.mark.parametrize("net", [Astray(), Tuple(2, 4, 3), Blinded()], ids=["gradients", "tuple", "offset"])
+def test_a_network_that_does_not_answer_alike_keeps_the_usual_order(net):
+    """Also where it raises nothing, and where blank images hide it."""
+    blank = torch.zeros_like(IMAGES)
+    assert order_for(net.eval(), IMAGES)(IMAGES) is IMAGES
+    assert order_for(net.eval(), blank)(blank) is blank
+
+
+def test_trying_changes_neither_images_nor_random_numbers():
+    """Of a network that writes into its inputs, and draws in eval mode."""
+    net, images = nn.Sequential(InPlace(), nn.Dropout()).train(), IMAGES.clone()
+    state = torch.get_rng_state()
+    order_for(net, images)
+    assert torch.equal(images, IMAGES)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("net", [nn.Sequential(nn.Flatten(), nn.Linear(72, 3)), nn.Conv2d(2, 4, 3).double()], ids=["linear", "float64"])
+def test_what_gains_nothing_stays_as_it_is(net):
+    """Networks without convolutions and pools, and those in double precision, which can be twice as slow."""
+    assert order_for(net.eval(), IMAGES)(IMAGES) is IMAGES
