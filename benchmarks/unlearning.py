@@ -1,4 +1,4 @@
-"""Forgetting: every method beside a network trained anew without the samples: what is still known, how near the answers are, time.
+"""Forgetting: every method beside a network trained anew without the samples: what is still known, and how near the answers are.
 
     python benchmarks/unlearning.py [--of digits|adult|fashion|fashion-50000|faces|resnet20] [--seeds 3] [--again] [--keep FOLDER]
         [--sets 'random:1%;random:5%;half:3;class:3'] [--methods ssse;gradient-ascent;...]
@@ -10,8 +10,7 @@ For each seed a network is trained, and trained anew without each set by the sam
 `half:3` is a random half of class 3. Distances are the mean share of the answer that differs (total variation) from the network trained
 anew, over forgotten and over test samples; `nothing` is the network as it was, `anew, other seed` a network trained anew from another
 start, which is as near as a method can be expected to come: training is chaotic, and what is nearer than that is not closer to retraining,
-only to the start that both had. Time is that of forgetting, after `--prepare` where a method has one, relative to training anew. Every cell
-is kept in `unlearning.jsonl` under NAME, which a second call goes on with, so another recipe needs another name; `--keep` keeps what was
+only to the start that both had. What it costs is in `unlearning_time.py`. Every cell is kept in `unlearning.jsonl` under NAME, which a second call goes on with, so another recipe needs another name; `--keep` keeps what was
 trained, too. The tables are written to `unlearning.txt`.
 """
 
@@ -26,7 +25,6 @@ import random
 import shlex
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +57,6 @@ SHOWN = {
     "distance_forget_reference": "distance",
     "distance_test_reference": "on test",
     "membership_loss_after": "attack",
-    "ratio": "time",
 }
 """Number -> heading."""
 JUDGED = ("accuracy_forget", "accuracy_test_others", "accuracy_test")
@@ -113,12 +110,10 @@ class Seed:
 
     def trained(self, out: Path, seed: int, *more: str) -> int:
         """Train a network from its start; the exit code."""
-        args, begun = self.args, time.perf_counter()
+        args = self.args
         how = ["--epochs", str(args.epochs), "--lr", str(args.lr), *(shlex.split(args.train) if args.train else ["--warmup", "0it"])]
         how += ["--weight-decay", str(args.weight_decay)] if args.weight_decay is not None else []
-        code = run("train", "--arch", args.arch, "--data", args.data, *how, "--seed", str(seed), *more, "--out", str(out))
-        out.with_suffix(".seconds").write_text(str(time.perf_counter() - begun))
-        return code
+        return run("train", "--arch", args.arch, "--data", args.data, *how, "--seed", str(seed), *more, "--out", str(out))
 
     def reference(self, which: str, other: int = 0) -> Path:
         """The network trained anew without a set, from the same start or another one."""
@@ -190,15 +185,11 @@ class Seed:
         if code and not (out / "unlearning.json").exists():  # what changed no weight is exit 4, and its numbers are those of no action
             return {**about, "failed": code}
         found, anew = numbers(out), numbers(reference)
-        if not self.args.train:
-            return {**about, **found, "ratio": found["seconds_erase"] / anew["seconds_erase"], "anew": anew}
-        took = float(reference.with_suffix(".seconds").read_text())
-        anew |= {f"{name}_after": found[f"{name}_reference"] for name in JUDGED if f"{name}_reference" in found}
+        anew |= {f"{name}_after": found[f"{name}_reference"] for name in JUDGED if f"{name}_reference" in found and self.args.train}
         if other is None:
-            return {**about, **found, "ratio": found["seconds_erase"] / took, "anew": anew}
+            return {**about, **found, "anew": anew}
         apart = {f"distance_{split}_reference": found[f"distance_{split}_between"] for split in ("forget", "test")}
-        ratio = float(other.with_suffix(".seconds").read_text()) / took
-        return {**about, "accuracy_test_after": numbers(other)["accuracy"], **apart, "ratio": ratio, "anew": anew}
+        return {**about, "accuracy_test_after": numbers(other)["accuracy"], **apart, "anew": anew}
 
 
 def tables(kept: list[Cell]) -> str:
@@ -207,12 +198,10 @@ def tables(kept: list[Cell]) -> str:
     for name, which in dict.fromkeys((c["name"], c["set"]) for c in kept):
         of = [c for c in kept if (c["name"], c["set"]) == (name, which)]
         anew = [c["anew"] for c in of if "anew" in c and c["method"] == "nothing"]
-        parts.append(
-            f"{name}, {which}: means of {len({c['seed'] for c in of})} seeds, percent; attack: AUC by loss; time: share of training anew"
-        )
+        parts.append(f"{name}, {which}: means of {len({c['seed'] for c in of})} seeds, percent; attack: AUC by loss")
         parts.append(" " * 20 + "".join(f"{heading:>14}" for heading in SHOWN.values()))
         parts += [_row(method, [c for c in of if c["method"] == method]) for method in METHODS if any(c["method"] == method for c in of)]
-        parts += [_row("trained anew", [{**one, "ratio": 1.0} for one in anew]), ""]
+        parts += [_row("trained anew", anew), ""]
     return "\n".join(parts)
 
 
