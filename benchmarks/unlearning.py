@@ -10,8 +10,9 @@ For each seed a network is trained, and trained anew without each set by the sam
 `half:3` is a random half of class 3. Distances are the mean share of the answer that differs (total variation) from the network trained
 anew, over forgotten and over test samples; `nothing` is the network as it was, `anew, other seed` a network trained anew from another
 start, which is as near as a method can be expected to come: training is chaotic, and what is nearer than that is not closer to retraining,
-only to the start that both had. What it costs is in `unlearning_time.py`. Every cell is kept in `unlearning.jsonl` under NAME, which a second call goes on with, so another recipe needs another name; `--keep` keeps what was
-trained, too. The tables are written to `unlearning.txt`.
+only to the start that both had. What it costs is in `unlearning_time.py`. Every cell is kept in `unlearning.jsonl` under NAME, which a
+second call goes on with, so another recipe needs another name; `--keep` keeps what was trained, too. The tables are written to
+`unlearning.txt`.
 """
 
 from __future__ import annotations
