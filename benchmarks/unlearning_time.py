@@ -41,6 +41,8 @@ class Clock:
         """Seconds of training anew without a set."""
         if which not in self.trained:
             self.trained[which] = self._by_epochs(which) if self.work.args.train else self.erased(which, self.work.again())
+        if not self.trained[which]:
+            raise SystemExit("The network could not be trained anew.")
         return self.trained[which]
 
     def _by_epochs(self, which: str) -> float:

@@ -30,9 +30,10 @@ def order_for(module: nn.Module, inputs: Num[Tensor, "n ..."]) -> Callable[[Tens
         module: in eval mode; it and the state of random numbers stay as they are.
         inputs: images or anything else; two are tried.
     """
-    gains = inputs.ndim == 4 and len(inputs) and any(isinstance(part, FASTER) for part in module.modules())
+    images = inputs.ndim == 4 and inputs.is_floating_point() and len(inputs) > 0
+    gains = any(isinstance(part, FASTER) for part in module.modules())
     usual = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in module.parameters())
-    return channels_last if gains and usual and _answered_alike(module, as_taken_by(module, inputs[:FEW])) else _as_they_are
+    return channels_last if images and gains and usual and _answered_alike(module, as_taken_by(module, inputs[:FEW])) else _as_they_are
 
 
 def channels_last(images: Num[Tensor, "n c h w"]) -> Num[Tensor, "n c h w"]:
@@ -47,7 +48,9 @@ def _as_they_are(inputs: Tensor) -> Tensor:
 def _answered_alike(module: nn.Module, few: Tensor) -> bool:
     """Whether both orders give the same answers, and the same gradients of what counts of them."""
     draw = torch.Generator().manual_seed(0)
-    noisy = few + torch.randn(few.shape, generator=draw) * (float(few.std()) or 1.0) / 4  # of blank images any order is the same
+    noisy = (
+        few + torch.randn(few.shape, generator=draw) * (float(few.std(correction=0)) or 1.0) / 4
+    )  # of blank images any order is the same
     try:
         with torch.random.fork_rng(devices=[]):
             plain, found = _there_and_back(module, noisy.clone()), _there_and_back(module, channels_last(noisy))

@@ -28,8 +28,14 @@ class Flattened(nn.Module):
 class Memory(nn.Module):
     """Looks at memory, whatever order it is in."""
 
+    def __init__(self) -> None:
+        """A layer that would gain."""
+        super().__init__()
+        self.pool = nn.MaxPool2d(1)
+
     def forward(self, x: Tensor) -> Tensor:
         """The first numbers there."""
+        x = self.pool(x)
         return torch.as_strided(x, (len(x), 5), (x.stride(0), 1))
 
 
@@ -67,13 +73,13 @@ def test_a_convolutional_network_takes_its_images_channels_last():
     assert torch.equal(found, IMAGES) and found.is_contiguous(memory_format=torch.channels_last) and not found.is_contiguous()
 
 
-class Picky(nn.Module):
+class Picky(Flattened):
     """Says what it wants."""
 
     def forward(self, x: Tensor) -> Tensor:
         """In words of its own."""
         assert x.is_contiguous(), "contiguous images, please"
-        return x.flatten(1)
+        return self.conv(x).flatten(1)
 
 
 @pytest.mark.parametrize("net", [Flattened(), Memory(), Stubborn(), Picky()], ids=["view", "memory", "backward", "assertion"])
@@ -83,11 +89,13 @@ def test_a_network_that_counts_on_the_usual_order_keeps_it(net):
 
 
 @pytest.mark.parametrize(
-    "inputs", [torch.randn(4, 7), torch.arange(12).reshape(3, 4), torch.zeros(0, 2, 6, 6)], ids=["rows", "ids", "none"]
+    "inputs",
+    [torch.randn(4, 7), torch.arange(12).reshape(3, 4), torch.zeros(0, 2, 6, 6), torch.ones(2, 2, 6, 6, dtype=torch.int64)],
+    ids=["rows", "ids", "none", "grid"],
 )
 def test_what_is_no_image_stays_as_it_is(inputs):
-    """The network is not even asked."""
-    assert order_for(nn.Module(), inputs)(inputs) is inputs
+    """The network is not even asked; neither about a grid of ids, which noise would make no grid of ids."""
+    assert order_for(nn.Conv2d(2, 4, 3).eval(), inputs)(inputs) is inputs
 
 
 def test_of_a_single_channel_the_strides_tell():
@@ -103,13 +111,8 @@ def test_trying_leaves_no_gradient():
     assert net[0].weight.grad is None and not IMAGES.requires_grad
 
 
-class InPlace(nn.Module):
+class InPlace(Flattened):
     """Normalises the very images it is given."""
-
-    def __init__(self) -> None:
-        """One convolution."""
-        super().__init__()
-        self.conv = nn.Conv2d(2, 4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """In place."""
