@@ -162,7 +162,7 @@ class Blinded(nn.Module):
         return self.line(torch.as_strided(self.conv(x), (len(x), 5), (x.stride(0), 1))) + 1e6
 
 
-@pytest.mark.parametrize("net", [Astray(), Tuple(2, 4, 3), Blinded()], ids=["gradients", "tuple", "offset"])
+@pytest.mark.parametrize("net", [Astray(), Tuple(2, 4, 3), Blinded(), Memory()], ids=["gradients", "tuple", "offset", "memory"])
 def test_a_network_that_does_not_answer_alike_keeps_the_usual_order(net):
     """Also where it raises nothing, and where blank images hide it."""
     blank = torch.zeros_like(IMAGES)
