@@ -20,13 +20,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from sparsify_cli.errors import BadRequest, KeyMismatch
-from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.arrays import as_taken_by, small_batch
 from sparsify_cli.values.channels_last import order_for
 from sparsify_cli.values.losses import loss as loss_of
 from sparsify_cli.values.mask_set import MaskSet
 
 CHUNK_NUMBERS = 4_000_000
 """Numbers in one chunk of gradients unless told otherwise: 16 MB in float32, which caches hold better than more."""
+FEW = 100
+"""Samples of one pass with gradients."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,11 +105,10 @@ class Coordinates:
         """Copies of the parameters with `step` added; positions outside the coordinates keep their exact value."""
         result, start = {}, 0
         for name, shape in self.shapes.items():
-            positions = self.kept.get(name, torch.arange(shape.numel()))
-            part = step[start : start + len(positions)]
-            flat = tensors[name].detach().clone().reshape(-1)
-            flat[positions] += part.to(flat)
-            result[name], start = flat.reshape(shape), start + len(positions)
+            width = len(self.kept[name]) if name in self.kept else shape.numel()
+            flat, part = tensors[name].detach().reshape(-1), step[start : start + width]
+            moved = flat.index_add(0, self.kept[name].to(flat.device), part.to(flat)) if name in self.kept else flat + part.to(flat)
+            result[name], start = moved.reshape(shape), start + width
         return result
 
 
@@ -133,21 +134,22 @@ def per_sample_gradients(
 
 
 def gradient_sum(
-    model: nn.Module, inputs: Num[Tensor, "n ..."], targets: Num[Tensor, "n *a"], coordinates: Coordinates, *, batch: int = 100
+    model: nn.Module, inputs: Num[Tensor, "n ..."], targets: Num[Tensor, "n *a"], coordinates: Coordinates, *, batch: int = 0
 ) -> Float[Tensor, " d"]:
     """The sum of what `per_sample_gradients` gives, by ordinary backward passes: float64, on the CPU.
 
     Args:
         model, inputs, targets, coordinates: as there.
-        batch: samples of one pass.
+        batch: samples of one pass; 0 = 100, of short rows more: pictures would take memory for every layer.
     """
+    batch = batch or (small_batch(inputs, FEW) if inputs.ndim == 2 else FEW)
     quiet = copy.deepcopy(model).eval()
     parameters = {name: p for name, p in quiet.named_parameters() if name in coordinates.shapes}
     total = torch.zeros(coordinates.count, dtype=torch.float64)
     order = order_for(quiet, inputs if len(inputs) > batch else inputs[:0])  # for fewer it is not worth the trial
-    for where in torch.arange(len(inputs)).split(batch):
-        logits = quiet(order(as_taken_by(quiet, inputs[where])))
-        loss = loss_of(logits, targets[where].to(logits.device), reduction="sum")
+    for some, right in zip(inputs.split(batch), targets.split(batch), strict=True):
+        logits = quiet(order(as_taken_by(quiet, some)))
+        loss = loss_of(logits, right.to(logits.device), reduction="sum")
         found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         pairs = zip(parameters.items(), found, strict=True)
         total += coordinates.flatten({name: torch.zeros_like(p) if g is None else g for (name, p), g in pairs}).double().cpu()

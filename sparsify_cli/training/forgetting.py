@@ -172,7 +172,7 @@ class Judge:
             few = max(LEAST, most // SHARE)
         parameters = {name: p.detach() for name, p in quiet.named_parameters()}
         forget = _with_each(request.forget, unheard, few, seed)
-        validation = draw(request.validation.take(answered_by(request.validation.targets, left)), most, seed)
+        validation = draw(request.validation, most, seed, of=answered_by(request.validation.targets, left))
         retain = draw(request.retain, few, seed)
         unheard = unheard_of(forget.targets, left)
         order = order_for(quiet, retain.inputs)
@@ -301,11 +301,20 @@ def answered_by(targets: Int[Tensor, "n *a"], retained: Int[Tensor, "m *a"]) -> 
     return (~in_any(unheard_of(targets, retained))).nonzero().reshape(-1)
 
 
-def draw(samples: Samples, most: int, seed: int) -> Samples:
-    """At most `most` samples, at random without replacement; all of them in order when there are no more."""
-    if len(samples) <= most:
-        return samples
-    return samples.take(torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:most])
+def draw(samples: Samples, most: int, seed: int, *, of: Int[Tensor, " some"] | None = None) -> Samples:
+    """At most `most` samples, at random without replacement; all of them in order when there are no more.
+
+    Args:
+        samples: to draw from.
+        most: at most so many.
+        seed: of the draw.
+        of: positions to draw from; None = all.
+    """
+    there = len(samples) if of is None else len(of)
+    if there <= most:
+        return samples if of is None else samples.take(of)
+    drawn = torch.randperm(there, generator=torch.Generator().manual_seed(seed))[:most]
+    return samples.take(drawn if of is None else of[drawn])
 
 
 def mixture(targets: Int[Tensor, " n"], like: Int[Tensor, " m"]) -> Float[Tensor, " n"]:

@@ -47,10 +47,8 @@ def _as_they_are(inputs: Tensor) -> Tensor:
 
 def _answered_alike(module: nn.Module, few: Tensor) -> bool:
     """Whether both orders give the same answers, and the same gradients of what counts of them."""
-    draw = torch.Generator().manual_seed(0)
-    noisy = (
-        few + torch.randn(few.shape, generator=draw) * (float(few.std(correction=0)) or 1.0) / 4
-    )  # of blank images any order is the same
+    noise = torch.randn(few.shape, generator=torch.Generator().manual_seed(0))
+    noisy = few + noise * (float(few.std(correction=0)) or 1.0) / 4  # of blank images any order is the same
     try:
         with torch.random.fork_rng(devices=[]):
             plain, found = _there_and_back(module, noisy.clone()), _there_and_back(module, channels_last(noisy))

@@ -113,6 +113,15 @@ def test_sum_is_that_of_the_rows():
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize(("shape", "sizes"), [((3,), [500, 100]), ((1, 3, 1), 6 * [100]), ((300,), [218, 218, 164])])
+def test_short_rows_go_by_the_hundreds(shape, sizes):
+    """Rows of few numbers in passes of up to 500 and 2^16 numbers; pictures, however small, by 100."""
+    model, seen = nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), 2)), list[int]()
+    model[0].register_forward_pre_hook(lambda layer, inputs: seen.append(len(inputs[0])))
+    gradient_sum(model, torch.randn(600, *shape), torch.arange(600) % 2, Coordinates.of(model, MaskSet()))
+    assert seen == sizes
+
+
 def test_sum_over_images_is_that_of_the_rows():
     """More than a batch of them lies channels last; the sum is the same to rounding, and the images are as they were."""
     torch.manual_seed(0)

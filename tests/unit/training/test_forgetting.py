@@ -104,6 +104,14 @@ def test_draw_is_seeded_and_without_replacement():
     assert draw(samples, 9, 7).ids == samples.ids
 
 
+@pytest.mark.parametrize("most", [2, 3, 9])
+def test_draw_from_some_is_that_from_them_taken(most):
+    """Positions to draw from: as if those samples had been taken first."""
+    samples, some = margins([1.0, 2.0, 3.0, 4.0, 5.0]), torch.tensor([4, 0, 3])
+    assert draw(samples, most, 7, of=some).ids == draw(samples.take(some), most, 7).ids
+    assert draw(samples, most, 7, of=torch.arange(5)).ids == draw(samples, most, 7).ids
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99, 1 - 1e-12, 1.0])
 def test_lead_is_that_of_the_answer_that_decides(share):
     """With share * n of ten answers right, the next one has to be wrong."""

@@ -23,6 +23,8 @@ def test_taking_keeps_columns_together():
     assert two.inputs.tolist() == [[6.0, 7.0], [2.0, 3.0]]
     assert (two.targets.tolist(), two.ids, two.groups, two.classes) == ([2, 2], ("d", "b"), {"side": ("r", "r")}, ("x", "y", "z"))
     assert len(FOUR.take([])) == 0 and len(FOUR.take(torch.tensor([0, 2]))) == 2
+    one = FOUR.take([2])
+    assert (one.ids, one.groups) == (("c",), {"side": ("l",)})
 
 
 def test_outputs():
