@@ -2,7 +2,8 @@
 
     rows     one a multiplication with the weight: a sample, a token, or a position a convolution's kernel visits
     columns  kernel positions x input channels, channels fastest, as in `matrix_view.to_matrix`
-    groups   a grouped convolution multiplies each part of its outputs with other inputs: one Gram matrix a group
+    groups   a grouped convolution, or an attention between two sequences, multiplies each part of its outputs with other inputs: one
+             Gram matrix a group
 
 With the rows x, a layer puts out `to_matrix(weight) @ x` (without bias), and a change D of the matrix view changes the
 outputs by a mean square of trace(D gram D^T).
@@ -41,7 +42,7 @@ def is_turned(layer: nn.Module) -> bool:
 
 
 def gram_shape(layer: nn.Module) -> tuple[int, ...]:
-    """The shape of a layer's Gram matrix: [columns, columns], or [groups, columns, columns] for a grouped convolution."""
+    """The shape of a layer's Gram matrix: [columns, columns], or [groups, columns, columns] where it is one in groups."""
     groups, columns = _groups(layer), _weight(layer).shape[0] if is_turned(layer) else _weight(layer)[0].numel()
     return (groups, columns, columns) if groups > 1 else (columns, columns)
 
@@ -51,10 +52,10 @@ def input_rows(layer: nn.Module, inputs: Shaped[Tensor, "..."]) -> Shaped[Tensor
 
     Args:
         layer: one that `has_gram`.
-        inputs: [..., features] of a linear layer, [n, channels, *size] of a convolution (or one such sample).
+        inputs: [..., features] of a linear layer, groups side by side; [n, channels, *size] of a convolution (or one such sample).
     """
     if not isinstance(layer, CONVOLUTIONS):
-        return inputs.reshape(1, -1, inputs.shape[-1])
+        return _linear_rows(layer, inputs)
     windows = _windows(layer, _batched(layer, inputs))
     return _by_group(layer, windows.movedim(1, -1).flatten(0, len(layer.kernel_size)))
 
@@ -83,10 +84,15 @@ def rows_at(layer: nn.Module, inputs: Shaped[Tensor, "..."], where: Int[Tensor, 
     """The rows of `input_rows` at some places, without the others."""
     where = where.to(inputs.device)
     if not isinstance(layer, CONVOLUTIONS):
-        return inputs.reshape(1, -1, inputs.shape[-1])[:, where]
+        return _linear_rows(layer, inputs)[:, where]
     windows = _windows(layer, _batched(layer, inputs)).movedim(1, -1)
     places = torch.unravel_index(where, windows.shape[: len(layer.kernel_size) + 1])
     return _by_group(layer, windows[places])
+
+
+def _linear_rows(layer: nn.Module, inputs: Shaped[Tensor, "..."]) -> Shaped[Tensor, "groups rows columns"]:
+    groups = _groups(layer)
+    return inputs.reshape(-1, groups, inputs.shape[-1] // groups).movedim(1, 0)
 
 
 def _by_group(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, rows: Shaped[Tensor, "..."]) -> Shaped[Tensor, "groups rows columns"]:
@@ -149,7 +155,8 @@ def _weight(layer: nn.Module) -> Tensor:
 
 
 def _groups(layer: nn.Module) -> int:
-    return layer.groups if isinstance(layer, CONVOLUTIONS) else 1
+    groups: int = getattr(layer, "groups", 1)
+    return groups
 
 
 def _windows(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from sparsify_cli.stages.fit_keys import fitting_names
 from sparsify_cli.stages.memory import SHARE
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject
-from sparsify_cli.training.attention import projections, spelled_out
+from sparsify_cli.training.attention import projections, spelled_out, tell_apart
 from sparsify_cli.training.augmented import augmented
 from sparsify_cli.training.batches import as_taken_by
 from sparsify_cli.training.lockstep import taken
@@ -171,7 +171,7 @@ def calibrate(module: nn.Module, inputs: Tensor, names: Iterable[str], *, batch:
         BadRequest: the Gram matrices do not fit in memory.
         NonFinite: a layer's inputs are not finite.
     """
-    layers = watchable(module, names)
+    layers = watchable(module, names, inputs)
     if gram:
         require_memory(layers)
     sums: dict[str, Tensor] = {}
@@ -205,16 +205,25 @@ def execution_order(module: nn.Module, inputs: Tensor, names: Iterable[str]) -> 
         del layer, seen
         called.append(name)
 
-    with watching(module, watchable(module, names), note):
+    with watching(module, watchable(module, names, inputs), note):
         run(module, inputs[:2], batch=2)
     return list(dict.fromkeys(called))
 
 
-def watchable(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
-    """Weight name -> its layer, for the linear layers, convolutions and packed projections of attention among `names`."""
+def watchable(module: nn.Module, names: Iterable[str], inputs: Tensor) -> dict[str, nn.Module]:
+    """Weight name -> its layer, for the linear layers, convolutions and projections of attention among `names`.
+
+    Args:
+        module: run on two samples where one of the names is a projection: what it multiplies makes it a layer in groups or not.
+        names: of weights.
+        inputs: samples.
+    """
     wanted = set(names)
     layers = {f"{path}.weight": layer for path, layer in module.named_modules() if has_gram(layer)}
-    return {name: layer for name, layer in {**layers, **projections(module)}.items() if name in wanted}
+    shown = projections(module)
+    if wanted & set(shown):
+        tell_apart(module, inputs)
+    return {name: layer for name, layer in {**layers, **shown}.items() if name in wanted}
 
 
 def require_memory(layers: Mapping[str, nn.Module]) -> None:

@@ -120,7 +120,7 @@ class Pass:
         """
         done: dict[str, Layer] = {}
         total, zeros = max(1, sum(mask.numel() for mask in masks.values())), 0
-        twins = Twins.of(module, dense, inputs, watchable(module, masks), follows=self.batchnorm, batch=self.batch)
+        twins = Twins.of(module, dense, inputs, watchable(module, masks, inputs), follows=self.batchnorm, batch=self.batch)
         with closing(twins.visits()) as visits:
             for now, before in visits:
                 if now.name not in masks:

@@ -21,6 +21,7 @@ from sparsify_cli.stages.reading import odd_names, odd_places
 from sparsify_cli.stages.resolve import build_architecture
 from sparsify_cli.stages.rows import Row
 from sparsify_cli.stages.shared_memory import SKIPPED, apart, without_shared
+from sparsify_cli.training.attention import leaves
 from sparsify_cli.values.checkpoint import Checkpoint, Spec
 from sparsify_cli.values.layout import Hint, Place
 from sparsify_cli.values.tensor_file import tied
@@ -228,7 +229,8 @@ def _layer_weights(tensors: Mapping[str, Tensor], architecture: Spec | None) -> 
         return None
     module = build_architecture(architecture)
     ours = {f"{path}.weight" for path, layer in module.named_modules() if isinstance(layer, LAYERS)}
-    ours |= {f"{path}.in_proj_weight" for path, layer in module.named_modules() if isinstance(layer, nn.MultiheadAttention)}
+    attentions = ((path, layer) for path, layer in module.named_modules() if isinstance(layer, nn.MultiheadAttention))
+    ours |= {f"{path}.{leaf}" for path, layer in attentions for leaf in leaves(layer)}
     return set(_theirs(tensors, module, ours))
 
 

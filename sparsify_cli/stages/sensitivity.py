@@ -99,7 +99,7 @@ def costs_of(
         kind: what the outputs are.
         seed: of which samples judge.
     """
-    layers, judges = watchable(module, names), inputs[:JUDGES]
+    layers, judges = watchable(module, names, inputs), inputs[:JUDGES]
     batches = parted(module, inputs, layers, BATCH)
     with evaluating(module):
         often = calls(module, inputs[:2], layers)

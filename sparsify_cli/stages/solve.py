@@ -99,7 +99,7 @@ def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: Ma
     losing = {ours[name]: mask for name, mask in masks.items() if not bool(mask.all())}
     joint = is_joint(recipe)  # then the criterion has chosen, and the solver repairs
     pruned = {ours[name]: mask for name, mask in (masks if joint else before.masks).items()}
-    there = watchable(module, losing)
+    there = watchable(module, losing, inputs)
     for name, layer in there.items():
         require_whole_groups(theirs[name], layer, recipe.pattern)
     if isinstance(solver, Auto):

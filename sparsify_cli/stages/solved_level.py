@@ -82,7 +82,7 @@ def repaired(
     own = recipe.state == "private"
     wanted = {ours[name]: mask for name, mask in masks.items()}
     pruned = {ours[name]: mask for name, mask in subject.masks.items()}
-    work = Pass(_solver(recipe, watchable(module, wanted)), recipe.pattern, pruned, bias=own, seed=recipe.seed, held=held)
+    work = Pass(_solver(recipe, watchable(module, wanted, inputs)), recipe.pattern, pruned, bias=own, seed=recipe.seed, held=held)
     solved = {theirs[new]: layer for new, layer in work.run(module, dense, inputs, wanted, listener).items()}
     state = module.state_dict()
     tensors = {name: state[ours[name]].to(tensor.dtype) if name in ours else tensor for name, tensor in start.items()}

@@ -127,7 +127,7 @@ def need_of(asked: Asked, before: Subject, names: Iterable[str], few: Tensor) ->
     module = before.lent()
     ours = names_in(module, before)
     theirs = {ours[name]: name for name in names}
-    layers = watchable(module, theirs)
+    layers = watchable(module, theirs, few)
     seen = inputs_seen(module, few, layers)
     return layers_need(asked, {theirs[new]: layers[new] for new in seen}, {theirs[new]: one for new, one in seen.items()})
 

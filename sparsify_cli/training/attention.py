@@ -1,61 +1,103 @@
 """Attention spelled out: the projections of torch's own attention as layers that can be watched, changed and put back.
 
 `nn.MultiheadAttention` multiplies with its packed matrix itself and uses `out_proj` without calling it, and in eval mode whole encoder
-layers run as one fused call; no hook sees what goes in. Inside `spelled_out` queries, keys and values of self-attention
-pass a `Projection`, the mixed values pass `out_proj`, and nothing is fused. The outputs are the same to rounding.
-Attention between two sequences, or with separate matrices, has no packed input; of it only `out_proj` is seen. Subclasses may do
-anything before and after, and are left alone.
+layers run as one fused call; no hook sees what goes in. Inside `spelled_out` queries, keys and values pass a `Projection`, the mixed
+values pass `out_proj`, and nothing is fused. The outputs are the same to rounding.
+
+Where queries, keys and values are one sequence, the packed matrix multiplies that. Where they are not (between two sequences, or with
+positions added to some), each third of its outputs multiplies another: it is a layer in three groups, as a convolution may be, once
+`tell_apart` has seen so. Separate matrices, for keys and values of other widths, are layers of their own. Subclasses may do anything
+before and after, and are left alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sparsify_cli.maths.fewer_heads import FewerHeads
+from sparsify_cli.training.batches import as_taken_by
+from sparsify_cli.training.modes import evaluating
 
 KINDS = (nn.MultiheadAttention, FewerHeads)
-KEPT = "_projection_of_sparsify"
-"""Where an attention keeps its projection."""
+KEPT = "_projections_of_sparsify"
+"""Where an attention keeps its projections."""
+PACKED, SEPARATE = "in_proj_weight", ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+"""What an attention calls its matrices: it has the one or the three."""
+SEQUENCES = ("query", "key", "value")
 
 
 class Projection(nn.Linear):
-    """The packed projection [3 x embed, embed] of one attention, as a linear layer that owns nothing and is only looked at."""
+    """A matrix of one attention as a linear layer that owns nothing and is only looked at.
 
-    def __init__(self, attention: nn.MultiheadAttention) -> None:
+    `groups` is 3 where a packed one multiplies three sequences, which come side by side, [..., 3 x embed].
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention, leaf: str) -> None:
         nn.Module.__init__(self)
-        self.out_features, self.in_features = attention.in_proj_weight.shape
+        self.leaf, self.groups = leaf, 1
+        self.out_features, self.in_features = getattr(attention, leaf).shape
         self.__dict__["attention"] = attention  # not a submodule: the attention would be its own part
 
     @property
     def weight(self) -> nn.Parameter:  # type: ignore[override]
         """The attention's own."""
-        packed: nn.Parameter = self.__dict__["attention"].in_proj_weight
-        return packed
+        matrix: nn.Parameter = getattr(self.__dict__["attention"], self.leaf)
+        return matrix
 
     @property
-    def bias(self) -> nn.Parameter | None:  # type: ignore[override]
-        """The attention's own."""
-        packed: nn.Parameter | None = self.__dict__["attention"].in_proj_bias
-        return packed
+    def bias(self) -> Tensor | None:  # type: ignore[override]
+        """The attention's own, or the part of it that belongs to a separate matrix."""
+        packed: Tensor | None = self.__dict__["attention"].in_proj_bias
+        return packed if packed is None or self.leaf == PACKED else packed.chunk(3)[SEPARATE.index(self.leaf)]
 
     def forward(self, input: Tensor) -> Tensor:
         """Nothing: the attention multiplies itself; hooks have seen what with."""
         return input
 
 
+def leaves(attention: nn.MultiheadAttention) -> tuple[str, ...]:
+    """What an attention calls its matrices."""
+    return SEPARATE if attention.in_proj_weight is None else (PACKED,)
+
+
 def projections(module: nn.Module) -> dict[str, Projection]:
-    """Name of each packed matrix -> its projection; the same one at every call."""
-    return {
-        f"{path}.in_proj_weight".lstrip("."): _projection(part)
-        for path, part in module.named_modules()
-        if type(part) in KINDS and part.in_proj_weight is not None
-    }
+    """Name of each matrix -> its projection; the same one at every call."""
+    found = ((path, part, leaf) for path, part in module.named_modules() if type(part) in KINDS for leaf in leaves(part))
+    return {f"{path}.{leaf}".lstrip("."): _projection(part, leaf) for path, part, leaf in found}
+
+
+def tell_apart(module: nn.Module, inputs: Tensor) -> None:
+    """Make three groups of every packed projection that multiplies different sequences, found out with two samples.
+
+    Args:
+        module: otherwise left as it was.
+        inputs: samples.
+    """
+    packed = [layer.__dict__["attention"] for layer in projections(module).values() if layer.leaf == PACKED]
+    with ExitStack() as after, torch.no_grad():
+        for attention in packed:
+            after.callback(attention.register_forward_pre_hook(_note, with_kwargs=True).remove)
+        if packed:
+            after.enter_context(_FUSED.off())
+            after.enter_context(evaluating(module))
+            module(as_taken_by(module, inputs[:2]))
+
+
+def _note(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    given: Mapping[str, Any] = dict(zip(SEQUENCES, args, strict=False)) | kwargs
+    if not _are_one([given[name] for name in SEQUENCES]):
+        _projection(attention, PACKED).groups = 3  # type: ignore[arg-type]
+
+
+def _are_one(sequences: Sequence[Tensor]) -> bool:
+    return all(sequence is sequences[0] for sequence in sequences)
 
 
 @contextmanager
@@ -96,22 +138,52 @@ class _Fused:
 _FUSED = _Fused()
 
 
-def _projection(attention: nn.MultiheadAttention) -> Projection:
-    found: Projection = attention.__dict__.setdefault(KEPT, Projection(attention))
-    return found
+def _projection(attention: nn.MultiheadAttention, leaf: str) -> Projection:
+    kept: dict[str, Projection] = attention.__dict__.setdefault(KEPT, {})
+    if leaf not in kept:
+        kept[leaf] = Projection(attention, leaf)
+    return kept[leaf]
 
 
 def _spelled(attention: nn.MultiheadAttention) -> Callable[..., Any]:
-    projection, out, plain = _projection(attention), attention.out_proj, attention.forward
+    out, plain = attention.out_proj, attention.forward
 
     def forward(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if query is key and key is value and attention.in_proj_weight is not None:
-            projection(query)
+        _show(attention, (query, key, value))
         with _passing(attention, out):
             mixed, shares = plain(query, key, value, *args, **kwargs)
         return out(mixed), shares
 
     return forward
+
+
+def _show(attention: nn.MultiheadAttention, sequences: Sequence[Tensor]) -> None:
+    """Call each projection with what it multiplies; a packed one of a single group sees one sequence or nothing."""
+    if leaves(attention) == SEPARATE:
+        for leaf, sequence in zip(SEPARATE, sequences, strict=True):
+            _projection(attention, leaf)(sequence)
+    elif (packed := _projection(attention, PACKED)).groups > 1:
+        packed(side_by_side(sequences))
+    elif _are_one(sequences):
+        packed(sequences[0])
+
+
+def side_by_side(sequences: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, "..."]:
+    """Sequences as features of a single one, as long as the longest; tokens of shorter ones come again until it ends.
+
+    Whole rounds and then some at random, the same at every call; so means over its rows are those over each one's own, about.
+
+    Args:
+        sequences: [..., features] each, in any order of samples and tokens.
+    """
+    longest = max((sequence.shape[:-1] for sequence in sequences), key=torch.Size.numel)
+    rows = [sequence.reshape(-1, sequence.shape[-1]) for sequence in sequences]
+    return torch.cat([one[_again(len(one), longest.numel()).to(one.device)] for one in rows], dim=-1).reshape(*longest, -1)
+
+
+def _again(n: int, most: int) -> Int[Tensor, " most"]:
+    rest = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: most % n]
+    return torch.cat([torch.arange(n).repeat(most // n), rest])
 
 
 @contextmanager

@@ -77,8 +77,11 @@ class Twins:
         return [real_positions(self.dense, batch) for batch in self.batches]
 
     def _counterparts(self) -> dict[str, nn.Module]:
-        """The watched layers in the dense network."""
-        ours, theirs = ({**dict(net.named_modules()), **projections(net)} for net in (self.module, self.dense))
+        """The watched layers in the dense network, projections of attention in as many groups."""
+        shown, same = projections(self.module), projections(self.dense)
+        for name, projection in shown.items():
+            same[name].groups = projection.groups
+        ours, theirs = {**dict(self.module.named_modules()), **shown}, {**dict(self.dense.named_modules()), **same}
         paths = {id(layer): path for path, layer in ours.items()}
         return {name: theirs[paths[id(layer)]] for name, layer in self.watched.items()}
 

@@ -96,7 +96,7 @@ def network(tensors):
 def stats(tensors=None):
     """What calibration gathers, all of it: of inputs that random weights make (the first is never active), and a network with `tensors`."""
     seen = network(weights())
-    activity, sums, layers = {name: Activity() for name in SHAPES}, {}, watchable(seen.module, SHAPES)
+    activity, sums, layers = {name: Activity() for name in SHAPES}, {}, watchable(seen.module, SHAPES, seen.inputs)
 
     def add(name, layer, inputs):
         dead = inputs.clone()

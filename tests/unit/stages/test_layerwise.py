@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sparsify_cli.contracts.listener import Listener
-from sparsify_cli.contracts.solver import LayerSolver
+from sparsify_cli.contracts.solver import Keep, LayerSolver
 from sparsify_cli.errors import NonFinite
 from sparsify_cli.maths.keep import top_k
 from sparsify_cli.recipes.pattern import Pattern
@@ -278,3 +278,33 @@ def test_a_solver_sees_only_free_positions():
 
     assert error(layer.weight) < error(worse.weight)
     assert error(layer.weight) < error(held.values)
+
+
+class Decoder(nn.Module):
+    """Attention from one sequence to another, packed."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        other = x.flip(1)[:, :3].cumsum(2)
+        return self.attend(x, other, other, need_weights=False)[0]
+
+
+def test_attention_between_sequences_is_three_layers():
+    """Each third of the packed matrix is what the solver makes of it with the Gram matrix of what it multiplies, and its bias follows."""
+    net, x = Decoder().eval(), torch.randn(64, 6, 8)
+    dense, solver = copy.deepcopy(net), SparseGPT()
+    mask = torch.cat([top_k(part.abs().flatten(), 32).view_as(part) for part in net.attend.in_proj_weight.detach().chunk(3)])
+    found = Pass(solver, Pattern(), {}).run(net, dense, x, {"attend.in_proj_weight": mask}, Listener())
+    other = x.flip(1)[:, :3].cumsum(2)
+    parts, biases = dense.attend.in_proj_weight.detach().chunk(3), net.attend.in_proj_bias.detach().chunk(3)
+    for i, (weight, seen) in enumerate(zip(parts, (x, other, other), strict=True)):
+        rows = seen.reshape(-1, 8).double()
+        expected, kept = solver.solve(weight.double(), rows.T @ rows / len(rows), Keep(32, Pattern()))
+        torch.testing.assert_close(net.attend.in_proj_weight.detach().chunk(3)[i].double(), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(found["attend.in_proj_weight"].mask.chunk(3)[i], kept)
+        torch.testing.assert_close(biases[i].double(), rows.mean(0) @ (weight.double() - expected).T, rtol=1e-3, atol=1e-4)
+    assert 0 < found["attend.in_proj_weight"].change < 0.5

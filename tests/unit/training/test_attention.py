@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify_cli.training.attention import KEPT, projections, spelled_out
+from sparsify_cli.training.attention import KEPT, projections, side_by_side, spelled_out, tell_apart
 from sparsify_cli.training.lockstep import calls, lockstep
 
 
@@ -121,3 +121,84 @@ def test_what_a_visit_changes_counts():
                     wide = visit.inputs[0]
         assert torch.allclose(net(x), expected, atol=1e-6)
         assert torch.allclose(wide, emptied.norm1(x + emptied.self_attn(x, x, x)[0]), atol=1e-5)
+
+
+class Between(nn.Module):
+    """Queries of one sequence, keys of a shorter one, values of that without positions; and one attention of its own."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.alone, self.across = nn.MultiheadAttention(8, 2, batch_first=True), nn.MultiheadAttention(8, 2, batch_first=True, **options)
+        self.narrow = nn.Linear(8, options.get("vdim", 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed, _ = self.alone(x, x, x)
+        return self.across(mixed, key=x[:, :2] + 1, value=self.narrow(x[:, :2]))[0]
+
+
+def seen_by(net: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What each projection sees of samples, told apart before."""
+    tell_apart(net, x)
+    with torch.no_grad(), closing(lockstep(net.eval(), [x], projections(net))) as visits:
+        return {visit.name: visit.inputs[0] for visit in visits}
+
+
+def test_different_sequences_come_side_by_side():
+    """Queries whole, each of the two keys and values as often; an attention of one sequence sees that; told in eval mode, and undone."""
+    net, x = Between(), torch.randn(6, 4, 8)
+    plain = net(x)
+    seen = seen_by(net, x)
+    assert {name: layer.groups for name, layer in projections(net).items()} == {"alone.in_proj_weight": 1, "across.in_proj_weight": 3}
+    assert torch.equal(seen["alone.in_proj_weight"], x)
+    queries, keys, values = seen["across.in_proj_weight"].flatten(0, 1).chunk(3, dim=1)
+    assert torch.allclose(queries, net.alone(x, x, x)[0].flatten(0, 1), atol=1e-6)
+    for found, short in ((keys, x[:, :2] + 1), (values, net.narrow(x[:, :2]))):
+        assert torch.allclose(found, short.flatten(0, 1).repeat(2, 1))
+    assert torch.equal(net(x), plain)
+    assert not net.across._forward_pre_hooks
+
+
+def test_rounds_that_do_not_fit_end_at_random():
+    """Ten tokens beside four: each twice, two of them once more, the same ones at every call."""
+    short = torch.arange(4.0).reshape(4, 1)
+    found = side_by_side([torch.zeros(2, 5, 1), short])
+    assert found.shape == (2, 5, 2)
+    assert sorted(found[..., 1].flatten().unique(return_counts=True)[1].tolist()) == [2, 2, 3, 3]
+    assert torch.equal(found, side_by_side([torch.zeros(2, 5, 1), short]))
+
+
+def test_separate_matrices_are_layers_with_their_part_of_the_bias():
+    """Keys and values of other widths: each sees its own sequence, and what is written into its bias is written into the attention's."""
+    net, x = Between(kdim=8, vdim=5), torch.randn(6, 4, 8)
+    seen = seen_by(net, x)
+    assert list(seen) == ["alone.in_proj_weight", "across.q_proj_weight", "across.k_proj_weight", "across.v_proj_weight"]
+    assert torch.equal(seen["across.k_proj_weight"], x[:, :2] + 1)
+    assert seen["across.v_proj_weight"].shape == (6, 2, 5)
+    layer = projections(net)["across.v_proj_weight"]
+    assert layer.weight is net.across.v_proj_weight
+    layer.bias.detach().fill_(7)
+    assert net.across.in_proj_bias.tolist() == 16 * [0] + 8 * [7]
+
+
+def test_encoder_layers_that_are_one_fused_call_are_told_apart_too():
+    """In eval mode they call no attention at all; of a decoder layer one attention has a single sequence, the other has two."""
+    net = nn.Transformer(8, 2, 1, 1, 16, batch_first=True).eval()
+    whole = Whole(net)
+    tell_apart(whole, torch.randn(3, 4, 8))
+    assert {name: layer.groups for name, layer in projections(whole).items()} == {
+        "net.encoder.layers.0.self_attn.in_proj_weight": 1,
+        "net.decoder.layers.0.self_attn.in_proj_weight": 1,
+        "net.decoder.layers.0.multihead_attn.in_proj_weight": 3,
+    }
+
+
+class Whole(nn.Module):
+    """An encoder and a decoder on the same samples."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x, x.flip(1)[:, :3])
