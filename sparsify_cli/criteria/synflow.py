@@ -95,7 +95,7 @@ def _flow(network: Network) -> Tensor:
 @torch.no_grad()
 def _drop_signs(module: nn.Module) -> None:
     for parameter in module.parameters():
-        parameter.abs_()
+        parameter.copy_(parameter.abs())  # of complex ones the length
     for name, buffer in module.named_buffers():
         if name.rpartition(".")[2] == "running_mean":
             buffer.abs_().neg_()

@@ -68,13 +68,14 @@ class BlockForm:
     def gathered(cls, rows: Rows, count: int, block: int, like: Tensor, dtype: torch.dtype) -> BlockForm:
         """The mean of outer products, summed in `dtype` and rounded once."""
         gram, n = empty_gram(count, block, like, dtype=dtype), 0
-        part = empty_gram(count, block, like, dtype=like.dtype)
+        wide = torch.promote_types(like.dtype, torch.float32)
+        part = empty_gram(count, block, like, dtype=wide)
         for some in gathered_rows(rows, TOGETHER // count):
-            gram += add_gram(part.zero_(), some)  # a product in the gradients' own type is twice as fast
+            gram += add_gram(part.zero_(), some)  # a product in float32 is twice as fast
             n += len(some)
         del part
         gram /= n
-        return cls(gram.to("cpu", torch.promote_types(like.dtype, torch.float32)), count)
+        return cls(gram.to("cpu", wide), count)
 
     @property
     def scale(self) -> float:

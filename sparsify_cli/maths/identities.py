@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_cli.values.arrays import as_taken_by, handy_batch
+from sparsify_cli.values.copies import in_float64
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def identities(module: nn.Module, batches: Sequence[Tensor]) -> tuple[str, ...]:
         module: in eval mode; it becomes float64.
         batches: inputs of the network.
     """
-    watch = _Watch(module.double())
+    watch = _Watch(in_float64(module))
     with watch:
         for batch in batches:
             for part in batch.split(handy_batch(module)):

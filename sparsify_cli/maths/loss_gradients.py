@@ -12,7 +12,6 @@ Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian" (the produc
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sparsify_cli.errors import BadData, BadRequest, KeyMismatch, NonFinite
 from sparsify_cli.maths.per_sample_gradients import Coordinates, per_sample_gradients
 from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.copies import copy_of, in_type
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.network import Network
 
@@ -57,8 +57,8 @@ def private_copy(
     """
     _require_fit(network, weights)
     with explained("copied"):
-        module = copy.deepcopy(network.module).eval()
-        module.to(_widest(module, dtype)).requires_grad_(False)
+        module = copy_of(network.module).eval()
+        in_type(module, _widest(module, dtype)).requires_grad_(False)
     copied = replace(network, module=module, names={name: network.names[name] for name in sorted(weights)})
     copied.put(weights)
     for parameter in copied.parameters().values():

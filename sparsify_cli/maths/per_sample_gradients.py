@@ -9,8 +9,7 @@ Source: `torch.func` per-sample gradients; Peste, Alistarh, Lampert 2021 (arXiv 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -22,6 +21,7 @@ from torch.func import functional_call, grad, vmap
 from sparsify_cli.errors import BadRequest, KeyMismatch
 from sparsify_cli.values.arrays import as_taken_by, small_batch
 from sparsify_cli.values.channels_last import order_for
+from sparsify_cli.values.copies import copy_of
 from sparsify_cli.values.losses import loss as loss_of
 from sparsify_cli.values.mask_set import MaskSet
 
@@ -124,7 +124,7 @@ def per_sample_gradients(
         coordinates: which parameters, in which order.
         chunk: rows at a time; 0 = as many as `CHUNK_NUMBERS` allows.
     """
-    quiet = copy.deepcopy(model).eval().requires_grad_(False)  # what is not among the coordinates needs no graph
+    quiet = copy_of(model).eval().requires_grad_(False)  # what is not among the coordinates needs no graph
     parameters = {name: p.detach() for name, p in quiet.named_parameters() if name in coordinates.shapes}
     rows = chunk or max(1, min(256, CHUNK_NUMBERS // coordinates.count))
     device = next(iter(parameters.values())).device
@@ -143,7 +143,7 @@ def gradient_sum(
         batch: samples of one pass; 0 = 100, of short rows more: pictures would take memory for every layer.
     """
     batch = batch or (small_batch(inputs, FEW) if inputs.ndim == 2 else FEW)
-    quiet = copy.deepcopy(model).eval()
+    quiet = copy_of(model).eval()
     parameters = {name: p for name, p in quiet.named_parameters() if name in coordinates.shapes}
     total = torch.zeros(coordinates.count, dtype=torch.float64)
     order = order_for(quiet, inputs if len(inputs) > batch else inputs[:0])  # for fewer it is not worth the trial
@@ -163,10 +163,18 @@ def _rows(model: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor,
 
     try:
         gradients = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, y)
-    except (RuntimeError, NotImplementedError):  # layers vmap cannot batch (recurrent ones, data-dependent branches)
-        each = [grad(loss)(parameters, sample, target) for sample, target in zip(x, y, strict=True)]
+    except (RuntimeError, NotImplementedError):  # layers vmap cannot batch (recurrent ones, data-dependent branches, counters)
+        each = [_gradient(loss, parameters, sample, target) for sample, target in zip(x, y, strict=True)]
         gradients = {name: torch.stack([g[name] for g in each]) for name in parameters}
-    return coordinates.flatten(gradients, batched=True)
+    rows = coordinates.flatten(gradients, batched=True)
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))  # products of what has eight bits would keep as few
+
+
+def _gradient(loss: Callable[..., Tensor], parameters: Mapping[str, Tensor], sample: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """By an ordinary backward pass, which takes whatever a network writes into itself."""
+    leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+    found = torch.autograd.grad(loss(leaves, sample, target), list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(leaves, found, strict=True))
 
 
 def _free(name: str, shape: torch.Size, masks: MaskSet, frozen: MaskSet) -> Bool[Tensor, "..."]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from sparsify_cli.maths.fewer_heads import FewerHeads
 from sparsify_cli.maths.plain_transformer import spelled
 from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.copies import copy_of
 
 
 class _Tracer(fx.Tracer):
@@ -36,7 +36,7 @@ def traced(module: nn.Module, inputs: Tensor) -> tuple[fx.GraphModule, nn.Module
     Raises:
         Untraceable: its code does what cannot be followed.
     """
-    copy = spelled(deepcopy(module).eval())
+    copy = spelled(copy_of(module).eval())
     try:
         graph = fx.GraphModule(copy, _Tracer().trace(copy))
         with torch.no_grad():

@@ -191,7 +191,8 @@ class _Aim:
     def slope(self, name: str, gated: Callable[[Tensor], Tensor], gates: Tensor, rows: Tensor) -> Float[Tensor, " channels"]:
         """Derivative of the loss with respect to each gate."""
         gates = gates.clone().requires_grad_()
-        return torch.autograd.grad(self.loss({name: gated(gates)}, rows), gates)[0]
+        loss = self.loss({name: gated(gates)}, rows)
+        return torch.autograd.grad(loss, gates, allow_unused=True, materialize_grads=True)[0]
 
     def lowest(self, choices: Sequence[dict[str, Tensor]]) -> tuple[dict[str, Tensor], list[float]]:
         """The weights with the lowest loss over all samples, and the losses of all.

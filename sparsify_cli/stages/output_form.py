@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.values.arrays import as_taken_by
+from sparsify_cli.values.copies import copy_of
 from sparsify_cli.values.samples import Samples
 
 SLACK = 1e-2
@@ -89,7 +89,7 @@ def forms_of(module: nn.Module, samples: Samples) -> Forms:
     if samples.kind == "numbers":
         return Forms()
     try:
-        aside = deepcopy(module)  # a network may keep what it has computed
+        aside = copy_of(module)  # a network may keep what it has computed
     except Exception:  # and some cannot be copied
         with evaluating(module):
             found = _form(_tried(module, samples, 1))

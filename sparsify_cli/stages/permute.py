@@ -9,7 +9,6 @@ Source: Pool and Yu 2021, "Channel permutations for N:M sparsity" (NeurIPS). Dif
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +20,7 @@ from sparsify_cli.maths.channel_spaces import ChannelGroup, Place
 from sparsify_cli.maths.output_change import output_change, outputs
 from sparsify_cli.maths.permutation import Found, best_order
 from sparsify_cli.recipes.pattern import Pattern
+from sparsify_cli.values.copies import copy_of, in_float64
 
 TOLERANCE = 1e-5
 """Largest difference of outputs, relative to the largest output."""
@@ -183,7 +183,7 @@ def _checked(
 ) -> tuple[dict[str, Tensor], Permutation]:
     if not changes:
         return {}, Permutation(blocked=blocked)
-    exact = deepcopy(module).eval().double()
+    exact = in_float64(copy_of(module).eval())
     before = outputs(exact, sample)
     exact.load_state_dict(changes, strict=False)
     difference = output_change(before, outputs(exact, sample))

@@ -21,6 +21,7 @@ from sparsify_cli.maths.output_change import output_change, outputs
 from sparsify_cli.maths.surgery import Surgery, surgery
 from sparsify_cli.stages.shrunk_notes import distinct, is_of_heads, makers, reasons_to_stay
 from sparsify_cli.values.arrays import handy_batch
+from sparsify_cli.values.copies import in_float64
 
 TOLERANCE = 1e-5
 """Largest difference of outputs, relative to the largest output, where numbers have 32 bits or more."""
@@ -151,7 +152,7 @@ def require_same(before: nn.Module, after: nn.Module, inputs: Tensor, *, seed: i
     Raises:
         Anomalous: it is above the tolerance, or the shrunk network does not run.
     """
-    old, new = before.double().eval(), after.double().eval()
+    old, new = in_float64(before).eval(), in_float64(after).eval()
     batches = [part for one in with_random(inputs, seed=seed) for part in one.split(handy_batch(old))]
     difference = max((_change(old, new, batch) for batch in batches), default=0.0)
     if difference <= tolerance:

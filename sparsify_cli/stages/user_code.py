@@ -8,7 +8,6 @@ Dataset of `(x, y, ...)`. Without a validation split a fixed 10 % of train is he
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from sparsify_cli.maths.holdout import hold_out
 from sparsify_cli.shelf import user_callable
 from sparsify_cli.values.arrays import samples_from
 from sparsify_cli.values.checkpoint import Spec
+from sparsify_cli.values.copies import copy_of
 from sparsify_cli.values.samples import Samples
 
 KEYS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
@@ -45,7 +45,7 @@ def user_module(spec: Spec) -> nn.Module:
     """
     found = user_callable(spec.name)
     if isinstance(found, nn.Module):
-        return copy.deepcopy(found)
+        return copy_of(found)
     built = _called(spec.name, found, (), spec.options)
     built = built.build() if isinstance(built, Architecture) else built
     if isinstance(built, nn.Module):

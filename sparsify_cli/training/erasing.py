@@ -6,7 +6,6 @@ alone. Samples to forget never move the running statistics of batch norm.
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,7 @@ from sparsify_cli.errors import Anomalous, BadRequest
 from sparsify_cli.training import guard
 from sparsify_cli.training.batches import as_taken_by, derived_seed, epoch_order
 from sparsify_cli.training.batchnorm import quiet
+from sparsify_cli.values.copies import copy_of
 from sparsify_cli.values.losses import loss
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.report import Finding
@@ -211,7 +211,7 @@ class Student:
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy without gradients."""
-    twin = copy.deepcopy(model)
+    twin = copy_of(model)
     twin.zero_grad(set_to_none=True)
     return twin
 

@@ -17,7 +17,6 @@ Source: ours.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,6 +35,7 @@ from sparsify_cli.training.modes import evaluating
 from sparsify_cli.values.arrays import as_taken_by, handy_batch, small_batch
 from sparsify_cli.values.channels_last import order_for
 from sparsify_cli.values.choices import alike, choices, in_any, of_samples, unheard_of
+from sparsify_cli.values.copies import copy_of
 from sparsify_cli.values.samples import Samples
 
 LEAST, MOST, WORK = 200, 2000, 10**10
@@ -164,7 +164,7 @@ class Judge:
             most: samples of each kind at most, drawn at random; 0 = `probe_size`, where whole classes go a third to forget and retained.
             seed: for the draw.
         """
-        quiet = copy.deepcopy(model).eval()
+        quiet = copy_of(model).eval()
         left, unheard = request.retain.targets, unheard_of(request.forget.targets, request.retain.targets)
         chosen = not most
         few = most = most or probe_size(quiet, request.forget, len(request.forget) + len(request.retain))

@@ -143,7 +143,7 @@ class Ssse(Unlearner):
         used = draw(train, self._used(len(train)), self.seed)
         _require(len(used) > 0, "0 training samples", "The Fisher is an average over samples.")
         rows = per_sample_gradients(model, used.inputs, used.targets, coordinates)
-        form = self._gathered(rows, coordinates, next(model.parameters()))
+        form = self._gathered(rows, coordinates, model.get_parameter(next(iter(coordinates.shapes))))
         memo = {
             **form.tensors(),
             "coordinates": torch.tensor(coordinates.count),

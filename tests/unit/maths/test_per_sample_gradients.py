@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sparsify_cli.errors import BadRequest, KeyMismatch
+from sparsify_cli.maths.fisher_forms import BlockForm
 from sparsify_cli.maths.per_sample_gradients import Coordinates, gradient_sum, per_sample_gradients
 from sparsify_cli.values.mask_set import MaskSet
 
@@ -65,6 +66,41 @@ def test_layers_that_cannot_be_batched_still_work():
     """A branch on a value falls back to one sample at a time, with the same numbers."""
     model, x, y = Branching(), torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1])
     torch.testing.assert_close(rows(model, x, y), one_by_one(model, x, y))
+
+
+class Counting(nn.Linear):
+    """Counts its passes, which `torch.func` does not let it."""
+
+    def __init__(self):
+        super().__init__(3, 2)
+        self.register_buffer("passes", torch.zeros(1))
+        self.spare = nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        self.passes.add_(x.sum().detach())
+        return super().forward(x)
+
+
+def test_networks_that_write_into_themselves_still_work():
+    """One ordinary backward pass a sample; a weight that is not used has none; the count itself stays."""
+    torch.manual_seed(0)
+    net, x, y = Counting(), torch.randn(5, 3), torch.arange(5) % 2
+    found = rows(net, x, y)
+    plain = nn.Linear(3, 2)
+    plain.load_state_dict({name: t for name, t in net.state_dict().items() if name in ("weight", "bias")})
+    expected = rows(plain, x, y)
+    assert torch.allclose(found, torch.cat([expected, torch.zeros(5, 2)], dim=1))
+    assert float(net.passes) == 0
+
+
+def test_narrow_gradients_come_wide():
+    """Of bfloat16 as float32, so that sums of their products keep more than eight bits."""
+    torch.manual_seed(0)
+    net, x, y = nn.Linear(3, 2).bfloat16(), torch.randn(40, 3), torch.arange(40) % 2
+    found = rows(net, x, y)
+    assert found.dtype == torch.float32
+    block = BlockForm.gathered(iter([found]), found.shape[1], 8, net.weight, torch.float64).spectral()
+    assert float(block.values.min()) > -1e-6 * float(block.values.max())
 
 
 def test_model_is_left_as_it_was():
