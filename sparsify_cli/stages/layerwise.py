@@ -53,6 +53,7 @@ class Layer:
         change: mean squared error of its outputs, relative to the mean square of the dense ones.
         rows: calibration rows it was solved on.
         size: outputs (of a group), and inputs of an output.
+        apart: it was solved for its own outputs, because other samples come to it than in the dense network.
     """
 
     weight: Tensor
@@ -60,6 +61,7 @@ class Layer:
     change: float
     rows: int
     size: tuple[int, int]
+    apart: bool = False
 
     @property
     def is_short(self) -> bool:
@@ -128,7 +130,8 @@ class Pass:
                     continue
                 done[now.name] = layer = self._layer(now, before, masks[now.name], twins.real)
                 zeros += int((~layer.mask).sum())
-                listener.progress(Progress(f"solving {now.name}", len(done), len(twins.reached(masks)), sparsity=zeros / total))
+                most = max(len(done), len(twins.reached(masks)))  # known from two samples, which may pass some experts by
+                listener.progress(Progress(f"solving {now.name}", len(done), most, sparsity=zeros / total))
         listener.done()
         return done
 
@@ -137,7 +140,7 @@ class Pass:
         """Solve one layer in place; each group of a convolution on its own, with as many weights as its rows have in the target."""
         dense, layer = matrix_of(before.layer), now.layer
         seen = now.inputs if self.solver.sequential else before.inputs
-        each = [one for one in real for _ in range(len(seen) // len(real))]  # a layer may be called several times a batch
+        each = [real[i] for i in now.batches]
         moments = paired_moments(layer, seen, before.inputs, dense, real=each, seed=self.seed)
         _require_finite(now.name, moments)
         within = self.pruned.get(now.name)
@@ -148,7 +151,8 @@ class Pass:
         if self.bias and getattr(layer, "bias", None) is not None:
             _correct_bias(layer, before.layer, moments)
         mask = oriented(layer, from_matrix(kept, tuple(oriented(layer, target).shape))).contiguous()
-        return Layer(weight_of(layer), mask, _change(new, moments), moments.rows, (len(dense) // len(moments.gram), dense.shape[1]))
+        size, apart = (len(dense) // len(moments.gram), dense.shape[1]), now.inputs is before.inputs
+        return Layer(weight_of(layer), mask, _change(new, moments), moments.rows, size, apart)
 
     def _groups(self, dense: Tensor, moments: Moments, positions: int, *asked: Tensor) -> Solution:
         parts = [tensor.chunk(len(moments.gram)) for tensor in (dense, *asked)]

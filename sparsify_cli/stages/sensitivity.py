@@ -112,7 +112,7 @@ def costs_of(
         harm = partial(_divergence, module, judges, aim, kind)
         for visit in visits:
             listener.progress(Progress(f"measuring {visit.name}", len(found) + 1, len(layers)))
-            seen, each = visit.inputs, real
+            seen, each = visit.inputs, [real[i] for i in visit.batches]
             if often.get(visit.name, 1) > 1:
                 every = [all_inputs(module, visit.layer, batch) for batch in batches]
                 seen, each = [x for of in every for x in of], [mask for mask, of in zip(real, every, strict=True) for _ in of]

@@ -209,6 +209,12 @@ def _notes(facts: Mapping[str, Any], layers: Mapping[str, Layer], rest: Sequence
             f"{_counted(len(short), 'layer')} saw fewer rows than inputs, and the rank of a Gram matrix is at most the number of its rows "
             f"({short[0]}: {first.rows:,} of {first.size[1]:,}): more --samples repair better."
         )
+    apart = [name for name, layer in layers.items() if layer.apart]
+    if apart:
+        notes.append(
+            f"{_counted(len(apart), 'layer')} solved for their own outputs: other samples come to them than in the dense network, "
+            f"which chooses ways ({apart[0]})."
+        )
     if rest:
         listed = ", ".join(rest[:3])
         notes.append(f"{_counted(len(rest), 'tensor')} pruned without repair, of no linear layer or convolution that runs: {listed}.")

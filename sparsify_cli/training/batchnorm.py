@@ -70,6 +70,8 @@ def follow(layer: nn.Module, now: Sequence[Tensor], dense: Sequence[Tensor]) -> 
         now: its inputs, batch by batch, [n, channels, ...].
         dense: those of the same samples in the dense network.
     """
+    if not any(map(len, now)):
+        return
     buffers = dict(layer.named_buffers())
     running_mean, running_var = buffers["running_mean"], buffers["running_var"]
     (mean, variance), (old_mean, old_variance) = (_channel_moments(batches, len(running_mean)) for batches in (now, dense))

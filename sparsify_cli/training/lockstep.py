@@ -6,7 +6,9 @@ go on. So a network is calibrated on inputs from already pruned predecessors in 
 nothing has to be known of how the layers are connected. What is held is what the batches need to go on: the tensors that
 are alive between two layers, not those inside a block that is done.
 
-A layer that is called several times in one pass stops only the first time; `calls` says which those are.
+A layer that is called several times in one pass stops only the first time; `calls` says which those are. Where batches take different
+ways (experts, early exits), the layer that the network defines first comes first, and the others wait; a batch that comes to a layer when
+it has been visited goes through it as it is by then.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify_cli.errors import BadRequest
 from sparsify_cli.training.attention import spelled_out
 from sparsify_cli.training.batches import as_taken_by
 from sparsify_cli.training.modes import evaluating
@@ -36,12 +37,14 @@ class Visit:
     Args:
         name: what the layer is called among those watched.
         layer: itself; may be changed.
-        inputs: what each batch is about to put into it.
+        inputs: what each batch that comes to it is about to put into it.
+        batches: which those are, by position; of a layer that is called several times one as often as it calls it.
     """
 
     name: str
     layer: nn.Module
     inputs: Sequence[Tensor]
+    batches: Sequence[int]
 
 
 class _Stopped(BaseException):
@@ -118,9 +121,6 @@ def lockstep(module: nn.Module, batches: Sequence[Tensor], layers: Mapping[str, 
         module: in the mode it is to run in.
         batches: inputs as the data hold them.
         layers: name -> layer to stop at; layers that are never run are never visited.
-
-    Raises:
-        BadRequest: batches take different ways through the network.
     """
     runners: dict[threading.Thread, _Runner] = {}
     with ExitStack() as after:
@@ -132,7 +132,7 @@ def lockstep(module: nn.Module, batches: Sequence[Tensor], layers: Mapping[str, 
             after.callback(runner.abandon)
             runners[runner.thread] = runner
             runner.thread.start()
-        yield from _visits(list(runners.values()), layers)
+        yield from _visits(list(runners.values()), layers, _places(module, layers))
 
 
 def taken(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
@@ -157,9 +157,13 @@ def parted(module: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Module], s
     """
     few = inputs[:4].split(2)
     with evaluating(module), torch.no_grad(), closing(lockstep(module, few, layers)) as visits:
-        together = {visit.name: visit.inputs for visit in visits}
+        together = {visit.name: visit for visit in visits}
         alone = [_first_inputs(module, batch, layers) for batch in few]
-    same = all(_alike(seen, alone[i][name]) for name, batches in together.items() for i, seen in enumerate(batches))
+    same = all(
+        name in alone[i] and _alike(seen, alone[i][name])
+        for name, visit in together.items()
+        for i, seen in zip(visit.batches, visit.inputs, strict=True)
+    )
     return batches_of(inputs, size) if same else (inputs,)
 
 
@@ -188,21 +192,26 @@ def _first_inputs(module: nn.Module, batch: Tensor, layers: Mapping[str, nn.Modu
     return seen
 
 
-def _visits(runners: Sequence[_Runner], layers: Mapping[str, nn.Module]) -> Iterator[Visit]:
-    while runners:
-        for runner in runners:
+def _places(module: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Where among a network's parts each layer stands; a projection where its attention does."""
+    order = {id(part): place for place, part in enumerate(module.modules())}
+    return {name: order.get(id(layer.__dict__.get("attention", layer)), len(order)) for name, layer in layers.items()}
+
+
+def _visits(runners: Sequence[_Runner], layers: Mapping[str, nn.Module], places: Mapping[str, int]) -> Iterator[Visit]:
+    visited, moving = {""}, list(runners)
+    while True:
+        for runner in moving:
             runner.advance()
-        places = {runner.at for runner in runners}
-        if len(places) > 1:
-            raise BadRequest(
-                f"The network takes different ways for different samples: {', '.join(sorted(filter(None, places))[:2])}.",
-                "Its layers cannot be pruned one after the other on all of them.",
-                "Choose a --criterion without --solver.",
-            )
-        if runners[0].done:
+            while not runner.done and runner.at in visited:
+                runner.advance()
+        if all(runner.done for runner in runners):
             return
-        name = runners[0].at
-        yield Visit(name, layers[name], [runner.seen for runner in runners if runner.seen is not None])
+        name = min((runner.at for runner in runners if not runner.done), key=places.__getitem__)
+        visited.add(name)
+        here = [i for i, runner in enumerate(runners) if runner.at == name]
+        moving = [runners[i] for i in here]
+        yield Visit(name, layers[name], [runner.seen for runner in moving if runner.seen is not None], here)
 
 
 def calls(module: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Module]) -> dict[str, int]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparsify_cli.errors import BadRequest
 from sparsify_cli.training.attention import projections
 from sparsify_cli.training.batches import as_taken_by
 from sparsify_cli.training.batchnorm import norms
@@ -52,10 +50,10 @@ class Twins:
         return cls(module, dense, parted(module, inputs, watched, batch), watched, often)
 
     def visits(self) -> Generator[Seen]:
-        """Layers in the order in which the networks run them, in eval mode; a layer that is called twice has two inputs a batch.
+        """Layers in the order in which the network runs them, in eval mode; a layer that is called twice has two inputs a batch.
 
-        Raises:
-            BadRequest: the two networks, or batches, take different ways.
+        Where the dense network does not take the same samples there (routing may depend on what was pruned), the inputs of both are those
+        of the network that changes.
         """
         others = self._counterparts()
         with evaluating(self.module), evaluating(self.dense), ExitStack() as after:
@@ -63,8 +61,9 @@ class Twins:
                 after.enter_context(closing(lockstep(net, self.batches, layers)))
                 for net, layers in ((self.module, self.watched), (self.dense, others))
             ]
-            for now, before in zip_longest(*streams):
-                yield _paired(now and self._complete(self.module, now), before and self._complete(self.dense, before))
+            for now, before in _met(*streams):
+                there = replace(now, layer=others[now.name]) if before is None else self._complete(self.dense, before)
+                yield _paired(self._complete(self.module, now), there)
 
     def reached(self, names: Iterable[str]) -> list[str]:
         """Those of the names that a pass comes to, in its order."""
@@ -89,18 +88,27 @@ class Twins:
         """What a layer that is called several times in a pass sees in all of them."""
         if self.often.get(visit.name, 1) < 2:
             return visit
-        return replace(visit, inputs=[seen for batch in self.batches for seen in all_inputs(net, visit.layer, batch)])
+        every = [all_inputs(net, visit.layer, batch) for batch in self.batches]
+        return replace(visit, inputs=[x for of in every for x in of], batches=[i for i, of in enumerate(every) for _ in of])
 
 
-def _paired(now: Visit | None, before: Visit | None) -> Seen:
-    """The visits, when they are of the same layer with inputs of the same shapes: routing may depend on what was pruned."""
-    if now and before and now.name == before.name and [x.shape for x in now.inputs] == [z.shape for z in before.inputs]:
-        return now, before
-    raise BadRequest(
-        f"The pruned network takes another way than the dense one, at {' and '.join(visit.name for visit in (now, before) if visit)}.",
-        "Its layers cannot be compared with the dense ones one by one.",
-        "Choose a --criterion without --solver, or --skip what decides the way.",
-    )
+def _met(ours: Iterable[Visit], theirs: Iterator[Visit]) -> Iterator[tuple[Visit, Visit | None]]:
+    """Visits of one network with those of the other at the same layer, whenever that comes there; None where it does not."""
+    aside: dict[str, Visit] = {}
+    for now in ours:
+        before = aside.pop(now.name, None)
+        while before is None and (came := next(theirs, None)) is not None:
+            if came.name == now.name:
+                before = came
+            else:
+                aside[came.name] = came
+        yield now, before
+
+
+def _paired(now: Visit, before: Visit) -> Seen:
+    """The visits, with the inputs of the first where those of the second are of other samples, as their shapes show."""
+    same = list(now.batches) == list(before.batches) and [x.shape for x in now.inputs] == [z.shape for z in before.inputs]
+    return now, before if same else replace(before, inputs=now.inputs, batches=now.batches)
 
 
 @torch.no_grad()

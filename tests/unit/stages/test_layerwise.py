@@ -308,3 +308,37 @@ def test_attention_between_sequences_is_three_layers():
         assert torch.equal(found["attend.in_proj_weight"].mask.chunk(3)[i], kept)
         torch.testing.assert_close(biases[i].double(), rows.mean(0) @ (weight.double() - expected).T, rtol=1e-3, atol=1e-4)
     assert 0 < found["attend.in_proj_weight"].change < 0.5
+
+
+class Experts(nn.Module):
+    """A layer that decides which of two experts answers; the second gets no sample of some batches."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.norm, self.gate, self.experts = nn.Linear(6, 6), nn.Linear(6, 2), nn.ModuleList(nn.Linear(6, 4) for _ in range(2))
+
+    def forward(self, x):
+        x = torch.relu(self.norm(x))
+        way, out = self.gate(x).argmax(1), x.new_zeros(len(x), 4)
+        for number, expert in enumerate(self.experts):
+            out[way == number] = expert(x[way == number])
+        return out
+
+
+def test_experts_are_solved_on_what_comes_to_them():
+    """Of other samples than in the dense network: for the expert's own outputs on them; which is told."""
+    net, x = Experts().eval(), torch.randn(60, 6)
+    module, found = run(net, x, "norm.weight", "experts.0.weight", "experts.1.weight", bias=False)
+    hidden = torch.relu(module.norm(x))
+    way, before = module.gate(hidden).argmax(1), net.gate(torch.relu(net.norm(x))).argmax(1)
+    assert not torch.equal(way, before)
+    for number in range(2):
+        layer, seen = found[f"experts.{number}.weight"], hidden[way == number].detach().double()
+        weight = net.experts[number].weight.detach().double()
+        count = int(layer.mask.sum())
+        expected, kept = SparseGPT().solve(weight, seen.T @ seen / len(seen), Keep(count, Pattern()))
+        assert layer.apart and layer.rows == len(seen)
+        assert torch.equal(layer.mask, kept)
+        torch.testing.assert_close(module.experts[number].weight.detach().double(), expected, rtol=1e-4, atol=1e-5)
+    assert not found["norm.weight"].apart

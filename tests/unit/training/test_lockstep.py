@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify_cli.errors import BadRequest
 from sparsify_cli.training.lockstep import calls, lockstep, parted
 
 
@@ -95,23 +94,30 @@ def test_a_layer_that_is_changed_runs_changed():
     assert next(visits, None) is None
 
 
-def test_different_ways_are_refused():
-    """One batch passes a layer that the other does not: refused in words, whichever comes first, and nothing is left."""
+class Forked(nn.Module):
+    """What is positive passes `a`, and `b` as everything does; `b` twice, once before `c`, for what is large."""
 
-    class Forked(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
 
-        def forward(self, x):
-            return self.a(x) if float(x.sum()) > 0 else self.b(x)
+    def forward(self, x):
+        if float(x.sum()) > 9:
+            return self.b(self.c(x))
+        return self.c(self.b(self.a(x) if float(x.sum()) > 0 else x))
 
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_batches_that_take_different_ways_wait_for_one_another(turned):
+    """Whichever comes first; one that comes to a layer that is done passes it, as it is by then, and nothing is left."""
     net, threads = Forked(), set(threading.enumerate())
-    for batches in ([torch.ones(1, 2), -torch.ones(1, 2)], [-torch.ones(1, 2), torch.ones(1, 2)]):
-        with pytest.raises(BadRequest, match="different ways for different samples: a, b"):
-            list(lockstep(net, batches, layers_of(net)))
-    with pytest.raises(BadRequest, match="different samples: a"):
-        list(lockstep(net, batches, {"a": net.a}))
+    few = [torch.ones(1, 2), -torch.ones(1, 2)]
+    places = [1, 0] if turned else [0, 1]
+    seen = [(visit.name, list(visit.batches)) for visit in lockstep(net, [few[i] for i in places], layers_of(net))]
+    assert seen == [("a", [places.index(0)]), ("b", [0, 1]), ("c", [0, 1])]
+    assert list(lockstep(net, [few[1]], {"a": net.a})) == []
+    late = [(visit.name, list(visit.batches)) for visit in lockstep(net, [9 * few[0], few[1]], layers_of(net))]
+    assert late == [("b", [1]), ("c", [0, 1])]
     assert left_behind(net, threads) == (set(), [])
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify_cli.errors import BadRequest
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.training.twins import Twins
 
@@ -87,17 +86,55 @@ class Routed(nn.Module):
         return self.a(x) if float(self.gate(x).sum()) > 0 else self.b(x)
 
 
-def test_another_way_after_pruning_is_refused():
-    """Where pruning turns the way, layers are not compared with others: refused in words, and no thread or hook is left."""
-    threads = set(threading.enumerate())
-    for paths in (("gate", "a", "b"), ("gate", "a")):
-        net = Routed()
-        dense = copy.deepcopy(net)
-        with pytest.raises(BadRequest, match=r"takes another way than the dense one, at .*a\.weight"):
-            for now, _ in Twins.of(net, dense, torch.ones(2, 2), weights(net, *paths)).visits():
-                now.layer.weight.data.zero_()
-        assert not any(part._forward_pre_hooks for both in (net, dense) for part in both.modules())
+@pytest.mark.parametrize("paths", [("gate", "a", "b"), ("gate", "b")])
+def test_another_way_after_pruning_has_no_counterpart(paths):
+    """Where pruning turns the way, the layer it leads to is seen with its own inputs on both sides, and the dense weight."""
+    threads, net = set(threading.enumerate()), Routed()
+    dense, seen = copy.deepcopy(net), []
+    for now, before in Twins.of(net, dense, torch.ones(2, 2), weights(net, *paths)).visits():
+        now.layer.weight.data.zero_()
+        seen.append((now.name, now.inputs is before.inputs))
+        assert before.layer is dense.get_submodule(now.name.removesuffix(".weight"))
+    assert seen == [("gate.weight", False), ("b.weight", True)]
+    assert not any(part._forward_pre_hooks for both in (net, dense) for part in both.modules())
     assert set(threading.enumerate()) == threads
+
+
+class Experts(nn.Module):
+    """Each sample goes to one of three experts, which a gate chooses."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate, self.experts, self.out = nn.Linear(4, 3), nn.ModuleList(nn.Linear(4, 5) for _ in range(3)), nn.Linear(5, 2)
+
+    def forward(self, x):
+        way, mixed = self.gate(x).argmax(1), x.new_zeros(len(x), 5)
+        for number, expert in enumerate(self.experts):
+            if bool((way == number).any()):
+                mixed[way == number] = expert(x[way == number])
+        return self.out(mixed)
+
+
+def test_experts_see_the_samples_that_come_to_them():
+    """Batches of two, of which few reach all experts: each sees all of its samples once, beside the dense ones where they agree."""
+    net, x = Experts(), torch.randn(30, 4)
+    way = net.gate(x).argmax(1)
+    dense, seen = copy.deepcopy(net), {}
+    for now, before in Twins.of(net, dense, x, weights(net, "gate", "experts.0", "experts.1", "experts.2", "out"), batch=2).visits():
+        seen[now.name] = torch.cat(list(now.inputs))
+        assert now.inputs is not before.inputs and len(now.inputs) == len(now.batches)
+    assert list(seen) == ["gate.weight", "experts.0.weight", "experts.1.weight", "experts.2.weight", "out.weight"]
+    for number in range(3):
+        assert torch.equal(seen[f"experts.{number}.weight"], x[way == number])
+    with torch.no_grad():
+        for now, before in Twins.of(net, dense, x, weights(net, "gate", "experts.1"), batch=10).visits():
+            if now.name == "gate.weight":
+                now.layer.weight[2] = 0
+            else:
+                expected, moved = x[net.gate(x).argmax(1) == 1], x[way == 1]
+                assert not torch.equal(expected, moved)
+                assert torch.equal(torch.cat(list(now.inputs)), expected) and before.inputs is now.inputs
 
 
 def test_padding_is_known_from_the_embedding():
