@@ -98,7 +98,7 @@ class Scrub(Erasing):
     def _divergence(self, logits: Tensor, teacher: nn.Module, inputs: Tensor, *, attributes: bool) -> Tensor:
         t = self.temperature
         with torch.no_grad():
-            wanted = softmax(options(teacher(inputs), attributes=attributes) / t, dim=1)
+            wanted = softmax(options(teacher(inputs.clone()), attributes=attributes) / t, dim=1)
         return t**2 * kl_div(log_softmax(options(logits, attributes=attributes) / t, dim=1), wanted, reduction="batchmean")
 
     def _chosen(self, student: Student, request: Request, errors: Sequence[float]) -> int:
