@@ -4,6 +4,8 @@
                                        network with two outputs, so only data and network together tell what is meant)
     ends in a softmax                  logits are log p; softmax gives p back
     ends in a sigmoid                  logits are log p / (1 - p); a sigmoid gives p back
+    several things at once             of a tuple, a list or a mapping what is called `logits`, or else the first tensor that has an answer
+                                       of the right shape for each sample (beside features, or before auxiliary answers)
 
 A network ends in one where the tensor that it returns was made by it, as autograd's graph says; changes of shape in between do not
 matter. Some do so only in eval mode. Numbers to predict are left as they are. What is exported or written answers as its own code says.
@@ -12,7 +14,7 @@ matter. Some do so only in eval mode. Numbers to predict are left as they are. W
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,15 +44,21 @@ def in_a_column(module: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Forms:
-    """In which form a network answers in eval mode, and when it trains: `softmax`, `sigmoid`, or empty: logits, or numbers."""
+    """In which form a network answers in eval mode, and when it trains: `softmax`, `sigmoid`, or empty: logits, or numbers.
+
+    `entry` and `trained_entry` say where among several things the answer is; None where it puts out nothing else.
+    """
 
     evaluated: str = ""
     trained: str = ""
+    entry: int | str | None = None
+    trained_entry: int | str | None = None
 
     def __call__(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
         """A forward hook: logits of what the network put out."""
+        answer = _taken(output, self.trained_entry if module.training else self.entry)
         change = CHANGES.get(self.trained if module.training else self.evaluated)
-        return change(output) if change is not None and isinstance(output, Tensor) else output
+        return change(answer) if change is not None and isinstance(answer, Tensor) else answer
 
 
 def in_logits(module: nn.Module, forms: Forms) -> nn.Module:
@@ -61,9 +69,12 @@ def in_logits(module: nn.Module, forms: Forms) -> nn.Module:
 
 
 def as_written(module: nn.Module) -> nn.Module:
-    """The same network, called as its own code says."""
-    for key in [key for key, hook in module._forward_hooks.items() if hook is _column or isinstance(hook, Forms)]:
+    """The same network, called as its own code says; of several things it puts out only the answer, as elsewhere."""
+    ours = [(key, hook) for key, hook in module._forward_hooks.items() if hook is _column or isinstance(hook, Forms)]
+    for key, hook in ours:
         del module._forward_hooks[key]
+        if isinstance(hook, Forms):
+            in_logits(module, Forms(entry=hook.entry, trained_entry=hook.trained_entry))
     return module
 
 
@@ -85,17 +96,47 @@ def puts_out_one_number(module: nn.Module, samples: Samples) -> bool:
 
 
 def forms_of(module: nn.Module, samples: Samples) -> Forms:
-    """What the network's answers to these samples are; one that ends in probabilities is also tried in training mode, as a copy."""
-    if samples.kind == "numbers":
-        return Forms()
+    """What the network's answers to these samples are, found out with a copy, in eval mode and as it trains."""
     try:
         aside = copy_of(module)  # a network may keep what it has computed
     except Exception:  # and some cannot be copied
         with evaluating(module):
-            found = _form(_tried(module, samples, 1))
-        return Forms(found, found)
-    found = _form(_tried(aside.eval(), samples, 1))
-    return Forms(found, _form(_tried(aside.train(), samples, 2)) if found else "")
+            found, entry = _seen(module, samples, 1)
+        return Forms(found, found, entry, entry)
+    found, entry = _seen(aside.eval(), samples, 1)
+    trained, trained_entry = _seen(aside.train(), samples, 2)
+    return Forms(found, trained if found else "", entry, trained_entry)
+
+
+def _seen(module: nn.Module, samples: Samples, count: int) -> tuple[str, int | str | None]:
+    """The form of the answer, and where it is."""
+    output = _tried(module, samples, count)
+    entry = _entry(output, samples, min(count, len(samples)))
+    return "" if samples.kind == "numbers" else _form(_taken(output, entry)), entry
+
+
+def _parts(output: Any) -> dict[Any, Any]:
+    """What a network puts out, by position or name, where it is several things."""
+    if isinstance(output, Mapping):
+        return dict(output)
+    return dict(enumerate(output)) if isinstance(output, tuple | list) else {}
+
+
+def _entry(output: Any, samples: Samples, count: int) -> int | str | None:
+    parts = {key: part for key, part in _parts(output).items() if isinstance(part, Tensor)}
+    fitting = [key for key, part in parts.items() if _is_answer(part, samples, count)]
+    return "logits" if "logits" in parts else next(iter(fitting), None)
+
+
+def _is_answer(part: Tensor, samples: Samples, count: int) -> bool:
+    if samples.kind == "tokens":
+        return part.shape[:-1] == samples.inputs[:count].shape and part.shape[-1] >= samples.outputs
+    wanted = samples.targets[:count].shape if samples.kind == "numbers" else (count, samples.outputs)
+    return tuple(part.shape) == tuple(wanted)
+
+
+def _taken(output: Any, entry: int | str | None) -> Any:
+    return output if entry is None else _parts(output).get(entry, output)
 
 
 def _form(output: Any) -> str:

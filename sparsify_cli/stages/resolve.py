@@ -127,7 +127,9 @@ def check_inputs(module: nn.Module, samples: Samples) -> None:
     if not isinstance(output, Tensor) or output.ndim != 2:
         what = f"shape {list(output.shape)}" if isinstance(output, Tensor) else f"type {type(output).__name__}"
         raise BadData(
-            f"The network's output for inputs of shape {shape} has {what}.", "Logits [n, classes] are needed.", "Choose another --arch."
+            f"The network's output for inputs of shape {shape} has {what}.",
+            f"Logits [n, classes] are needed, here [n, {samples.outputs}].",
+            "Choose another --arch, for instance a function in a file of yours that returns a network around it: --arch FILE.py:NAME.",
         )
     if samples.has_attributes:
         if output.shape[1] != samples.outputs:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sparsify_cli.stages.output_form import Forms, forms_of, in_a_column, in_logits
+from sparsify_cli.stages.output_form import Forms, as_written, forms_of, in_a_column, in_logits
 from sparsify_cli.values.samples import Samples
 
 SAMPLES = Samples(torch.rand(6, 4), torch.arange(6) % 3, tuple("abcdef"))
@@ -35,12 +35,82 @@ class Ends(nn.Module):
         (lambda y: y.sigmoid()[:, :2].clone(), "sigmoid"), (lambda y: y.softmax(1).clamp(1e-7, 1), "softmax"),
         (lambda y: y.softmax(0), ""), (lambda y: torch.tanh(y.softmax(1)), ""), (lambda y: functional.threshold(y.sigmoid(), 0.5, 0.0), ""),
         (lambda y: y.softmax(1).topk(2).values, ""), (lambda y: y * y.sigmoid(), ""), (lambda y: y.sigmoid() * 3, ""),
-        (lambda y: {"a": y.softmax(1)}, ""),
+        (lambda y: {"a": [y.softmax(1)]}, ""),
     ],
 )  # fmt: skip
 def test_only_what_made_the_answer_counts(end, form):
     """A gate, a threshold or a softmax over samples is no end in probabilities; a change of shape or range after one does not hide it."""
     assert forms_of(Ends(end), SAMPLES) == Forms(form, form)
+
+
+class Several(nn.Module):
+    """Features and answers in some arrangement, another one while it trains."""
+
+    def __init__(self, evaluated, trained=None) -> None:
+        super().__init__()
+        self.one, self.two, self.ways = nn.Linear(4, 5), nn.Linear(5, 3), (evaluated, trained or evaluated)
+
+    def forward(self, x):
+        """As the mode says."""
+        features = self.one(x)
+        return self.ways[self.training](features, self.two(features))
+
+
+@pytest.mark.parametrize(
+    ("way", "entry"),
+    [
+        (lambda f, y: (f, y), 1), (lambda f, y: (y, f), 0), (lambda f, y: [f, y, 2 * y], 1), (lambda f, y: {"h": f, "y": y}, "y"),
+        (lambda f, y: {"y": y, "logits": 3 * y}, "logits"), (lambda f, y: {"h": f}, None), (lambda f, y: (f, None), None),
+        (lambda f, y: ([y], f), None), (lambda f, y: y, None),
+    ],
+)  # fmt: skip
+def test_of_several_things_the_answer_is_taken(way, entry):
+    """The one called so, or the first with a number for each class; where there is none, others say so."""
+    net, x = Several(way), torch.rand(5, 4)
+    plain, found = net.eval()(x), forms_of(net, SAMPLES)
+    assert found == Forms(entry=entry, trained_entry=entry)
+    taken = in_logits(net, found)(x)
+    assert torch.equal(taken, plain[entry]) if entry is not None else type(taken) is type(plain)
+
+
+def test_what_is_exported_puts_out_the_answer_as_it_is():
+    """Probabilities stay probabilities, without what was beside them."""
+    net, x = Several(lambda f, y: (f, y.softmax(1))).eval(), torch.rand(5, 4)
+    _, wanted = net(x)
+    in_logits(net, forms_of(net, SAMPLES))
+    assert not torch.equal(net(x), wanted)
+    assert torch.equal(as_written(net)(x), wanted)
+    assert torch.equal(as_written(as_written(net))(x), wanted)
+
+
+def test_what_is_put_out_while_training_may_differ():
+    """An auxiliary answer only then; probabilities only in eval mode."""
+    net, x = Several(lambda f, y: y.softmax(1), lambda f, y: (f, y)), torch.rand(5, 4)
+    assert forms_of(Several(lambda f, y: y, lambda f, y: (y, 2 * y)), SAMPLES) == Forms(trained_entry=0)
+    found = forms_of(net, SAMPLES)
+    assert found == Forms("softmax", "", None, 1)
+    in_logits(net, found)
+    torch.testing.assert_close(net.eval()(x).softmax(1), net.train()(x).softmax(1))
+
+
+@pytest.mark.parametrize(
+    ("samples", "out", "entry"),
+    [
+        (Samples(torch.rand(6, 4), torch.rand(6, 2), tuple("abcdef")), (6, 2), 1),
+        (Samples(torch.rand(6, 4), torch.ones(6, 5, dtype=torch.int64), tuple("abcdef")), (6, 5), 1),
+        (Samples(torch.ones(6, 4, dtype=torch.int64), torch.ones(6, 4, dtype=torch.int64), tuple("abcdef"), texts=True), (6, 4, 7), 1),
+        (Samples(torch.ones(6, 4, dtype=torch.int64), torch.ones(6, 4, dtype=torch.int64), tuple("abcdef"), texts=True), (6, 7), None),
+    ],
+    ids=["numbers", "attributes", "tokens", "a class for a text"],
+)
+def test_answers_of_other_kinds(samples, out, entry):
+    """Numbers as the targets are, an output for each attribute, logits at each token."""
+
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return torch.zeros(len(x), 9), torch.zeros(len(x), *out[1:])
+
+    assert forms_of(Fixed(), samples).entry == entry
 
 
 def test_probabilities_become_logits_and_go_back():
