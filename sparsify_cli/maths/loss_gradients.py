@@ -115,12 +115,8 @@ def squared_gradients(network: Network) -> Gradients:
         BadRequest: the network's operations cannot be differentiated.
     """
     next(batch_gradients(network, batch=1))  # says what cannot be differentiated; `torch.func` may take it for constant
-    try:
-        squares = _batched_squares(network)
-    except REFUSALS:  # operations that `torch.func` has no rule for
-        single = batch_gradients(network, batch=1)
-        squares = _mean((share, {name: gradient.square() for name, gradient in gradients.items()}) for share, gradients in single)
-    return _finite("squared gradient", squares)
+    with explained("differentiated"):
+        return _finite("squared gradient", _squares(network))
 
 
 @contextmanager
@@ -177,7 +173,7 @@ def _batches(network: Network, batch: int, least: int) -> Iterator[tuple[float, 
         yield len(inputs) / total, taken, targets.to(taken.device)
 
 
-def _batched_squares(network: Network) -> Gradients:
+def _squares(network: Network) -> Gradients:
     coordinates = Coordinates.of(network.module, MaskSet())
     total = torch.zeros(coordinates.count, dtype=torch.float64)
     for rows in per_sample_gradients(network.module, network.inputs, network.targets, coordinates):

@@ -27,7 +27,7 @@ from sparsify_cli.stages.subject import Subject
 from sparsify_cli.training.attention import projections, spelled_out, tell_apart
 from sparsify_cli.training.augmented import augmented
 from sparsify_cli.training.batches import as_taken_by
-from sparsify_cli.training.lockstep import taken
+from sparsify_cli.training.lockstep import taken, uses
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.training.padding import batches_of, only_real, real_positions
 from sparsify_cli.values.network import Network
@@ -254,7 +254,7 @@ def watching(module: nn.Module, layers: Mapping[str, nn.Module], tell: Watcher) 
         return told
 
     with spelled_out(module), ExitStack() as hooks:
-        for name, layer in layers.items():
+        for name, layer in ((name, one) for name, every in uses(module, layers).items() for one in every):
             hooks.callback(layer.register_forward_pre_hook(hook(name), with_kwargs=True).remove)
         yield
 

@@ -123,12 +123,13 @@ class Pass:
         done: dict[str, Layer] = {}
         total, zeros = max(1, sum(mask.numel() for mask in masks.values())), 0
         twins = Twins.of(module, dense, inputs, watchable(module, masks, inputs), follows=self.batchnorm, batch=self.batch)
+        tied = twins.tied
         with closing(twins.visits()) as visits:
             for now, before in visits:
                 if now.name not in masks:
                     follow(now.layer, now.inputs, before.inputs)
                     continue
-                done[now.name] = layer = self._layer(now, before, masks[now.name], twins.real)
+                done[now.name] = layer = self._layer(now, before, masks[now.name], twins.real, tied=now.name in tied)
                 zeros += int((~layer.mask).sum())
                 most = max(len(done), len(twins.reached(masks)))  # known from two samples, which may pass some experts by
                 listener.progress(Progress(f"solving {now.name}", len(done), most, sparsity=zeros / total))
@@ -136,7 +137,7 @@ class Pass:
         return done
 
     @torch.no_grad()
-    def _layer(self, now: Visit, before: Visit, target: Tensor, real: Sequence[Tensor | None]) -> Layer:
+    def _layer(self, now: Visit, before: Visit, target: Tensor, real: Sequence[Tensor | None], *, tied: bool) -> Layer:
         """Solve one layer in place; each group of a convolution on its own, with as many weights as its rows have in the target."""
         dense, layer = matrix_of(before.layer), now.layer
         seen = now.inputs if self.solver.sequential else before.inputs
@@ -148,7 +149,7 @@ class Pass:
         asked = (target, torch.ones_like(target) if within is None else within, held.values.double(), held.mask)
         new, kept = self._groups(dense, moments, positions_of(layer), *(to_matrix(oriented(layer, one)) for one in asked))
         _put(layer, new)
-        if self.bias and getattr(layer, "bias", None) is not None:
+        if self.bias and not tied and getattr(layer, "bias", None) is not None:  # layers that share a weight have biases of their own
             _correct_bias(layer, before.layer, moments)
         mask = oriented(layer, from_matrix(kept, tuple(oriented(layer, target).shape))).contiguous()
         size, apart = (len(dense) // len(moments.gram), dense.shape[1]), now.inputs is before.inputs

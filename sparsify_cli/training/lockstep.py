@@ -22,10 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsify_cli.maths.gram import has_gram
 from sparsify_cli.training.attention import spelled_out
 from sparsify_cli.training.batches import as_taken_by
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.training.padding import batches_of
+
+WAY = ("stride", "padding", "dilation", "groups", "padding_mode")
+"""What tells how a layer multiplies by its weight, besides its kind."""
 
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
@@ -214,8 +218,33 @@ def _visits(runners: Sequence[_Runner], layers: Mapping[str, nn.Module], places:
         yield Visit(name, layers[name], [runner.seen for runner in moving if runner.seen is not None], here)
 
 
+def uses(module: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, list[nn.Module]]:
+    """Each layer, and the others of the network that multiply by its weight in the same way: one layer called several times.
+
+    Args:
+        module: the network.
+        layers: some of its layers, by name.
+    """
+    same: dict[int, list[nn.Module]] = {}
+    for part in module.modules():
+        if has_gram(part) and (weight := part._parameters.get("weight")) is not None:
+            same.setdefault(id(weight), []).append(part)
+    tied = {name: same.get(id(layer._parameters.get("weight")), []) for name, layer in layers.items()}
+    return {name: [layer, *(o for o in tied[name] if o is not layer and _way(o) == _way(layer))] for name, layer in layers.items()}
+
+
+def _way(layer: nn.Module) -> list[Any]:
+    return [type(layer), *(getattr(layer, name, None) for name in WAY)]
+
+
 def calls(module: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Module]) -> dict[str, int]:
-    """How often each layer is called in one forward pass, in the order of first calls; layers that never run are absent."""
+    """How often each layer is called in one forward pass, in the order of first calls; layers that never run are absent.
+
+    Args:
+        module: the network, in the mode it is to run in.
+        inputs: samples as it takes them.
+        layers: which; calls of those that share a weight count for each.
+    """
     counted: dict[str, int] = {}
 
     def hook(name: str) -> Callable[..., None]:
@@ -225,7 +254,7 @@ def calls(module: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Module]) ->
         return count
 
     with ExitStack() as after, spelled_out(module), torch.no_grad():
-        for name, layer in layers.items():
+        for name, layer in ((name, one) for name, every in uses(module, layers).items() for one in every):
             after.callback(layer.register_forward_pre_hook(hook(name)).remove)
         module(as_taken_by(module, inputs))
     return counted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sparsify_cli.training.attention import projections
 from sparsify_cli.training.batches import as_taken_by
 from sparsify_cli.training.batchnorm import norms
-from sparsify_cli.training.lockstep import Visit, calls, lockstep, parted, taken
+from sparsify_cli.training.lockstep import Visit, calls, lockstep, parted, taken, uses
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.training.padding import real_positions
 
@@ -71,6 +71,11 @@ class Twins:
         return [name for name in self.often if name in wanted]
 
     @property
+    def tied(self) -> frozenset[str]:
+        """Watched layers whose weight others use, too."""
+        return frozenset(name for name, every in uses(self.module, self.watched).items() if len(every) > 1)
+
+    @property
     def real(self) -> list[Tensor | None]:
         """Positions of each batch that are no padding, [n, length]; None where nothing is known to be."""
         return [real_positions(self.dense, batch) for batch in self.batches]
@@ -113,15 +118,14 @@ def _paired(now: Visit, before: Visit) -> Seen:
 
 @torch.no_grad()
 def all_inputs(net: nn.Module, layer: nn.Module, batch: Tensor) -> list[Tensor]:
-    """What a layer sees in every one of its calls."""
+    """What a layer, and others with its weight, see in every one of their calls."""
     seen: list[Tensor] = []
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append(taken(args, kwargs))
 
-    remove: Callable[[], None] = layer.register_forward_pre_hook(hook, with_kwargs=True).remove
-    try:
+    with ExitStack() as after:
+        for one in uses(net, {"": layer})[""]:
+            after.callback(one.register_forward_pre_hook(hook, with_kwargs=True).remove)
         net(as_taken_by(net, batch))
-    finally:
-        remove()
     return seen

@@ -121,7 +121,7 @@ def test_squares_of_what_cannot_be_batched():
     nn.init.zeros_(module.line.weight), nn.init.zeros_(module.line.bias)
     found = network(module, torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]]))
     squares = squared_gradients(private_copy(found, found.weights()))
-    assert squares["model.line.weight"].tolist() == [[5.0, 2.0, 0.0]] * 2
+    assert squares["model.line.weight"].tolist() == [pytest.approx([5.0, 2.0, 0.0], rel=1e-14)] * 2
 
 
 def test_samples_are_shared_out_nearly_equally():

@@ -26,6 +26,7 @@ from sparsify_cli.stages.prune import prune
 from sparsify_cli.stages.solve import solved, solver_of
 from sparsify_cli.stages.sparsifier import sparsifier
 from sparsify_cli.stages.subject import Subject, open_subject
+from sparsify_cli.training.lockstep import uses
 from sparsify_cli.values.checkpoint import Checkpoint, Source, Spec
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.stats import Stats
@@ -132,6 +133,19 @@ def test_a_layer_that_runs_twice_is_seen_twice():
     both = torch.cat([x, layer(x).relu().detach()]).double()
     assert stats.rows == {"0.weight": 14}
     torch.testing.assert_close(stats.gram["0.weight"], both.T @ both / 14, rtol=0, atol=1e-6)
+
+
+def test_layers_of_one_weight_are_seen_together():
+    """Rows of both count where they multiply alike; a weight that torch computes anew at each look is nobody else's."""
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    second.weight = first.weight
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    net, x = nn.Sequential(first, nn.ReLU(), second, normed), torch.randn(7, 2)
+    stats = calibrate(net, x, ["0.weight"])
+    both = torch.cat([x, first(x).relu().detach()]).double()
+    assert stats.rows == {"0.weight": 14}
+    torch.testing.assert_close(stats.gram["0.weight"], both.T @ both / 14, rtol=0, atol=1e-6)
+    assert {name: len(every) for name, every in uses(net, {"a": first, "b": second, "c": normed}).items()} == {"a": 2, "b": 2, "c": 1}
 
 
 def test_the_network_is_left_alone():

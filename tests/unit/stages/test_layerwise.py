@@ -342,3 +342,32 @@ def test_experts_are_solved_on_what_comes_to_them():
         assert torch.equal(layer.mask, kept)
         torch.testing.assert_close(module.experts[number].weight.detach().double(), expected, rtol=1e-4, atol=1e-5)
     assert not found["norm.weight"].apart
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, the second named first, each with its bias; and one that uses it in another way."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(6)
+        self.late, self.soon, self.wide, self.other = nn.Linear(4, 4), nn.Linear(4, 4), nn.Conv1d(1, 2, 3), nn.Conv1d(1, 2, 3, stride=2)
+        self.soon.weight, self.other.weight = self.late.weight, self.wide.weight
+
+    def forward(self, x):
+        y = self.late(self.soon(x).relu())[:, None]
+        return self.wide(y).sum(2) + self.other(y).sum(2)
+
+
+def test_tied_weights_are_solved_on_all_that_comes_to_them():
+    """Rows of both layers count, their biases stay; a layer that strides otherwise does not count."""
+    net, x = Tied(), torch.randn(40, 4)
+    module, found = run(net, x, "late.weight", "wide.weight", solver=Largest(sequential=False))
+    assert {name: layer.rows for name, layer in found.items()} == {"late.weight": 80, "wide.weight": 80}
+    assert module.soon.weight is module.late.weight
+    assert torch.equal(module.late.bias, net.late.bias) and torch.equal(module.soon.bias, net.soon.bias)
+    assert not torch.equal(module.wide.bias, net.wide.bias)
+    module, found = run(net, x, "late.weight", solver=SparseGPT(sequential=False))
+    rows = torch.cat([x, net.soon(x).relu()]).detach().double()
+    expected, kept = SparseGPT().solve(net.late.weight.detach().double(), rows.T @ rows / 80, Keep(8, Pattern()))
+    assert torch.equal(found["late.weight"].mask, kept)
+    torch.testing.assert_close(module.soon.weight.detach().double(), expected, rtol=1e-4, atol=1e-5)
