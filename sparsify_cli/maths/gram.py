@@ -43,7 +43,7 @@ def is_turned(layer: nn.Module) -> bool:
 
 def gram_shape(layer: nn.Module) -> tuple[int, ...]:
     """The shape of a layer's Gram matrix: [columns, columns], or [groups, columns, columns] where it is one in groups."""
-    groups, columns = _groups(layer), _weight(layer).shape[0] if is_turned(layer) else _weight(layer)[0].numel()
+    groups, columns = groups_of(layer), _weight(layer).shape[0] if is_turned(layer) else _weight(layer)[0].numel()
     return (groups, columns, columns) if groups > 1 else (columns, columns)
 
 
@@ -91,7 +91,7 @@ def rows_at(layer: nn.Module, inputs: Shaped[Tensor, "..."], where: Int[Tensor, 
 
 
 def _linear_rows(layer: nn.Module, inputs: Shaped[Tensor, "..."]) -> Shaped[Tensor, "groups rows columns"]:
-    groups = _groups(layer)
+    groups = groups_of(layer)
     return inputs.reshape(-1, groups, inputs.shape[-1] // groups).movedim(1, 0)
 
 
@@ -154,9 +154,9 @@ def _weight(layer: nn.Module) -> Tensor:
     return weight
 
 
-def _groups(layer: nn.Module) -> int:
-    groups: int = getattr(layer, "groups", 1)
-    return groups
+def groups_of(layer: nn.Module) -> int:
+    """Of convolutions and projections of attention; what other layers call so is theirs."""
+    return int(getattr(layer, "groups", 1)) if isinstance(layer, CONVOLUTIONS) or "attention" in layer.__dict__ else 1
 
 
 def _windows(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:

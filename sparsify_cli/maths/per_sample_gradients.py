@@ -173,7 +173,11 @@ def _rows(model: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor,
 def _gradient(loss: Callable[..., Tensor], parameters: Mapping[str, Tensor], sample: Tensor, target: Tensor) -> dict[str, Tensor]:
     """By an ordinary backward pass, which takes whatever a network writes into itself."""
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-    found = torch.autograd.grad(loss(leaves, sample, target), list(leaves.values()), allow_unused=True, materialize_grads=True)
+    with torch.enable_grad():
+        value = loss(leaves, sample, target)
+    if not value.requires_grad:  # the sample takes a way past all of them
+        return {name: torch.zeros_like(p) for name, p in parameters.items()}
+    found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(leaves, found, strict=True))
 
 

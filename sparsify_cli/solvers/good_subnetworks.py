@@ -192,6 +192,8 @@ class _Aim:
         """Derivative of the loss with respect to each gate."""
         gates = gates.clone().requires_grad_()
         loss = self.loss({name: gated(gates)}, rows)
+        if not loss.requires_grad:  # none of these samples comes to it
+            return torch.zeros_like(gates)
         return torch.autograd.grad(loss, gates, allow_unused=True, materialize_grads=True)[0]
 
     def lowest(self, choices: Sequence[dict[str, Tensor]]) -> tuple[dict[str, Tensor], list[float]]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from sparsify_cli.contracts.listener import Listener, Progress
 from sparsify_cli.contracts.solver import Keep, LayerSolver, Solution
 from sparsify_cli.errors import Infeasible, NonFinite
-from sparsify_cli.maths.gram import damped, is_turned
+from sparsify_cli.maths.gram import damped, groups_of, is_turned
 from sparsify_cli.maths.matrix_view import from_matrix, to_matrix
 from sparsify_cli.maths.paired_moments import Moments, imitating, mean_outputs, output_error, paired_moments
 from sparsify_cli.maths.refit import refit
@@ -187,7 +187,7 @@ class Pass:
 
 def sizes_of(layer: nn.Module) -> list[tuple[int, int]]:
     """Outputs and columns of each group that is solved on its own."""
-    groups = getattr(layer, "groups", 1)
+    groups = groups_of(layer)
     outputs, columns = matrix_of(layer).shape
     return [(outputs // groups, columns)] * groups
 

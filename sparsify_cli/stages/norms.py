@@ -10,12 +10,13 @@ After training, statistics are running averages of the last few batches; measure
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from sparsify_cli.errors import BadData
 from sparsify_cli.maths.holdout import hold_out, shuffled
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.stages.calibrate import BATCH, calibration_inputs, names_in
@@ -116,9 +117,11 @@ def with_exact_norms(after: Subject, prepare: Prepare | None, *, seed: int) -> t
     judge = after.samples("validation")
     found = {SAVED: _statistics(module)}
     losses = {SAVED: mean_loss(module, judge)}
-    recalibrate(module, (prepare(seen, seed) if prepare else seen).inputs, batch=2 * BATCH)
-    found[ANEW] = _statistics(module)
-    choice = NormChoice(losses | {ANEW: mean_loss(module, judge)}, train.kind, "validation")
+    with suppress(BadData):  # what cannot be measured is no candidate
+        recalibrate(module, (prepare(seen, seed) if prepare else seen).inputs, batch=2 * BATCH)
+        found[ANEW] = _statistics(module)
+        losses[ANEW] = mean_loss(module, judge)
+    choice = NormChoice(losses, train.kind, "validation")
     _put(module, found[choice.chosen])
     return _with_buffers(after, module), choice
 
@@ -132,10 +135,12 @@ def _candidates(
         _put(module, saved)
         move(module, dense, calibration_inputs(recipe, before))
         moved = _statistics(module)
-    if len(inputs) < 2:
-        return {SAVED: saved, MOVED: moved}
-    recalibrate(module, augmented(inputs, copies=1, seed=recipe.seed) if recipe.augment else inputs, batch=2 * BATCH)
-    return {SAVED: saved, MOVED: moved, ANEW: _statistics(module)}
+    found = {SAVED: saved, MOVED: moved}
+    if len(inputs) > 1:
+        with suppress(BadData):  # what cannot be measured is no candidate
+            recalibrate(module, augmented(inputs, copies=1, seed=recipe.seed) if recipe.augment else inputs, batch=2 * BATCH)
+            found[ANEW] = _statistics(module)
+    return found
 
 
 def move(module: nn.Module, dense: nn.Module, inputs: Tensor) -> None:

@@ -4,8 +4,8 @@
                                        network with two outputs, so only data and network together tell what is meant)
     ends in a softmax                  logits are log p; softmax gives p back
     ends in a sigmoid                  logits are log p / (1 - p); a sigmoid gives p back
-    several things at once             of a tuple, a list or a mapping what is called `logits`, or else the first tensor that has an answer
-                                       of the right shape for each sample (beside features, or before auxiliary answers)
+    several things at once             of a tuple, list or mapping what is called `logits`, or else the only tensor that can be an answer
+                                       for each sample (beside features); where it is several only in training, the first
 
 A network ends in one where the tensor that it returns was made by it, as autograd's graph says; changes of shape in between do not
 matter. Some do so only in eval mode. Numbers to predict are left as they are. What is exported or written answers as its own code says.
@@ -92,6 +92,7 @@ def puts_out_one_number(module: nn.Module, samples: Samples) -> bool:
     """Whether the network gives one number a sample."""
     with evaluating(module):
         output = _tried(module, samples, 2)
+    output = _taken(output, _entry(output, samples, min(2, len(samples))))
     return isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] == 1
 
 
@@ -101,18 +102,23 @@ def forms_of(module: nn.Module, samples: Samples) -> Forms:
         aside = copy_of(module)  # a network may keep what it has computed
     except Exception:  # and some cannot be copied
         with evaluating(module):
-            found, entry = _seen(module, samples, 1)
+            output = _tried(module, samples, 2)
+        entry = _entry(output, samples, min(2, len(samples)))
+        found = _form(_taken(output, entry), samples)
         return Forms(found, found, entry, entry)
-    found, entry = _seen(aside.eval(), samples, 1)
-    trained, trained_entry = _seen(aside.train(), samples, 2)
-    return Forms(found, trained if found else "", entry, trained_entry)
+    count = min(2, len(samples))
+    output, trained = _tried(aside.eval(), samples, 2), _tried(aside.train(), samples, 2)
+    entry = _entry(output, samples, count)
+    found = _form(_taken(output, entry), samples)
+    if trained is None:  # a layer that takes no two samples in training; it will get more
+        return Forms(found, "", entry, entry)
+    then = entry if _is_there(trained, entry, samples, count) else _entry(trained, samples, count, first=not _parts(output))
+    return Forms(found, _form(_taken(trained, then), samples) if found else "", entry, then)
 
 
-def _seen(module: nn.Module, samples: Samples, count: int) -> tuple[str, int | str | None]:
-    """The form of the answer, and where it is."""
-    output = _tried(module, samples, count)
-    entry = _entry(output, samples, min(count, len(samples)))
-    return "" if samples.kind == "numbers" else _form(_taken(output, entry)), entry
+def _is_there(output: Any, entry: int | str | None, samples: Samples, count: int) -> bool:
+    part = _parts(output).get(entry)
+    return isinstance(part, Tensor) and (entry == "logits" or _is_answer(part, samples, count))
 
 
 def _parts(output: Any) -> dict[Any, Any]:
@@ -122,24 +128,31 @@ def _parts(output: Any) -> dict[Any, Any]:
     return dict(enumerate(output)) if isinstance(output, tuple | list) else {}
 
 
-def _entry(output: Any, samples: Samples, count: int) -> int | str | None:
+def _entry(output: Any, samples: Samples, count: int, *, first: bool = False) -> int | str | None:
+    """Where the answer is; None where it is nowhere, or may be in several places and not the first is asked for."""
     parts = {key: part for key, part in _parts(output).items() if isinstance(part, Tensor)}
+    if "logits" in parts:
+        return "logits"
     fitting = [key for key, part in parts.items() if _is_answer(part, samples, count)]
-    return "logits" if "logits" in parts else next(iter(fitting), None)
+    return fitting[0] if len(fitting) == 1 or (fitting and first) else None
 
 
 def _is_answer(part: Tensor, samples: Samples, count: int) -> bool:
     if samples.kind == "tokens":
         return part.shape[:-1] == samples.inputs[:count].shape and part.shape[-1] >= samples.outputs
-    wanted = samples.targets[:count].shape if samples.kind == "numbers" else (count, samples.outputs)
-    return tuple(part.shape) == tuple(wanted)
+    if samples.kind == "numbers":
+        return part.shape == samples.targets[:count].shape
+    one = samples.kind == "classes" and may_be_yes_or_no(samples) and part.shape == (count, 1)  # a number that may be a yes or no
+    return part.shape == (count, samples.outputs) or one
 
 
 def _taken(output: Any, entry: int | str | None) -> Any:
     return output if entry is None else _parts(output).get(entry, output)
 
 
-def _form(output: Any) -> str:
+def _form(output: Any, samples: Samples) -> str:
+    if samples.kind == "numbers":
+        return ""
     made = output.grad_fn if isinstance(output, Tensor) else None
     while made is not None and RESHAPING.fullmatch(made.name()):
         made = made.next_functions[0][0]

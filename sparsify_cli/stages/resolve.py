@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def check_inputs(module: nn.Module, samples: Samples) -> None:
         require_answers(output, samples)
         return
     if not isinstance(output, Tensor) or output.ndim != 2:
-        what = f"shape {list(output.shape)}" if isinstance(output, Tensor) else f"type {type(output).__name__}"
+        what = f"shape {list(output.shape)}" if isinstance(output, Tensor) else f"type {type(output).__name__}{_told(output)}"
         raise BadData(
             f"The network's output for inputs of shape {shape} has {what}.",
             f"Logits [n, classes] are needed, here [n, {samples.outputs}].",
@@ -163,6 +163,13 @@ def _tried(module: nn.Module, samples: Samples) -> Any:
     finally:
         for part, training in modes.items():
             part.training = training
+
+
+def _told(output: Any) -> str:
+    """What several things that a network puts out are, the first of them."""
+    parts = output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple | list) else ()
+    shapes = [f"{key}: {list(part.shape) if isinstance(part, Tensor) else type(part).__name__}" for key, part in parts]
+    return f" ({', '.join(shapes[:4])})" if shapes else ""
 
 
 def _extremes(samples: Samples) -> Tensor:

@@ -31,6 +31,8 @@ KEPT = "_projections_of_sparsify"
 PACKED, SEPARATE = "in_proj_weight", ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 """What an attention calls its matrices: it has the one or the three."""
 SEQUENCES = ("query", "key", "value")
+FEW = 64
+"""Samples that show what an attention multiplies."""
 
 
 class Projection(nn.Linear):
@@ -74,7 +76,7 @@ def projections(module: nn.Module) -> dict[str, Projection]:
 
 
 def tell_apart(module: nn.Module, inputs: Tensor) -> None:
-    """Make three groups of every packed projection that multiplies different sequences, found out with two samples.
+    """Make three groups of every packed projection that multiplies different sequences, found out with a batch.
 
     Args:
         module: otherwise left as it was.
@@ -85,9 +87,8 @@ def tell_apart(module: nn.Module, inputs: Tensor) -> None:
         for attention in packed:
             after.callback(attention.register_forward_pre_hook(_note, with_kwargs=True).remove)
         if packed:
-            after.enter_context(_FUSED.off())
             after.enter_context(evaluating(module))
-            module(as_taken_by(module, inputs[:2]))
+            module(as_taken_by(module, inputs[:FEW]))
 
 
 def _note(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -163,27 +164,39 @@ def _show(attention: nn.MultiheadAttention, sequences: Sequence[Tensor]) -> None
         for leaf, sequence in zip(SEPARATE, sequences, strict=True):
             _projection(attention, leaf)(sequence)
     elif (packed := _projection(attention, PACKED)).groups > 1:
-        packed(side_by_side(sequences))
+        packed(side_by_side(sequences, batch_first=attention.batch_first))
     elif _are_one(sequences):
         packed(sequences[0])
 
 
-def side_by_side(sequences: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, "..."]:
+def side_by_side(sequences: Sequence[Float[Tensor, "..."]], *, batch_first: bool) -> Float[Tensor, "..."]:
     """Sequences as features of a single one, as long as the longest; tokens of shorter ones come again until it ends.
 
-    Whole rounds and then some at random, the same at every call; so means over its rows are those over each one's own, about.
+    First each where it was, then in whole rounds, then some at random, of each sample others, the same at every call; so means over its
+    rows are those over each one's own, about. One without tokens counts as zeros.
 
     Args:
-        sequences: [..., features] each, in any order of samples and tokens.
+        sequences: [n, tokens, features] each, or [tokens, n, features], or [tokens, features].
+        batch_first: which of the first two it is.
     """
-    longest = max((sequence.shape[:-1] for sequence in sequences), key=torch.Size.numel)
-    rows = [sequence.reshape(-1, sequence.shape[-1]) for sequence in sequences]
-    return torch.cat([one[_again(len(one), longest.numel()).to(one.device)] for one in rows], dim=-1).reshape(*longest, -1)
+    turned = sequences[0].ndim == 3 and not batch_first
+    apart = [one.unsqueeze(0) if one.ndim == 2 else one.transpose(0, 1) if turned else one for one in sequences]
+    longest = max(one.shape[1] for one in apart)
+    found = torch.cat([_as_long(one, longest) for one in apart], dim=-1)
+    return found.squeeze(0) if sequences[0].ndim == 2 else found.transpose(0, 1) if turned else found
 
 
-def _again(n: int, most: int) -> Int[Tensor, " most"]:
-    rest = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: most % n]
-    return torch.cat([torch.arange(n).repeat(most // n), rest])
+def _as_long(sequence: Float[Tensor, "n tokens features"], longest: int) -> Float[Tensor, "n longest features"]:
+    n, tokens, _ = sequence.shape
+    if not tokens:
+        return sequence.new_zeros(n, longest, sequence.shape[2])
+    return sequence.gather(1, _again(n, tokens, longest).to(sequence.device).unsqueeze(-1).expand(-1, -1, sequence.shape[2]))
+
+
+def _again(n: int, tokens: int, longest: int) -> Int[Tensor, "n longest"]:
+    """Which token of each sample stands at each place."""
+    drawn = torch.rand(n, tokens, generator=torch.Generator().manual_seed(0)).argsort(dim=1)[:, : longest % tokens]
+    return torch.cat([torch.arange(tokens).repeat(n, longest // tokens), drawn], dim=1)
 
 
 @contextmanager

@@ -40,7 +40,8 @@ def has_batchnorm(module: nn.Module) -> bool:
 def recalibrate(module: nn.Module, inputs: Tensor, *, batch: int) -> None:
     """Reset running statistics and set them to the plain average of the statistics of each batch.
 
-    Only batch-norm layers run in train mode (dropout stays off); modes and momenta are as before afterwards.
+    Only batch-norm layers run in train mode (dropout stays off); modes and momenta are as before afterwards, and so are the statistics of
+    layers that no sample comes to.
 
     Args:
         module: changed in place.
@@ -48,13 +49,25 @@ def recalibrate(module: nn.Module, inputs: Tensor, *, batch: int) -> None:
         batch: samples of one batch, >= 2; a single sample left over joins the batch before it.
 
     Raises:
-        BadData: fewer than two inputs.
+        BadData: fewer than two inputs, or a layer that a single one comes to (an expert, say).
     """
     if len(inputs) < 2:
         raise BadData(f"Batch-norm statistics cannot be measured on {len(inputs)} sample.", "A variance needs at least two.")
-    with _measuring(module):
-        for part in _parts(inputs, max(2, batch)):
-            module(as_taken_by(module, part))
+    before = [(layer, {name: buffer.clone() for name, buffer in layer.named_buffers()}) for layer in _layers(module)]
+    try:
+        with _measuring(module):
+            for part in _parts(inputs, max(2, batch)):
+                module(as_taken_by(module, part))
+    except ValueError as error:  # torch's word for a single value of a channel
+        _put_back(before)
+        raise BadData(f"Batch-norm statistics cannot be measured: {str(error)[:80]}.", "A variance needs at least two samples.") from error
+    _put_back([(layer, buffers) for layer, buffers in before if not int(dict(layer.named_buffers())["num_batches_tracked"])])
+
+
+def _put_back(kept: Sequence[tuple[nn.Module, dict[str, Tensor]]]) -> None:
+    for layer, buffers in kept:
+        for name, buffer in layer.named_buffers():
+            buffer.copy_(buffers[name])
 
 
 @torch.no_grad()

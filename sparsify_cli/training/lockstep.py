@@ -7,8 +7,8 @@ nothing has to be known of how the layers are connected. What is held is what th
 are alive between two layers, not those inside a block that is done.
 
 A layer that is called several times in one pass stops only the first time; `calls` says which those are. Where batches take different
-ways (experts, early exits), the layer that the network defines first comes first, and the others wait; a batch that comes to a layer when
-it has been visited goes through it as it is by then.
+ways (experts, early exits), the layer that passes call first comes first, and the others wait; a batch that comes to a layer when it has
+been visited goes through it as it is by then.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from sparsify_cli.training.attention import spelled_out
 from sparsify_cli.training.batches import as_taken_by
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.training.padding import batches_of
+from sparsify_cli.training.routes import in_order
 
 WAY = ("stride", "padding", "dilation", "groups", "padding_mode")
 """What tells how a layer multiplies by its weight, besides its kind."""
@@ -136,7 +138,8 @@ def lockstep(module: nn.Module, batches: Sequence[Tensor], layers: Mapping[str, 
             after.callback(runner.abandon)
             runners[runner.thread] = runner
             runner.thread.start()
-        yield from _visits(list(runners.values()), layers, _places(module, layers))
+        places = cache(lambda: in_order(calls(module, batch, layers) for batch in batches))
+        yield from _visits(list(runners.values()), layers, places)
 
 
 def taken(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
@@ -196,13 +199,7 @@ def _first_inputs(module: nn.Module, batch: Tensor, layers: Mapping[str, nn.Modu
     return seen
 
 
-def _places(module: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, int]:
-    """Where among a network's parts each layer stands; a projection where its attention does."""
-    order = {id(part): place for place, part in enumerate(module.modules())}
-    return {name: order.get(id(layer.__dict__.get("attention", layer)), len(order)) for name, layer in layers.items()}
-
-
-def _visits(runners: Sequence[_Runner], layers: Mapping[str, nn.Module], places: Mapping[str, int]) -> Iterator[Visit]:
+def _visits(runners: Sequence[_Runner], layers: Mapping[str, nn.Module], places: Callable[[], Mapping[str, int]]) -> Iterator[Visit]:
     visited, moving = {""}, list(runners)
     while True:
         for runner in moving:
@@ -211,7 +208,8 @@ def _visits(runners: Sequence[_Runner], layers: Mapping[str, nn.Module], places:
                 runner.advance()
         if all(runner.done for runner in runners):
             return
-        name = min((runner.at for runner in runners if not runner.done), key=places.__getitem__)
+        there = {runner.at for runner in runners if not runner.done}
+        name = there.pop() if len(there) == 1 else min(there, key=lambda one: (places().get(one, len(layers)), one))
         visited.add(name)
         here = [i for i, runner in enumerate(runners) if runner.at == name]
         moving = [runners[i] for i in here]

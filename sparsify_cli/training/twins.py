@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from sparsify_cli.training.batchnorm import norms
 from sparsify_cli.training.lockstep import Visit, calls, lockstep, parted, taken, uses
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.training.padding import real_positions
+from sparsify_cli.training.routes import Choices, in_order, same_samples
 
 Seen = tuple[Visit, Visit]
 """The same layer in the network as it is, and in the dense one."""
@@ -31,6 +33,7 @@ class Twins:
         batches: samples.
         watched: name -> layer of `module` to stop at.
         often: how many times each watched layer is called in one pass.
+        chooses: ways through the network may hang on its data.
     """
 
     module: nn.Module
@@ -38,6 +41,7 @@ class Twins:
     batches: Sequence[Tensor]
     watched: Mapping[str, nn.Module]
     often: Mapping[str, int]
+    chooses: bool = False
 
     @classmethod
     def of(
@@ -45,9 +49,9 @@ class Twins:
     ) -> Twins:
         """Twins on batches of some inputs; with `follows` batch norms are watched too, under their paths."""
         watched = {**layers, **(norms(module) if follows else {})}
-        with evaluating(module):
-            often = calls(module, inputs[: min(len(inputs), 2)], watched)
-        return cls(module, dense, parted(module, inputs, watched, batch), watched, often)
+        with evaluating(module), Choices() as choices:
+            often = calls(module, inputs[:batch], watched)
+        return cls(module, dense, parted(module, inputs, watched, batch), watched, often, choices.seen)
 
     def visits(self) -> Generator[Seen]:
         """Layers in the order in which the network runs them, in eval mode; a layer that is called twice has two inputs a batch.
@@ -57,13 +61,13 @@ class Twins:
         """
         others = self._counterparts()
         with evaluating(self.module), evaluating(self.dense), ExitStack() as after:
-            streams = [
+            ours, theirs = (
                 after.enter_context(closing(lockstep(net, self.batches, layers)))
                 for net, layers in ((self.module, self.watched), (self.dense, others))
-            ]
-            for now, before in _met(*streams):
+            )
+            for now, before in _met(ours, theirs, cache(partial(self._places, others))):
                 there = replace(now, layer=others[now.name]) if before is None else self._complete(self.dense, before)
-                yield _paired(self._complete(self.module, now), there)
+                yield self._paired(self._complete(self.module, now), there)
 
     def reached(self, names: Iterable[str]) -> list[str]:
         """Those of the names that a pass comes to, in its order."""
@@ -79,6 +83,17 @@ class Twins:
     def real(self) -> list[Tensor | None]:
         """Positions of each batch that are no padding, [n, length]; None where nothing is known to be."""
         return [real_positions(self.dense, batch) for batch in self.batches]
+
+    def _places(self, others: Mapping[str, nn.Module]) -> dict[str, int]:
+        """Layers in the order in which both networks call them."""
+        both = ((self.dense, others), (self.module, self.watched))
+        return in_order(calls(net, batch, layers) for net, layers in both for batch in self.batches)
+
+    def _paired(self, now: Visit, before: Visit) -> Seen:
+        """The visits, with the inputs of the first where those of the second are of other samples."""
+        same = list(now.batches) == list(before.batches) and [x.shape for x in now.inputs] == [z.shape for z in before.inputs]
+        same = same and (not self.chooses or same_samples(now.inputs, before.inputs))
+        return now, before if same else replace(before, inputs=now.inputs, batches=now.batches)
 
     def _counterparts(self) -> dict[str, nn.Module]:
         """The watched layers in the dense network, projections of attention in as many groups."""
@@ -97,23 +112,17 @@ class Twins:
         return replace(visit, inputs=[x for of in every for x in of], batches=[i for i, of in enumerate(every) for _ in of])
 
 
-def _met(ours: Iterable[Visit], theirs: Iterator[Visit]) -> Iterator[tuple[Visit, Visit | None]]:
-    """Visits of one network with those of the other at the same layer, whenever that comes there; None where it does not."""
-    aside: dict[str, Visit] = {}
+def _met(ours: Iterable[Visit], theirs: Iterator[Visit], places: Callable[[], Mapping[str, int]]) -> Iterator[tuple[Visit, Visit | None]]:
+    """Visits of one network with those of the other at the same layer; None where that does not come there, and waits at a later one."""
+    waiting = next(theirs, None)
     for now in ours:
-        before = aside.pop(now.name, None)
-        while before is None and (came := next(theirs, None)) is not None:
-            if came.name == now.name:
-                before = came
-            else:
-                aside[came.name] = came
-        yield now, before
-
-
-def _paired(now: Visit, before: Visit) -> Seen:
-    """The visits, with the inputs of the first where those of the second are of other samples, as their shapes show."""
-    same = list(now.batches) == list(before.batches) and [x.shape for x in now.inputs] == [z.shape for z in before.inputs]
-    return now, before if same else replace(before, inputs=now.inputs, batches=now.batches)
+        while waiting is not None and waiting.name != now.name and places()[waiting.name] < places().get(now.name, -1):
+            waiting = next(theirs, None)
+        if waiting is None or waiting.name != now.name:
+            yield now, None
+            continue
+        yield now, waiting
+        waiting = next(theirs, None)
 
 
 @torch.no_grad()

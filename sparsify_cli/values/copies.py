@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 
 def copy_of(module: nn.Module) -> nn.Module:
-    """A deep copy, also where torch refuses one: of tensors that a network has computed and kept (weights of `nn.utils.weight_norm`).
+    """A deep copy, also where torch refuses one: of tensors that a part has computed and keeps (the weight of `nn.utils.weight_norm`).
 
-    Such a tensor is copied as the numbers it is; the network computes it again when it runs.
+    Such an attribute or buffer is copied as the numbers it is; the network computes it again when it runs.
     """
-    kept = [value for part in module.modules() for value in part.__dict__.values() if isinstance(value, Tensor) and not value.is_leaf]
+    there = [value for part in module.modules() for value in (*part.__dict__.values(), *part._buffers.values())]
+    kept = [value for value in there if isinstance(value, Tensor) and not value.is_leaf]
     return copy.deepcopy(module, {id(value): value.detach().clone() for value in kept})
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sparsify_cli.stages.output_form import Forms, as_written, forms_of, in_a_column, in_logits
+from sparsify_cli.stages.output_form import Forms, as_written, forms_of, in_a_column, in_logits, puts_out_one_number, yes_or_no
 from sparsify_cli.values.samples import Samples
 
 SAMPLES = Samples(torch.rand(6, 4), torch.arange(6) % 3, tuple("abcdef"))
@@ -59,13 +59,14 @@ class Several(nn.Module):
 @pytest.mark.parametrize(
     ("way", "entry"),
     [
-        (lambda f, y: (f, y), 1), (lambda f, y: (y, f), 0), (lambda f, y: [f, y, 2 * y], 1), (lambda f, y: {"h": f, "y": y}, "y"),
+        (lambda f, y: (f, y), 1), (lambda f, y: (y, f), 0), (lambda f, y: [f, y, None], 1),
+        (lambda f, y: (y, 2 * y), None), (lambda f, y: (y, y[:1]), 0), (lambda f, y: {"h": f, "y": y}, "y"),
         (lambda f, y: {"y": y, "logits": 3 * y}, "logits"), (lambda f, y: {"h": f}, None), (lambda f, y: (f, None), None),
         (lambda f, y: ([y], f), None), (lambda f, y: y, None),
     ],
 )  # fmt: skip
 def test_of_several_things_the_answer_is_taken(way, entry):
-    """The one called so, or the first with a number for each class; where there is none, others say so."""
+    """The one called so, or the only one with a number for each class; where none is or several are, others say so."""
     net, x = Several(way), torch.rand(5, 4)
     plain, found = net.eval()(x), forms_of(net, SAMPLES)
     assert found == Forms(entry=entry, trained_entry=entry)
@@ -91,6 +92,27 @@ def test_what_is_put_out_while_training_may_differ():
     assert found == Forms("softmax", "", None, 1)
     in_logits(net, found)
     torch.testing.assert_close(net.eval()(x).softmax(1), net.train()(x).softmax(1))
+
+
+def test_a_network_that_takes_no_two_samples_in_training():
+    """Batch norm of single rows, say: the answer is taken to be where it is in eval mode."""
+
+    def failing(features, answers):
+        raise ValueError("more than one value per channel")
+
+    assert forms_of(Several(lambda f, y: (f, y), failing), SAMPLES) == Forms(entry=1, trained_entry=1)
+    moved = Several(lambda f, y: {"h": f, "y": y}, lambda f, y: {"y": y, "aux": 2 * y})
+    assert forms_of(moved, SAMPLES) == Forms(entry="y", trained_entry="y")
+
+
+def test_one_number_beside_features_is_a_yes_or_no():
+    """Labels 0 and 1; beside an answer for each of two classes it could be either, and nothing is taken."""
+    samples = Samples(torch.rand(6, 4), torch.arange(6) % 2, tuple("abcdef"))
+    net = Several(lambda f, y: (f, y[:, :1]))
+    assert puts_out_one_number(net, samples) and forms_of(net, yes_or_no(samples)).entry == 1
+    assert not puts_out_one_number(Several(lambda f, y: (f, y[:, :2])), samples)
+    either = Several(lambda f, y: (y[:, :1], y[:, :2]))
+    assert forms_of(either, samples).entry is None
 
 
 @pytest.mark.parametrize(

@@ -154,18 +154,41 @@ def test_different_sequences_come_side_by_side():
     queries, keys, values = seen["across.in_proj_weight"].flatten(0, 1).chunk(3, dim=1)
     assert torch.allclose(queries, net.alone(x, x, x)[0].flatten(0, 1), atol=1e-6)
     for found, short in ((keys, x[:, :2] + 1), (values, net.narrow(x[:, :2]))):
-        assert torch.allclose(found, short.flatten(0, 1).repeat(2, 1))
+        assert torch.allclose(found, short.repeat(1, 2, 1).flatten(0, 1))
     assert torch.equal(net(x), plain)
     assert not net.across._forward_pre_hooks
 
 
 def test_rounds_that_do_not_fit_end_at_random():
-    """Ten tokens beside four: each twice, two of them once more, the same ones at every call."""
-    short = torch.arange(4.0).reshape(4, 1)
-    found = side_by_side([torch.zeros(2, 5, 1), short])
-    assert found.shape == (2, 5, 2)
-    assert sorted(found[..., 1].flatten().unique(return_counts=True)[1].tolist()) == [2, 2, 3, 3]
-    assert torch.equal(found, side_by_side([torch.zeros(2, 5, 1), short]))
+    """Eleven tokens beside four: each where it was, once more in order, and three drawn ones, of each sample others, the same each time."""
+    short = torch.arange(4.0).repeat(50, 1).unsqueeze(-1)
+    found = side_by_side([torch.zeros(50, 11, 2), short], batch_first=True)
+    assert found.shape == (50, 11, 3) and not found[..., :2].any()
+    seen = found[..., 2]
+    assert seen[:, :8].tolist() == [2 * [0.0, 1.0, 2.0, 3.0]] * 50
+    assert all(len(set(row)) == 3 for row in seen[:, 8:].tolist())
+    assert seen[:, 8:].unique(return_counts=True)[1].min() > 20  # of 150, 37.5 each on average
+    assert torch.equal(found, side_by_side([torch.zeros(50, 11, 2), short], batch_first=True))
+
+
+def test_sequences_come_in_the_orientation_they_had():
+    """Tokens first, or no samples at all; a sequence without tokens is zeros, and no samples stay none."""
+    long, short = torch.randn(3, 4, 2), torch.randn(3, 2, 5)
+    expected = side_by_side([long, short], batch_first=True)
+    assert torch.equal(side_by_side([long.transpose(0, 1), short.transpose(0, 1)], batch_first=False), expected.transpose(0, 1))
+    assert torch.equal(side_by_side([long[0], short[0]], batch_first=False), torch.cat([long[0], short[0].repeat(2, 1)], dim=1))
+    assert not side_by_side([long, short[:, :0]], batch_first=True)[..., 2:].any()
+    assert side_by_side([long[:0], short[:0]], batch_first=True).shape == (0, 4, 7)
+
+
+def test_telling_apart_leaves_the_network_as_it_was():
+    """In train mode, too: running statistics and modes stay, and nothing is drawn."""
+    net = nn.Sequential(nn.BatchNorm1d(4), Between(), nn.Dropout(0.5)).train()
+    before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    tell_apart(net, torch.randn(6, 4, 8, generator=torch.Generator().manual_seed(0)))
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    assert all(part.training for part in net.modules())
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_separate_matrices_are_layers_with_their_part_of_the_bias():
@@ -181,8 +204,8 @@ def test_separate_matrices_are_layers_with_their_part_of_the_bias():
     assert net.across.in_proj_bias.tolist() == 16 * [0] + 8 * [7]
 
 
-def test_encoder_layers_that_are_one_fused_call_are_told_apart_too():
-    """In eval mode they call no attention at all; of a decoder layer one attention has a single sequence, the other has two."""
+def test_encoders_and_decoders_are_told_apart():
+    """Of a decoder layer one attention has a single sequence, the other has two."""
     net = nn.Transformer(8, 2, 1, 1, 16, batch_first=True).eval()
     whole = Whole(net)
     tell_apart(whole, torch.randn(3, 4, 8))
