@@ -141,3 +141,15 @@ def test_output_change_is_the_mean_squared_change():
     rows, change = torch.randn(50, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
     squares = sum(float((change @ row).square().sum()) for row in rows)
     assert output_change(change, rows.T @ rows / 50) == pytest.approx(squares / 50, rel=1e-12)
+
+
+def test_what_other_layers_call_groups_is_theirs():
+    """A subclass of a linear layer with an attribute of that name has one Gram matrix."""
+
+    class Named(nn.Linear):
+        groups = 3
+
+    x = torch.randn(5, 6)
+    total, rows = gram_sum(Named(6, 6), x)
+    assert rows == 5 and gram_shape(Named(6, 6)) == (6, 6)
+    torch.testing.assert_close(total, (x.T @ x).double(), rtol=1e-5, atol=1e-5)

@@ -93,6 +93,26 @@ def test_networks_that_write_into_themselves_still_work():
     assert float(net.passes) == 0
 
 
+class Past(nn.Module):
+    """What is negative goes past the layer, and no number that counts is in its loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.line(x) if float(x.detach().sum()) > 0 else x[:, :2]
+
+
+def test_a_sample_that_goes_past_all_weights_has_no_gradient():
+    """Zeros; also where nobody asked for gradients around."""
+    torch.manual_seed(0)
+    net, x = Past(), torch.tensor([[1.0, 2.0, 3.0], [-1.0, -2.0, -3.0]])
+    with torch.no_grad():
+        found = rows(net, x, torch.tensor([0, 1]))
+    assert bool(found[0].any()) and not bool(found[1].any())
+
+
 def test_narrow_gradients_come_wide():
     """Of bfloat16 as float32, so that sums of their products keep more than eight bits."""
     torch.manual_seed(0)

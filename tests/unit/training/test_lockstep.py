@@ -121,6 +121,25 @@ def test_batches_that_take_different_ways_wait_for_one_another(turned):
     assert left_behind(net, threads) == (set(), [])
 
 
+class HeadFirst(nn.Module):
+    """The head is defined before the layer in front of it, which only what is positive passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.early = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.head(self.early(x) if float(x.sum()) > 0 else x)
+
+
+def test_what_runs_last_is_visited_last():
+    """In whatever order a network defines its layers: the head sees every batch, those that passed the layer in front of it too."""
+    few = [-torch.ones(1, 2), torch.ones(1, 2), -torch.ones(1, 2)]
+    net = HeadFirst()
+    seen = [(visit.name, list(visit.batches)) for visit in lockstep(net, few, layers_of(net))]
+    assert seen == [("early", [1]), ("head", [0, 1, 2])]
+
+
 def test_an_error_inside_reaches_the_caller():
     """What a forward raises comes out of the generator, from a batch in the middle too, and nothing is left."""
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from sparsify_cli.training.attention import projections, tell_apart
 from sparsify_cli.training.modes import evaluating
 from sparsify_cli.training.twins import Twins
 
@@ -135,6 +136,83 @@ def test_experts_see_the_samples_that_come_to_them():
                 expected, moved = x[net.gate(x).argmax(1) == 1], x[way == 1]
                 assert not torch.equal(expected, moved)
                 assert torch.equal(torch.cat(list(now.inputs)), expected) and before.inputs is now.inputs
+
+
+class Takes(nn.Module):
+    """The expert takes the quarter of samples that a gate likes most: always as many."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.gate, self.expert = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        liked = self.gate(x).sum(1).topk(-(-len(x) // 4)).indices.sort().values
+        return x.index_add(0, liked, self.expert(x[liked]))
+
+
+def test_as_many_other_samples_are_not_taken_for_the_same():
+    """An expert that chooses: on what the changed gate gives it, on both sides; where nothing changed, beside the dense ones."""
+    net, x = Takes(), torch.randn(64, 4)
+    dense = copy.deepcopy(net)
+    for change, apart in ((0, False), (1, True)):
+        for now, before in Twins.of(net, dense, x, weights(net, "gate", "expert")).visits():
+            if now.name == "gate.weight" and change:
+                now.layer.weight.data.copy_(torch.randn(4, 4))
+            if now.name == "expert.weight":
+                assert (now.inputs is before.inputs) is apart
+                assert [len(seen) for seen in before.inputs] == [16]
+
+
+class Adding(nn.Module):
+    """One of two layers by the sign of a gate, then layers whose outputs are added in place."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.gate, self.ways, self.rest = nn.Linear(4, 1, bias=False), nn.ModuleList(nn.Linear(4, 4) for _ in range(2)), nn.Linear(4, 4)
+        self.last = nn.Linear(4, 4)
+        self.gate.weight.data.fill_(1)
+
+    def forward(self, x):
+        x = self.ways[int(self.gate(x).sum() > 0)](x)
+        x.add_(self.rest(x))
+        x.add_(self.last(x))
+        return x
+
+
+def test_the_dense_network_waits_where_the_other_takes_another_way():
+    """Behind the place where they part, each layer stands beside its own inputs in the dense network, though these are written into."""
+    net, x = Adding(), torch.ones(2, 4)
+    dense, wanted, found = copy.deepcopy(net), {}, {}
+    paths = ("gate", "ways.0", "ways.1", "rest", "last")
+    for path in paths:
+        dense.get_submodule(path).register_forward_pre_hook(lambda _, seen, path=path: wanted.update({path: seen[0].clone()}))
+    dense(x.clone())
+    for now, before in Twins.of(net, dense, x, weights(net, *paths)).visits():
+        found[now.name.removesuffix(".weight")] = before.inputs[0].clone()
+        if now.name == "gate.weight":
+            now.layer.weight.data.neg_()
+    assert list(found) == ["gate", "ways.0", "rest", "last"]
+    assert torch.equal(found["rest"], wanted["rest"]) and torch.equal(found["last"], wanted["last"])
+
+
+def test_projections_stand_in_as_many_groups_on_both_sides():
+    """Of an attention between sequences, told apart in one network."""
+
+    class Across(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attend(x, x[:, :2], x[:, :2])[0]
+
+    net, x = Across(), torch.randn(6, 3, 4)
+    tell_apart(net, x)
+    (now, before), *_ = Twins.of(net, copy.deepcopy(Across()), x, projections(net)).visits()
+    assert now.layer.groups == before.layer.groups == 3
+    assert before.inputs is not now.inputs and torch.equal(now.inputs[0], before.inputs[0])
 
 
 def test_padding_is_known_from_the_embedding():
