@@ -65,7 +65,12 @@ class Erased:
         """Whether any weight is another one now, in the type it is written in; running statistics do not count."""
         old, new = (in_own_types(one.checkpoint).tensors for one in (self.before, self.after))
         statistics = {name for name, _ in self.before.module().named_buffers()}
-        return any(not torch.equal(old[name].double(), tensor.double()) for name, tensor in new.items() if name not in statistics)
+        return any(not torch.equal(_wide(old[name]), _wide(tensor)) for name, tensor in new.items() if name not in statistics)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In twice the precision, complex numbers whole."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float64))
 
 
 def networks(subject: Subject) -> list[Network]:

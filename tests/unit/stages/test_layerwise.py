@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
@@ -14,9 +15,12 @@ from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.solver import Keep, LayerSolver
 from sparsify_cli.errors import NonFinite
 from sparsify_cli.maths.keep import top_k
+from sparsify_cli.maths.paired_moments import sampled_gram
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.solvers.sparsegpt import SparseGPT
+from sparsify_cli.stages.calibrate import watchable
 from sparsify_cli.stages.layerwise import Held, Pass
+from sparsify_cli.training.twins import Twins
 
 
 @dataclass(frozen=True)
@@ -371,3 +375,60 @@ def test_tied_weights_are_solved_on_all_that_comes_to_them():
     expected, kept = SparseGPT().solve(net.late.weight.detach().double(), rows.T @ rows / 80, Keep(8, Pattern()))
     assert torch.equal(found["late.weight"].mask, kept)
     torch.testing.assert_close(module.soon.weight.detach().double(), expected, rtol=1e-4, atol=1e-5)
+
+
+class Skipping(nn.Module):
+    """Token ids: samples that begin with an odd id skip a layer; padding is 0."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(7)
+        self.embedding = nn.Embedding(9, 4, padding_idx=0)
+        self.some, self.all = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, ids):
+        x = self.embedding(ids)
+        return self.all(self.some(x) if int(ids[0, 0]) % 2 == 0 else x)
+
+
+def test_padding_belongs_to_the_batches_that_come_to_a_layer():
+    """Three batches of four, of which the last two come to the first layer, with other padding in each."""
+    ids = torch.randint(1, 9, (12, 3))
+    ids[:4, 0], ids[4:, 0] = 1, 2
+    ids[0, 1:], ids[4:8, 2], ids[8, 1] = 0, 0, 0
+    net = Skipping()
+    _, found = run(net, ids, "some.weight", "all.weight", solver=Largest(sequential=False))
+    real = ids != 0
+    assert {name: layer.rows for name, layer in found.items()} == {"some.weight": int(real[4:].sum()), "all.weight": int(real.sum())}
+    seen = net.embedding(ids[4:])[real[4:]].detach().double()
+    lost = net.some.weight.detach().double() * ~found["some.weight"].mask
+    share = (seen @ lost.T).square().sum() / (seen @ net.some.weight.detach().double().T).square().sum()
+    assert found["some.weight"].change == pytest.approx(float(share), rel=1e-6)
+
+
+class Forcing(nn.Module):
+    """Queries are all tokens but the last, keys and values all; padding is 0."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(8)
+        self.embedding, self.attend = nn.Embedding(9, 4, padding_idx=0), nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, ids):
+        x = self.embedding(ids)
+        return self.attend(x[:, :-1], x, x)[0]
+
+
+def test_padding_of_a_shorter_sequence_does_not_count_where_it_stands():
+    """Embeddings of padding are zeros: every token counts once, and no padding does."""
+    ids = torch.randint(1, 9, (8, 5))
+    ids[:, 3:] = 0
+    net = Forcing()
+    layers = watchable(net, ["attend.in_proj_weight"], ids)
+    with closing(Twins.of(net, copy.deepcopy(net), ids, layers, batch=3).visits()) as visits:
+        now, _ = next(visits)
+    assert now.layer.groups == 3
+    real = [mask for mask in (ids.split(3)[i] != 0 for i in now.batches)]
+    gram = sampled_gram(now.layer, now.inputs, real=real)
+    seen = net.embedding(ids)[:, :3].flatten(0, 1).detach().double()
+    assert torch.allclose(gram, (seen.T @ seen / 24).expand(3, 4, 4), atol=1e-6)

@@ -170,3 +170,40 @@ def test_mean_loss_by_hand() -> None:
     expected = (math.log(2) + math.log(4 / 3)) / 2
     assert mean_loss(module, samples) == pytest.approx(expected, rel=1e-6)
     assert module[1].training
+
+
+class Way(nn.Module):
+    """Of the samples, those with a positive first number pass one norm, the others another; and a third one nothing ever passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm1d(2) for _ in range(3))
+
+    def forward(self, x):
+        out, up = torch.zeros_like(x), x[:, 0] > 0
+        for norm, where in zip(self.norms, (up, ~up), strict=False):
+            if bool(where.any()):
+                out[where] = norm(x[where])
+        return out
+
+
+def test_a_norm_that_a_single_sample_comes_to_cannot_be_measured():
+    """Refused in words, statistics and modes as before."""
+    net = Way().train()
+    for norm in net.norms:
+        norm.running_mean.fill_(3)
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(BadData, match="cannot be measured"):
+        recalibrate(net, torch.tensor([[1.0, 0], [-1.0, 0], [-2.0, 1]]), batch=3)
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items()) and net.norms[0].training
+
+
+def test_a_norm_that_nothing_comes_to_keeps_its_statistics():
+    """The others are measured; nor does it follow."""
+    net = Way()
+    for norm in net.norms:
+        norm.running_mean.fill_(3)
+    recalibrate(net, torch.tensor([[1.0, 0], [3.0, 2], [-1.0, 0], [-2.0, 1]]), batch=4)
+    assert [norm.running_mean.tolist() for norm in net.norms] == [[2, 1], [-1.5, 0.5], [3, 3]]
+    follow(net.norms[2], [torch.zeros(0, 2)], [torch.zeros(0, 2)])
+    assert net.norms[2].running_mean.tolist() == [3, 3]
