@@ -131,7 +131,7 @@ def _inside(tmp_path, monkeypatch):
     Path("net.py").write_text(CODE)
 
 
-@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning", "ignore:There is a performance drop:UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_verb_works(run: Run, kind):
     """Trained, pruned by repair, by scores and by curvature, forgotten from and tuned; no layer that runs is left without repair."""
