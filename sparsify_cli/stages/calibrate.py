@@ -214,7 +214,7 @@ def watchable(module: nn.Module, names: Iterable[str], inputs: Tensor) -> dict[s
     """Weight name -> its layer, for the linear layers, convolutions and projections of attention among `names`.
 
     Args:
-        module: run on a batch where one of the names is a projection: what it multiplies makes it a layer in groups or not.
+        module: run on a few samples where one of the names is a projection: what it multiplies makes it a layer in groups or not.
         names: of weights.
         inputs: samples.
     """

@@ -131,7 +131,7 @@ class Pass:
                     continue
                 done[now.name] = layer = self._layer(now, before, masks[now.name], twins.real, tied=now.name in tied)
                 zeros += int((~layer.mask).sum())
-                most = max(len(done), len(twins.reached(masks)))  # known from two samples, which may pass some experts by
+                most = max(len(done), len(twins.reached(masks)))  # known from a few samples, which may pass some experts by
                 listener.progress(Progress(f"solving {now.name}", len(done), most, sparsity=zeros / total))
         listener.done()
         return done

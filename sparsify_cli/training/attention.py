@@ -31,7 +31,7 @@ KEPT = "_projections_of_sparsify"
 PACKED, SEPARATE = "in_proj_weight", ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 """What an attention calls its matrices: it has the one or the three."""
 SEQUENCES = ("query", "key", "value")
-FEW = 64
+FEW = 8
 """Samples that show what an attention multiplies."""
 
 
@@ -76,7 +76,7 @@ def projections(module: nn.Module) -> dict[str, Projection]:
 
 
 def tell_apart(module: nn.Module, inputs: Tensor) -> None:
-    """Make three groups of every packed projection that multiplies different sequences, found out with a batch.
+    """Make three groups of every packed projection that multiplies different sequences, found out with a few samples.
 
     Args:
         module: otherwise left as it was.

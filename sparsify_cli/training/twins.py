@@ -19,6 +19,8 @@ from sparsify_cli.training.modes import evaluating
 from sparsify_cli.training.padding import real_positions
 from sparsify_cli.training.routes import Choices, in_order, same_samples
 
+TRIED = 8
+"""Samples that show how often layers are called."""
 Seen = tuple[Visit, Visit]
 """The same layer in the network as it is, and in the dense one."""
 
@@ -50,7 +52,7 @@ class Twins:
         """Twins on batches of some inputs; with `follows` batch norms are watched too, under their paths."""
         watched = {**layers, **(norms(module) if follows else {})}
         with evaluating(module), Choices() as choices:
-            often = calls(module, inputs[:batch], watched)
+            often = calls(module, inputs[:TRIED], watched)
         return cls(module, dense, parted(module, inputs, watched, batch), watched, often, choices.seen)
 
     def visits(self) -> Generator[Seen]:

@@ -42,3 +42,12 @@ def test_samples_are_known_again_when_damaged_and_others_are_not():
     assert not same_samples([x[1:]], [x[:-1]])
     assert same_samples([torch.ones(5, 2)], [torch.ones(5, 2)])
     assert same_samples([x[:1]], [x[1:2]])  # of one nothing is known
+
+
+def test_of_long_samples_some_numbers_are_compared():
+    """All over them: what tells them apart may be anywhere, and both ends count."""
+    torch.manual_seed(0)
+    x = torch.zeros(20, 50_000)
+    x[:, 40_000:] = torch.randn(20, 10_000)
+    assert same_samples([x], [x + torch.randn_like(x) / 100])
+    assert not same_samples([x], [x.roll(1, 0)])
