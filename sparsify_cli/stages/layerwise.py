@@ -133,6 +133,7 @@ class Pass:
                 zeros += int((~layer.mask).sum())
                 most = max(len(done), len(twins.reached(masks)))  # known from a few samples, which may pass some experts by
                 listener.progress(Progress(f"solving {now.name}", len(done), most, sparsity=zeros / total))
+                del now, before  # inputs of all batches, which need not live on beside the next ones
         listener.done()
         return done
 

@@ -70,6 +70,7 @@ class Twins:
             for now, before in _met(ours, theirs, cache(partial(self._places, others))):
                 there = replace(now, layer=others[now.name]) if before is None else self._complete(self.dense, before)
                 yield self._paired(self._complete(self.module, now), there)
+                del now, before, there  # inputs of all batches, which need not live on beside the next ones
 
     def reached(self, names: Iterable[str]) -> list[str]:
         """Those of the names that a pass comes to, in its order."""
@@ -124,6 +125,8 @@ def _met(ours: Iterable[Visit], theirs: Iterator[Visit], places: Callable[[], Ma
             yield now, None
             continue
         yield now, waiting
+        waiting = None  # nothing may hold a visit while the next one comes
+        del now
         waiting = next(theirs, None)
 
 
