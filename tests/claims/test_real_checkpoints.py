@@ -18,7 +18,7 @@ from sparsify_cli.stages.subject import open_path
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 KINDS = {".pt", ".pth", ".th", ".tar", ".ckpt", ".model", ".safetensors", ".ts", ".jit", ".net", ".hdf5", ".onnx", ".bin"}
-FOREIGN = {".ts", ".jit", ".net", ".hdf5", ".onnx", ".bin"}
+FOREIGN = {".net", ".hdf5"}
 """Kinds that hold no named tensors we read: each must be refused."""
 FILES = sorted(path for folder in (*SHARED.glob("ckpt_*"), SHARED / "loader_zoo", SHARED / "denoise") for path in folder.rglob("*"))
 FILES = [path for path in FILES if path.is_file() and path.suffix in KINDS]
