@@ -212,8 +212,8 @@ def _notes(facts: Mapping[str, Any], layers: Mapping[str, Layer], rest: Sequence
     apart = [name for name, layer in layers.items() if layer.apart]
     if apart:
         notes.append(
-            f"{_counted(len(apart), 'layer')} solved for their own outputs: other samples come to them than in the dense network, "
-            f"which chooses ways ({apart[0]})."
+            f"{_counted(len(apart), 'layer')} solved for what the pruned network sends there: other samples than in the dense network "
+            f"({apart[0]})."
         )
     if rest:
         listed = ", ".join(rest[:3])
