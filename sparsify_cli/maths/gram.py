@@ -26,6 +26,8 @@ from sparsify_cli.errors import Anomalous
 from sparsify_cli.maths.triangular import upper_inverse
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+SIDE_BY_SIDE = "inputs_side_by_side"
+"""How many inputs a layer that is no convolution multiplies by as many parts of its weight; layers without it have one."""
 CHUNK = 2**22
 """Numbers of unfolded input that are held at a time; 32 MiB in float64."""
 
@@ -97,7 +99,7 @@ def _linear_rows(layer: nn.Module, inputs: Shaped[Tensor, "..."]) -> Shaped[Tens
 
 def _by_group(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, rows: Shaped[Tensor, "..."]) -> Shaped[Tensor, "groups rows columns"]:
     """[rows, *kernel, channels] -> a matrix for each group, channels fastest."""
-    by_group: Tensor = rows.unflatten(-1, (layer.groups, -1)).movedim(-2, 0).flatten(2)
+    by_group: Tensor = rows.unflatten(-1, (groups_of(layer), -1)).movedim(-2, 0).flatten(2)
     return by_group
 
 
@@ -155,8 +157,8 @@ def _weight(layer: nn.Module) -> Tensor:
 
 
 def groups_of(layer: nn.Module) -> int:
-    """Of convolutions and projections of attention; what other layers call so is theirs."""
-    return int(getattr(layer, "groups", 1)) if isinstance(layer, CONVOLUTIONS) or "attention" in layer.__dict__ else 1
+    """Of convolutions, and of layers that multiply several inputs side by side; what other layers call groups is theirs."""
+    return layer.groups if isinstance(layer, CONVOLUTIONS) else getattr(layer, SIDE_BY_SIDE, 1)
 
 
 def _windows(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:

@@ -38,12 +38,12 @@ FEW = 8
 class Projection(nn.Linear):
     """A matrix of one attention as a linear layer that owns nothing and is only looked at.
 
-    `groups` is 3 where a packed one multiplies three sequences, which come side by side, [..., 3 x embed].
+    `inputs_side_by_side` is 3 where a packed one multiplies three sequences, which come as [..., 3 x embed].
     """
 
     def __init__(self, attention: nn.MultiheadAttention, leaf: str) -> None:
         nn.Module.__init__(self)
-        self.leaf, self.groups = leaf, 1
+        self.leaf, self.inputs_side_by_side = leaf, 1
         self.out_features, self.in_features = getattr(attention, leaf).shape
         self.__dict__["attention"] = attention  # not a submodule: the attention would be its own part
 
@@ -94,7 +94,7 @@ def tell_apart(module: nn.Module, inputs: Tensor) -> None:
 def _note(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     given: Mapping[str, Any] = dict(zip(SEQUENCES, args, strict=False)) | kwargs
     if not _are_one([given[name] for name in SEQUENCES]):
-        _projection(attention, PACKED).groups = 3  # type: ignore[arg-type]
+        _projection(attention, PACKED).inputs_side_by_side = 3  # type: ignore[arg-type]
 
 
 def _are_one(sequences: Sequence[Tensor]) -> bool:
@@ -163,7 +163,7 @@ def _show(attention: nn.MultiheadAttention, sequences: Sequence[Tensor]) -> None
     if leaves(attention) == SEPARATE:
         for leaf, sequence in zip(SEPARATE, sequences, strict=True):
             _projection(attention, leaf)(sequence)
-    elif (packed := _projection(attention, PACKED)).groups > 1:
+    elif (packed := _projection(attention, PACKED)).inputs_side_by_side > 1:
         packed(side_by_side(sequences, batch_first=attention.batch_first))
     elif _are_one(sequences):
         packed(sequences[0])

@@ -102,7 +102,7 @@ class Twins:
         """The watched layers in the dense network, projections of attention in as many groups."""
         shown, same = projections(self.module), projections(self.dense)
         for name, projection in shown.items():
-            same[name].groups = projection.groups
+            same[name].inputs_side_by_side = projection.inputs_side_by_side
         ours, theirs = {**dict(self.module.named_modules()), **shown}, {**dict(self.dense.named_modules()), **same}
         paths = {id(layer): path for path, layer in ours.items()}
         return {name: theirs[paths[id(layer)]] for name, layer in self.watched.items()}

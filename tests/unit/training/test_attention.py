@@ -149,7 +149,8 @@ def test_different_sequences_come_side_by_side():
     net, x = Between(), torch.randn(6, 4, 8)
     plain = net(x)
     seen = seen_by(net, x)
-    assert {name: layer.groups for name, layer in projections(net).items()} == {"alone.in_proj_weight": 1, "across.in_proj_weight": 3}
+    counts = {name: layer.inputs_side_by_side for name, layer in projections(net).items()}
+    assert counts == {"alone.in_proj_weight": 1, "across.in_proj_weight": 3}
     assert torch.equal(seen["alone.in_proj_weight"], x)
     queries, keys, values = seen["across.in_proj_weight"].flatten(0, 1).chunk(3, dim=1)
     assert torch.allclose(queries, net.alone(x, x, x)[0].flatten(0, 1), atol=1e-6)
@@ -209,7 +210,7 @@ def test_encoders_and_decoders_are_told_apart():
     net = nn.Transformer(8, 2, 1, 1, 16, batch_first=True).eval()
     whole = Whole(net)
     tell_apart(whole, torch.randn(3, 4, 8))
-    assert {name: layer.groups for name, layer in projections(whole).items()} == {
+    assert {name: layer.inputs_side_by_side for name, layer in projections(whole).items()} == {
         "net.encoder.layers.0.self_attn.in_proj_weight": 1,
         "net.decoder.layers.0.self_attn.in_proj_weight": 1,
         "net.decoder.layers.0.multihead_attn.in_proj_weight": 3,

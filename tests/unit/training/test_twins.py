@@ -211,7 +211,7 @@ def test_projections_stand_in_as_many_groups_on_both_sides():
     net, x = Across(), torch.randn(6, 3, 4)
     tell_apart(net, x)
     (now, before), *_ = Twins.of(net, copy.deepcopy(Across()), x, projections(net)).visits()
-    assert now.layer.groups == before.layer.groups == 3
+    assert now.layer.inputs_side_by_side == before.layer.inputs_side_by_side == 3
     assert before.inputs is not now.inputs and torch.equal(now.inputs[0], before.inputs[0])
 
 
