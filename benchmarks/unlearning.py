@@ -1,7 +1,7 @@
 """Forgetting: every method beside a network trained anew without the samples: what is still known, and how near the answers are.
 
-    python benchmarks/unlearning.py [--of digits|adult|fashion|fashion-50000|faces|resnet20] [--seeds 3] [--again] [--keep FOLDER]
-        [--sets 'random:1%;random:5%;half:3;class:3'] [--methods ssse;gradient-ascent;...]
+    python benchmarks/unlearning.py [--of digits|adult|fashion|fashion-50000|faces|resnet20|resnet20-60] [--seeds 3] [--again]
+        [--keep FOLDER] [--sets 'random:1%;random:5%;half:3;class:3'] [--methods ssse;gradient-ascent;...]
         [--arch cnn] [--data digits] [--name NAME] [--epochs 8] [--lr 0.05] [--weight-decay W]
         [--train '--augment crop-flip --precision bf16-mixed']
 
@@ -91,6 +91,7 @@ SET_UPS: dict[str, dict[str, Any]] = {
         "train": "--augment crop-flip --precision bf16-mixed --nesterov --batch-size 128 --warmup 1ep",
     },
 }  # fmt: skip
+SET_UPS["resnet20-60"] = SET_UPS["resnet20"] | {"epochs": 60}
 """Name -> how its networks are trained: other numbers than these are other networks, and need a --name of their own."""
 
 

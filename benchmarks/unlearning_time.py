@@ -1,6 +1,6 @@
 """Time of forgetting, relative to that of training anew without the same samples.
 
-    python benchmarks/unlearning_time.py --of digits|adult|fashion|fashion-50000|faces|resnet20 [--keep FOLDER] [--again]
+    python benchmarks/unlearning_time.py --of digits|adult|fashion|fashion-50000|faces|resnet20|resnet20-60 [--keep FOLDER] [--again]
         [--sets 'random:1%;random:5%;half:3;class:3'] [--methods ssse;gradient-ascent;...] [--seed 0]
 
 The networks, sets and methods of `unlearning.py`, which tells what the forgetting is worth. Both are measured by the tool's own commands in

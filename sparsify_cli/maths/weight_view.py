@@ -17,6 +17,7 @@ import torch
 from sparsify_cli.maths.magnitude_keys import magnitude_keys, zero_nonfinite
 from sparsify_cli.maths.matrix_view import from_blocks, from_matrix, matrix_shape, to_blocks, to_matrix
 from sparsify_cli.maths.n_of_m import best_of_groups
+from sparsify_cli.maths.orientation import inputs_first, outputs_first, turned_shape
 from sparsify_cli.recipes.pattern import Pattern
 
 Array = npt.NDArray[Any]
@@ -42,36 +43,38 @@ class WeightView:
     """How a tensor is taken apart.
 
     Args:
-        shape: [out, in, *kernel] as stored.
+        shape: [out, in, *kernel], as stored.
         word: type of its numbers.
         pattern: what it has to hold.
-        transposed: it is stored [in, out, *kernel]; only looked at for patterns, which have a direction.
+        transposed: it is stored [in, out / groups, *kernel]; only looked at for patterns, which have a direction.
+        groups: of a transposed convolution.
     """
 
     shape: tuple[int, ...]
     word: str
     pattern: Pattern
     transposed: bool = False
+    groups: int = 1
 
     @property
-    def turned(self) -> bool:
-        """True when rows and columns change places before groups or blocks are formed."""
-        return self.transposed and self.pattern != Pattern()
+    def turned(self) -> int | None:
+        """Groups of a weight whose rows and columns change places before groups or blocks are formed; None of others."""
+        return self.groups if self.transposed and self.pattern != Pattern() else None
 
     @property
     def flat(self) -> bool:
         """True when matrix order is memory order, and a slice may begin anywhere between two groups."""
-        return not self.turned and self.pattern.block_size == 1 and math.prod(self.shape[2:]) == 1
+        return self.turned is None and self.pattern.block_size == 1 and math.prod(self.shape[2:]) == 1
 
     @property
     def oriented(self) -> tuple[int, ...]:
-        """The shape [out, in, *kernel]."""
-        return (self.shape[1], self.shape[0], *self.shape[2:]) if self.turned else self.shape
+        """The shape [out, in / groups, *kernel]."""
+        return turned_shape(self.shape, self.turned)
 
     def slices(self) -> list[tuple[int, int]]:
         """First element and number of elements of each slice; a pattern's groups and blocks never lie across two."""
         size = math.prod(self.shape)
-        if self.turned:
+        if self.turned is not None:
             return [(0, size)] if size else []
         row = 1 if self.flat else math.prod(self.shape[1:]) * self.pattern.rows
         step = row * math.lcm(8, self.pattern.group)  # masks are packed 8 a byte
@@ -111,13 +114,13 @@ class WeightView:
         if self.flat:
             return keep
         tensor = from_matrix(torch.from_numpy(keep).reshape(self._matrix(size)), self._shape(size))
-        turned: Array = (tensor.transpose(0, 1) if self.turned else tensor).contiguous().reshape(-1).numpy()
-        return turned
+        stored: Array = inputs_first(tensor, self.turned).contiguous().reshape(-1).numpy()
+        return stored
 
     def _block_keys(self, raw: Array, lenient: bool) -> Array:
         numbers = torch.from_numpy(raw).view(getattr(torch, self.word)).double().abs().reshape(self._stored(raw.size))
         numbers = numbers.masked_fill(~numbers.isfinite(), 0.0) if lenient else numbers
-        matrix = to_matrix(numbers.transpose(0, 1) if self.turned else numbers)
+        matrix = to_matrix(outputs_first(numbers, self.turned))
         sums = to_blocks(matrix, self.pattern.rows, self.pattern.columns).sum(1)
         keys: Array = sums.numpy().view(np.uint64)
         return keys
@@ -126,8 +129,7 @@ class WeightView:
         """Values of a slice from memory order to matrix order, flat."""
         if self.flat:
             return values
-        array = values.reshape(self._stored(values.size))
-        array = array.swapaxes(0, 1) if self.turned else array
+        array = outputs_first(values.reshape(self._stored(values.size)), self.turned)
         return np.ascontiguousarray(np.moveaxis(array, 1, -1)).reshape(-1)
 
     def _stored(self, size: int) -> tuple[int, ...]:
@@ -136,9 +138,8 @@ class WeightView:
         return (rows, *self.shape[1:])
 
     def _shape(self, size: int) -> tuple[int, ...]:
-        """Shape of a slice, [out, in, *kernel]."""
-        stored = self._stored(size)
-        return (stored[1], stored[0], *stored[2:]) if self.turned else stored
+        """Shape of a slice, [out, in / groups, *kernel]."""
+        return turned_shape(self._stored(size), self.turned)
 
     def _matrix(self, size: int) -> tuple[int, int]:
         return matrix_shape(self._shape(size))

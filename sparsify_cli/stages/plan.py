@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -99,7 +100,8 @@ def turned_of(rows: Sequence[Row]) -> dict[str, int]:
 def turned_names(checkpoint: Checkpoint, architecture: Spec | None) -> dict[str, int]:
     """The weights that are stored [in, out / groups], as an architecture, a graph or a config says, and their groups."""
     if architecture is None:
-        return {name: 1 for name, hint in _hints(checkpoint).items() if hint.transposed}
+        sizes = {name: (*tensor.shape, 1)[0] for name, tensor in checkpoint.tensors.items()}  # a graph may say what is not so
+        return {name: math.gcd(hint.groups, sizes[name]) for name, hint in _hints(checkpoint).items() if hint.transposed}
     module = build_architecture(architecture)
     layers = [(f"{path}.weight", layer) for path, layer in module.named_modules()]
     groups = {name: int(getattr(layer, "groups", 1)) for name, layer in layers if _is_turned(layer)}

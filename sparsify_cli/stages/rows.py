@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sparsify_cli.maths.orientation import turned_shape
+
 
 @dataclass(frozen=True)
 class Row:
@@ -15,8 +17,8 @@ class Row:
         shape: its shape.
         matched: True when it is prunable.
         why: the reason, in a few words.
-        transposed: it is stored [in, out].
-        groups: of a transposed convolution: it is stored [in, out / groups].
+        transposed: it is stored [in, out / groups].
+        groups: of a transposed convolution.
         dtype: type of its numbers.
     """
 
@@ -30,8 +32,8 @@ class Row:
 
     @property
     def oriented(self) -> tuple[int, ...]:
-        """The shape [out, in, *kernel]."""
-        return (self.shape[1], self.shape[0], *self.shape[2:]) if self.transposed else self.shape
+        """The shape [out, in / groups, *kernel]."""
+        return turned_shape(self.shape, self.groups if self.transposed else None)
 
     @property
     def weights(self) -> int:

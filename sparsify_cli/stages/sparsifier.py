@@ -16,6 +16,7 @@ from sparsify_cli.maths.allocate import Allocation, Layer
 from sparsify_cli.maths.choose_masks import choose_masks, holds, layers_of, least_sparsity
 from sparsify_cli.maths.keep import zeros_count
 from sparsify_cli.maths.matrix_view import obstacle
+from sparsify_cli.maths.orientation import inputs_first, outputs_first
 from sparsify_cli.recipes.allocation import NEEDS_COSTS
 from sparsify_cli.recipes.duration import decimal
 from sparsify_cli.recipes.pattern import Pattern
@@ -147,9 +148,9 @@ class Sparsifier:
         return MaskSet({name: mask.contiguous() for name, mask in self._oriented(chosen).items()})
 
     def _oriented(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors as [out, in, *kernel] where a pattern needs it, or back: turning twice changes nothing."""
+        """Tensors as [out, in / groups, *kernel] where a pattern needs it, or back: turning twice changes nothing."""
         turned = self.turned if self.pattern != Pattern() else {}
-        return {name: tensor.transpose(0, 1) if name in turned else tensor for name, tensor in tensors.items()}
+        return {name: outputs_first(tensor, turned.get(name)) for name, tensor in tensors.items()}
 
     def scores(self, weights: Mapping[str, Tensor]) -> Scores:
         """What the criterion says of these weights, in the shapes in which they are stored.
@@ -165,16 +166,6 @@ class Sparsifier:
         if bad:
             raise NonFinite(f"The criterion gives scores that are not finite for {len(bad)} tensors, first {bad[0]}.")
         return scores
-
-
-def outputs_first(weight: Tensor, groups: int | None) -> Tensor:
-    """[in, out / groups, *kernel] as [out, in / groups, *kernel]; itself where `groups` is None."""
-    return weight if groups is None else weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-
-
-def inputs_first(weight: Tensor, groups: int | None) -> Tensor:
-    """The other way round, which is the same."""
-    return outputs_first(weight, groups)
 
 
 def sparsifier(

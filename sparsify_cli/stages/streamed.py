@@ -204,7 +204,7 @@ def _streamed(job: Job, folder: Path, held: bool, listener: Listener, finished: 
 
 def _target(row: Row, before: Subject, recipe: PruneRecipe) -> Target:
     place = home_of(before).places[row.name]
-    view = WeightView(place.shape, place.dtype, recipe.pattern, row.transposed)
+    view = WeightView(place.shape, place.dtype, recipe.pattern, row.transposed, row.groups)
     return Target(row.name, place, view, obstacle(view.oriented, recipe.pattern) is None)
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.choose_masks import choose_masks, least_sparsity
+from sparsify_cli.maths.orientation import outputs_first
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.training import guard, movement, perturbed
 from sparsify_cli.training.perturbed import Gradients
@@ -130,16 +131,16 @@ def largest_of_groups(run: Run, names: Sequence[str], pattern: Pattern) -> MaskS
     weights = whole(run.weights())
     scores = {name: weights[name].abs() for name in names}
     frozen = MaskSet({name: positions for name, (positions, _) in run.frozen.items() if name in scores})
-    turned = frozenset(getattr(run.sparsify, "turned", ()))
+    turned: Mapping[str, int] = getattr(run.sparsify, "turned", {})
     scores, within, floor = (_turned(tensors, turned) for tensors in (scores, run.masks, frozen))
     least = least_sparsity(scores, pattern=pattern, within=MaskSet(within), floor=MaskSet(floor))
     found = choose_masks(scores, pattern=pattern, sparsity=least, allocation="global", within=MaskSet(within), floor=MaskSet(floor))
     return run.settle(MaskSet({name: mask.contiguous() for name, mask in _turned(found, turned).items()}))
 
 
-def _turned(tensors: Mapping[str, Tensor], names: frozenset[str]) -> dict[str, Tensor]:
+def _turned(tensors: Mapping[str, Tensor], groups: Mapping[str, int]) -> dict[str, Tensor]:
     """Tensors with outputs first where they are stored inputs first, or back."""
-    return {name: tensor.transpose(0, 1) if name in names else tensor for name, tensor in tensors.items()}
+    return {name: outputs_first(tensor, groups.get(name)) for name, tensor in tensors.items()}
 
 
 def kept_for(run: Run, every: int, choose: Callable[[], MaskSet], *, key: str = "0") -> MaskSet:

@@ -107,11 +107,13 @@ class Hint:
 
     Args:
         operator: the operator that takes it as its weight, e.g. `Conv`, `MatMul`, `Gather`.
-        transposed: True when it is stored [in, out] instead of [out, in].
+        transposed: True when it is stored [in, out / groups] instead of [out, in / groups].
+        groups: of the operator that takes it.
     """
 
     operator: str
     transposed: bool = False
+    groups: int = 1
 
 
 Key = tuple[str, ...]

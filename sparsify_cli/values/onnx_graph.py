@@ -37,7 +37,7 @@ PASSING = frozenset({"Transpose", "Identity", "Cast", "QuantizeLinear", "Dequant
 
 OPERATORS = frozenset({word for word, _ in WEIGHTS})
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-READ = frozenset({"perm", "transA", "transB"})
+READ = frozenset({"perm", "transA", "transB", "group"})
 HOPS = 4
 MOST_VISITS = 100
 """Consumers of one weight that are looked at."""
@@ -56,7 +56,7 @@ class Node:
     Args:
         operator: its name; empty for an operator of a domain that is not known, as functions of the model are.
         inputs, outputs: names of values; an empty one is left out.
-        settings: attributes that orient a weight.
+        settings: attributes that orient a weight, and its groups.
         graphs: where the graphs inside it lie.
         tensors: where the tensors inside it lie, such as the value of a Constant.
     """
@@ -185,4 +185,5 @@ def _hint(node: Node, position: int, turned: bool) -> Hint:
     if transposed is None:
         return Hint(f"{node.operator} input {position}" if node.operator in OPERATORS else node.operator)
     switch = TURNS.get((node.operator, position), "")
-    return Hint(node.operator, transposed ^ turned ^ any(node.settings.get(switch, ())))
+    groups, *_ = (*node.settings.get("group", ()), 1)
+    return Hint(node.operator, transposed ^ turned ^ any(node.settings.get(switch, ())), max(1, groups))

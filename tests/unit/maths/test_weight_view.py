@@ -135,3 +135,20 @@ def test_transposed_weights_are_judged_along_their_inputs(shape):
     assert (start, size) == (0, weight.numel())
     found = view.in_memory_order(view.units(raw_of(stored), "float32").present, size)
     assert torch.equal(torch.from_numpy(found).reshape(stored.shape).transpose(0, 1), expected)
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "block:2x4"])
+def test_transposed_weights_in_groups_are_judged_along_the_inputs_an_output_sees(pattern):
+    """[in, out / groups] gets the mask of the convolution in as many groups that each output is."""
+    groups, shape = 3, (12, 4, 2, 2)  # [out, in / groups, *kernel]
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    expected = choose_masks({"w": weight.abs()}, pattern=Pattern.parse(pattern), sparsity=Fraction(1, 2), allocation="global")["w"]
+    layer = torch.nn.ConvTranspose2d(12, 12, 2, groups=groups)
+    stored = torch.cat([some.transpose(0, 1) for some in weight.split(4)]).contiguous()
+    assert stored.shape == layer.weight.shape
+    view = weight_view.WeightView(tuple(stored.shape), "float32", Pattern.parse(pattern), transposed=True, groups=groups)
+    assert view.oriented == shape and [size for _, size in view.slices()] == [stored.numel()]
+    units = view.units(raw_of(stored), "float32")
+    keep = units.present if units.present is not None else units.keys >= np.sort(units.keys)[len(units.keys) // 2]
+    found = torch.from_numpy(view.in_memory_order(keep, stored.numel())).reshape(stored.shape)
+    assert torch.equal(torch.cat([some.transpose(0, 1) for some in found.split(4)]), expected)
