@@ -3,13 +3,16 @@
 Groups of tensors that share an order of channels are found by tracing (maths/channel_groups.py), the order of each that retains
 the most magnitude by search (maths/permutation.py). Outputs are compared in float64 before anything is handed out.
 
+The search looks at readers alone, whose N:M groups lie along their inputs. N:MT groups outputs as well, so an order matters to what makes
+the channels, too: an order found for the readers is taken only where the pattern then retains more of all the weights it touches.
+
 Source: Pool and Yu 2021, "Channel permutations for N:M sparsity" (NeurIPS). Differs: see the two files of maths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +20,10 @@ from torch import Tensor, nn
 from sparsify_cli.errors import BadRequest
 from sparsify_cli.maths.channel_groups import channel_groups
 from sparsify_cli.maths.channel_spaces import ChannelGroup, Place
+from sparsify_cli.maths.matrix_view import to_matrix
 from sparsify_cli.maths.output_change import output_change, outputs
 from sparsify_cli.maths.permutation import Found, best_order
+from sparsify_cli.maths.usable import best
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.values.copies import copy_of, in_float64
 
@@ -34,7 +39,8 @@ class Reordered:
         readers: pruned weights that read them.
         writers: weights that make them.
         channels: how many.
-        before, after: sum of |w| that the pattern retains in the readers, in the old and in the new order.
+        before, after: sum of |w| that the pattern retains in the readers, in the old and in the new order; with N:MT in the pruned
+            writers, too.
         efficacy: share of the gain that the best N/M of each whole row would bring, in %.
     """
 
@@ -63,18 +69,21 @@ class Permutation:
         blocked: groups that could not be reordered, each with the reason.
         difference: largest difference of the outputs of the sample, relative to the largest output.
         given_back: why nothing was changed although something would have gained; empty when it was changed.
+        counted: the weights of which the pattern retains more, in words.
     """
 
     reordered: tuple[Reordered, ...] = ()
     blocked: tuple[Blocked, ...] = ()
     difference: float = 0.0
     given_back: str = ""
+    counted: str = "readers"
 
     def sentences(self) -> list[str]:
         """The same in words, the sum first."""
         before, after = (sum(getattr(group, side) for group in self.reordered) for side in ("before", "after"))
         count = f"{len(self.reordered)} group{'s' * (len(self.reordered) > 1)} of channels"
-        done = [f"Reordered {count}: the pattern retains {100 * (after / before - 1):.2f} % more of their readers."] if before else []
+        more = f"the pattern retains {100 * (after / before - 1):.2f} % more of their {self.counted}" if before else ""
+        done = [f"Reordered {count}: {more}."] if more else []
         return [*done, *filter(None, [self.given_back]), *(f"Not reordered: {', '.join(b.readers)}: {b.reason}." for b in self.blocked)]
 
 
@@ -85,8 +94,8 @@ def permuted(
 
     Args:
         module: left as it was.
-        names: parameters that will be pruned with the pattern.
-        pattern: N:M.
+        names: parameters that will be pruned with the pattern; none that cannot carry it.
+        pattern: N:M, or N:MT.
         sample: [n, ...] inputs, as the network is fed; a few are enough.
         escapes: random swaps that may fail before the search of a group ends.
         seed: of the search.
@@ -105,9 +114,31 @@ def permuted(
     if found.untraced:
         return {}, Permutation(blocked=(Blocked(tuple(wanted), found.untraced),))
     orders, blocked = _orders(state, found.groups, wanted, pattern, escapes, seed)
+    if pattern.transposed:
+        orders = _gaining(state, orders, wanted, pattern)
     changes = _changes(state, orders)
     reordered = tuple(_reordered(group, order, wanted) for group, order in orders)
-    return _checked(module, sample, changes, reordered, (*blocked, *_unread(found.groups, wanted)))
+    changes, done = _checked(module, sample, changes, reordered, (*blocked, *_unread(found.groups, wanted)))
+    return changes, replace(done, counted="readers and writers" if pattern.transposed else done.counted)
+
+
+def _gaining(
+    state: Mapping[str, Tensor], orders: Iterable[tuple[ChannelGroup, Found]], names: list[str], pattern: Pattern
+) -> list[tuple[ChannelGroup, Found]]:
+    """The orders, one after another, with which the pattern retains more of all that they move."""
+    taken: list[tuple[ChannelGroup, Found]] = []
+    for group, found in orders:
+        touched = {state[place.name].data_ptr(): place.name for place in group.places if place.name in names}.values()
+        before, after = (_retained({**state, **_changes(state, some)}, touched, pattern) for some in (taken, [*taken, (group, found)]))
+        if after > before:
+            taken.append((group, replace(found, before=before, after=after)))
+    return taken
+
+
+def _retained(tensors: Mapping[str, Tensor], names: Iterable[str], pattern: Pattern) -> float:
+    """Sum of |w| under the best mask of the pattern."""
+    matrices = [to_matrix(tensors[name].double().abs().cpu()) for name in names]
+    return sum(float(one[best(one, one.numel() * pattern.keep // pattern.group, pattern)].sum()) for one in matrices)
 
 
 def _orders(

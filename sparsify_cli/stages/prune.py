@@ -18,6 +18,7 @@ from torch import Tensor
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.solver import NetworkSolver
 from sparsify_cli.errors import BadRequest
+from sparsify_cli.maths.matrix_view import obstacle
 from sparsify_cli.recipes.allocation import NEEDS_COSTS
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
@@ -165,7 +166,7 @@ def reordered_first(recipe: PruneRecipe, before: Subject, rows: Sequence[Row]) -
     module = before.module()
     ours = names_in(module, before)
     theirs = {new: name for name, new in ours.items()}
-    names = [ours[row.name] for row in rows if row.matched]
+    names = [ours[row.name] for row in rows if row.matched and obstacle(row.oriented, recipe.pattern) is None]
     changes, done = permuted(module, names, recipe.pattern, before.samples("train").inputs[:8], seed=recipe.seed)
     old = before.checkpoint.tensors
     tensors = {**old, **{theirs[name]: tensor.to(old[theirs[name]].dtype) for name, tensor in changes.items() if name in theirs}}
