@@ -48,7 +48,7 @@ class Forked:
         self._running: dict[int, tuple[Any, Path, float]] = {}
         self._start = time.process_time()
         compare.predict = self._once(compare.predict, lambda module, samples: (_digest(module), samples.ids[:1], len(samples)))
-        shares.measured = self._once(shares.measured, lambda recipe, before, names, _: _curves_hang_on(recipe, before, names))
+        shares.measured = self._once(shares.measured, lambda recipe, before, chooser, *_: _curves_hang_on(recipe, before, chooser))
         splits.loaded_once = self._once(splits.loaded_once, lambda *asked: asked)
 
     def warm(self, words: Sequence[str]) -> None:
@@ -132,12 +132,13 @@ def _digest(module: Any) -> str:
     return found.hexdigest()
 
 
-def _curves_hang_on(recipe: Any, before: Any, names: Sequence[str]) -> Hashable:
+def _curves_hang_on(recipe: Any, before: Any, chooser: Any) -> Hashable:
     from sparsify_cli.contracts.solver import LayerSolver
     from sparsify_cli.stages.solve import solver_of
 
     repaired = isinstance(solver_of(recipe), LayerSolver)
-    return repaired, recipe.seed, recipe.samples, recipe.augment, tuple(names), before.checkpoint.source.sha256
+    chosen = () if repaired else (recipe.criterion, recipe.pattern)
+    return repaired, chosen, recipe.seed, recipe.samples, recipe.augment, chooser.names, before.checkpoint.source.sha256
 
 
 def _text(path: Path) -> str:

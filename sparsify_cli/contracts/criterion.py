@@ -30,6 +30,11 @@ class Criterion(ABC):
     joint: ClassVar[bool] = False
     """Scores of several tensors hang together, so that only one ranking over all of them does what they mean."""
 
+    @property
+    def sizes(self) -> Criterion:
+        """The same, or one like it whose scores are sizes, for who counts how many are large; places in a row are none."""
+        return self
+
     @abstractmethod
     def scores(self, weights: Mapping[str, Tensor], stats: Stats) -> Scores:
         """Score every weight of every named tensor.

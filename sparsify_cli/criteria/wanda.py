@@ -4,7 +4,8 @@
 
 A weight at an input that is never active scores 0. The inputs are those of the network before pruning. With scope=row the score says
 which place a weight takes in its output row: equal sparsity in every layer then is equal sparsity in every row, to within
-one weight; the rows that keep one more are those whose next weight scores highest.
+one weight; the rows that keep one more are those whose next weight scores highest. With N:M alone rows are equal as well; where more than
+the pattern forces goes, or blocks go, they are not.
 
 Source: Sun et al. 2023, arXiv 2306.11695, equation 1. Differs: the mean of squares replaces their sum, which leaves the order
 within a layer as it is; scope=layer, the default, lets all weights of a layer compete (or of the network, if the allocation
@@ -14,7 +15,7 @@ scope=row the layer's count is exact, where theirs is rounded down in every row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -37,6 +38,11 @@ class Wanda(LayerwiseCriterion):
     needs = frozenset({"inputs"})
     directed: ClassVar[bool] = True
     comparable: ClassVar[bool] = False
+
+    @property
+    def sizes(self) -> Wanda:
+        """By |w| |x| itself."""
+        return self if self.scope == "layer" else replace(self, scope="layer")
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
         """|w| times the root mean square of its input, or its place in the row, float64, same shape as `weight`, higher = keep."""

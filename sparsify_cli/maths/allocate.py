@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsify_cli.maths.keep import apportion, top_k
+from sparsify_cli.maths.name_blocks import blocks_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,27 +190,27 @@ def owl(layers: Sequence[Layer], total: int) -> list[int]:
 
     Source: Yin et al. 2024, arXiv 2310.05175, and its code (M = 5, Lambda = 0.08). Differs in that the mean weighs layers by their
     size, so that the total holds, and the width is at most the density and the sparsity asked for, so that the scaling alone
-    empties no layer and overfills none. A layer that belongs to no numbered block is one of its own.
+    empties no layer and overfills none. Blocks are told by names (`name_blocks.py`).
     """
     return _by_outliers(layers, _outlying_by_block(layers), total)
 
 
-def block_of(name: str) -> str:
-    """The block a tensor belongs to: its name up to the last number that holds more than one layer, else itself.
+def owl_counted(sizes: Sequence[Layer]) -> Allocation:
+    """`owl` whose outliers are counted among other scores than those that compete, which may be places in a row.
 
-    `encoder.layer.3.attention.query.weight` belongs to `encoder.layer.3`, `3.weight` to no block.
+    Args:
+        sizes: the same layers with the scores to count among.
     """
-    parts = name.split(".")
-    numbered = [place for place, part in enumerate(parts[:-2]) if part.isdigit()]
-    return ".".join(parts[: numbered[-1] + 1]) if numbered else name
+    shares = dict(zip((layer.name for layer in sizes), _outlying_by_block(sizes), strict=True))
+    return lambda layers, total: _by_outliers(layers, [shares[layer.name] for layer in layers], total)
 
 
 def _outlying_by_block(layers: Sequence[Layer]) -> list[Fraction]:
-    blocks: dict[str, list[Tensor]] = {}
+    blocks, scores = blocks_of([layer.name for layer in layers]), dict[str, list[Tensor]]()
     for layer in layers:
-        blocks.setdefault(block_of(layer.name), []).append(layer.scores)
-    shares = {block: _outlying(torch.cat(scores)) for block, scores in blocks.items()}
-    return [shares[block_of(layer.name)] for layer in layers]
+        scores.setdefault(blocks[layer.name], []).append(layer.scores)
+    shares = {block: _outlying(torch.cat(some)) for block, some in scores.items()}
+    return [shares[blocks[layer.name]] for layer in layers]
 
 
 def _by_outliers(layers: Sequence[Layer], ratios: Sequence[Fraction], total: int) -> list[int]:

@@ -131,7 +131,7 @@ def analysed(asked: PruneRecipe, before: Subject, rows: Sequence[Row], listener:
     """
     names = [row.name for row in rows]
     chooser = _chooser(asked, before, rows)
-    costs = measured(asked, before, names, listener)
+    costs = measured(asked, before, chooser, before.checkpoint.tensors, listener)
     if not costs:
         raise BadRequest(f"None of {len(names)} tensors can be measured, first {names[0]}.", "No layer that is run uses them as weights.")
     plans, refused = _plans(asked, before, chooser, costs, listener)

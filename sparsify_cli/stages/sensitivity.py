@@ -28,7 +28,7 @@ from sparsify_cli.errors import NonFinite
 from sparsify_cli.maths.error_curves import Curve, levels
 from sparsify_cli.maths.gram import output_change
 from sparsify_cli.maths.keep import top_k
-from sparsify_cli.maths.matrix_view import from_matrix
+from sparsify_cli.maths.matrix_view import from_matrix, to_matrix
 from sparsify_cli.maths.paired_moments import sampled_gram
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.stages.calibrate import BATCH, calibrate, watchable
@@ -87,6 +87,7 @@ def costs_of(
     *,
     kind: Kind = "classes",
     seed: int = 0,
+    chosen: Callable[[str, int], Tensor] | None = None,
 ) -> list[LayerCosts]:
     """The costs of layers, in the order of `names`; those that no solver can take are left out.
 
@@ -94,10 +95,11 @@ def costs_of(
         module: the dense network; as it was afterwards.
         inputs: calibration samples.
         names: weights in the network.
-        solver: repairs what stays; None = the smallest weights go, and nothing is repaired.
+        solver: chooses, and repairs what stays; None = nothing is repaired.
         listener: hears progress.
         kind: what the outputs are.
         seed: of which samples judge.
+        chosen: without a solver, name and count -> mask of what stays, as the weight is stored; None = the largest weights.
     """
     layers, judges = watchable(module, names, inputs), inputs[:JUDGES]
     batches = parted(module, inputs, layers, BATCH)
@@ -117,15 +119,19 @@ def costs_of(
                 every = [all_inputs(module, visit.layer, batch) for batch in batches]
                 seen, each = [x for of in every for x in of], [mask for mask, of in zip(real, every, strict=True) for _ in of]
             gram = sampled_gram(visit.layer, seen, real=each, seed=seed)
-            found[visit.name] = _costs(visit.layer, visit.name, gram, solver, harm)
+            masks = partial(_largest, visit.layer) if chosen is None else partial(chosen, visit.name)
+            rungs = partial(_masked, visit.layer, masks) if solver is None else partial(_solved, visit.layer, gram, solver)
+            found[visit.name] = _costs(visit.layer, visit.name, gram, rungs, harm)
     listener.done()
     return [found[name] for name in names if name in found]
 
 
-def _costs(layer: nn.Module, name: str, gram: Tensor, solver: LayerSolver | None, harm: Callable[[], float]) -> LayerCosts:
+def _costs(
+    layer: nn.Module, name: str, gram: Tensor, rungs: Callable[[Sequence[int]], list[Tensor]], harm: Callable[[], float]
+) -> LayerCosts:
     dense = matrix_of(layer).double()
     counts = [count for count in levels(dense.numel(), step=STEP, least=LEAST) if count < dense.numel()]
-    ladder = _ladder(layer, dense, gram, solver, counts)
+    ladder = rungs(counts)
     power = _change(dense, gram)
     errors = [_change(dense - new, gram) / power if power else 0.0 for new in ladder]
     probes = _spread(len(counts), PROBES)
@@ -139,11 +145,22 @@ def _costs(layer: nn.Module, name: str, gram: Tensor, solver: LayerSolver | None
     return LayerCosts(name, dense.numel(), tuple(counts), tuple(errors), tuple(between), tuple(counts[i] for i in probes))
 
 
-def _ladder(layer: nn.Module, dense: Tensor, grams: Tensor, solver: LayerSolver | None, counts: Sequence[int]) -> list[Tensor]:
-    """The layer's matrix at each count; groups of a convolution share counts equally."""
-    if solver is None:
-        return [torch.where(top_k(dense.abs().flatten(), count).view_as(dense), dense, 0) for count in counts]
-    parts = dense.chunk(len(grams))
+def _largest(layer: nn.Module, count: int) -> Tensor:
+    """Where a layer's largest weights are, as they are stored."""
+    weight = weight_of(layer)
+    return top_k(weight.abs().flatten(), count).view_as(weight)
+
+
+def _masked(layer: nn.Module, chosen: Callable[[int], Tensor], counts: Sequence[int]) -> list[Tensor]:
+    """The layer's matrix at each count, nothing repaired."""
+    dense = matrix_of(layer).double()
+    masks = (to_matrix(oriented(layer, chosen(count))) for count in counts)
+    return [torch.where(mask.to(dense.device), dense, 0) for mask in masks]
+
+
+def _solved(layer: nn.Module, grams: Tensor, solver: LayerSolver, counts: Sequence[int]) -> list[Tensor]:
+    """The same, repaired; groups of a convolution share counts equally."""
+    parts = matrix_of(layer).double().chunk(len(grams))
     rungs = [
         solver.ladder(part, one, Keep(0, Pattern(), positions=positions_of(layer)), [(count + group) // len(grams) for count in counts])
         for group, (part, one) in enumerate(zip(parts, grams, strict=True))

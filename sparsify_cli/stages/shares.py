@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.solver import LayerSolver
 from sparsify_cli.errors import BadRequest
-from sparsify_cli.maths.allocate import ALLOCATIONS, BY_SIZE, Allocation, Layer, for_many_totals
+from sparsify_cli.maths.allocate import ALLOCATIONS, BY_SIZE, Allocation, Layer, for_many_totals, owl_counted
 from sparsify_cli.maths.budget import Amount, largest, multiply_accumulates, packed_bytes, parameters, room_for
 from sparsify_cli.maths.error_curves import Curve
 from sparsify_cli.maths.knapsack import dp, priced, sensitivity, within_budget
@@ -24,6 +24,7 @@ from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.auto import NAME as AUTO
 from sparsify_cli.stages.calibrate import calibration_inputs, names_in, statistics
+from sparsify_cli.stages.measure import BUFFERS
 from sparsify_cli.stages.plan import tied_names
 from sparsify_cli.stages.sensitivity import LayerCosts, costs_of
 from sparsify_cli.stages.solve import is_joint, solver_of
@@ -89,8 +90,14 @@ def shared_out(
         Infeasible: no allocation meets the budget.
     """
     curves: dict[str, Curve] = {}
+    if recipe.allocation == "owl" and (sizes := chooser.criterion.sizes) is not chooser.criterion:
+        chooser = replace(chooser, allocation=owl_counted(replace(chooser, criterion=sizes).layers(weights, before.masks)[0]))
     if recipe.allocation in NEEDS_COSTS:
-        curves = curves_of(measured(recipe, before, chooser.names, listener), chooser, weights)
+        costs = measured(recipe, before, chooser, weights, listener)
+        curves = curves_of(costs, chooser, weights)
+        if unknown := [name for name in chooser.names if name not in costs]:
+            few = f"{len(unknown)} of {len(chooser.names)} tensors, first {unknown[0]}"
+            listener.note(f"the harm of pruning cannot be measured for {few}: their weights count as those of the others on average.")
         rule = BY_COST[recipe.allocation]
         chooser = replace(chooser, allocation=lambda layers, total: rule([curves[layer.name] for layer in layers], layers, total))
     if recipe.budget is None:
@@ -98,22 +105,36 @@ def shared_out(
     return _within(recipe.budget, before, chooser, weights, curves)
 
 
-def measured(recipe: PruneRecipe, before: Subject, names: Sequence[str], listener: Listener) -> dict[str, LayerCosts]:
-    """The costs of pruning each layer alone, by the tensors' names; those that no solver can take are absent."""
-    module = before.module()
+def measured(
+    recipe: PruneRecipe, before: Subject, chooser: Sparsifier, weights: Mapping[str, Tensor], listener: Listener
+) -> dict[str, LayerCosts]:
+    """The costs of pruning each layer alone, by the tensors' names; those that no solver can take are absent.
+
+    Where a solver repairs, single weights go, whatever the pattern; else those that the chooser lets go, in its pattern.
+    """
+    module, names = before.module(), chooser.names
     ours = {name: new for name, new in names_in(module, before).items() if name in names}
     theirs = {new: name for name, new in ours.items()}
     repairs = isinstance(solver_of(recipe), LayerSolver)
     quick: LayerSolver | None = Shelf("solvers").load(QUICK)() if repairs else None
     inputs, kind = calibration_inputs(recipe, before), before.samples("train").kind
-    found = costs_of(module, inputs, [ours[name] for name in names], quick, listener, kind=kind)
+    keeping = None if repairs else chooser.keeping(weights)
+    chosen = keeping and (lambda name, count: keeping(theirs[name], count))
+    found = costs_of(module, inputs, [ours[name] for name in names], quick, listener, kind=kind, chosen=chosen)
     return {theirs[costs.name]: costs for costs in found}
 
 
 def curves_of(costs: Mapping[str, LayerCosts], chooser: Sparsifier, weights: Mapping[str, Tensor]) -> dict[str, Curve]:
-    """A curve for every tensor; one that could not be measured costs, weight for weight, what the others do on average."""
+    """A curve for every tensor; one that could not be measured costs, weight for weight, what the others do on average.
+
+    Raises:
+        BadRequest: none could be.
+    """
     block = chooser.pattern.block_size
-    known = {name: found.curve(name, block=block) for name, found in costs.items()}
+    known = {name: curve for name, found in costs.items() if len((curve := found.curve(name, block=block)).kept) > 1}
+    if not known:
+        what = f"The harm of pruning can be measured for none of {len(chooser.names)} tensors, first {chooser.names[0]}."
+        raise BadRequest(what, "It can for linear layers and convolutions.", "Choose another --allocation, such as erk or uniform.")
     return {name: known.get(name) or _average(name, weights[name].numel() // block, list(known.values())) for name in chooser.names}
 
 
@@ -166,11 +187,12 @@ def _amounts(
         return [multiply_accumulates(uses.get(ours[layer.name], 0), block) for layer in layers], others
     aliases = tied_names(before.checkpoint, before.architecture)  # a second name takes nothing of its own
     tensors = {name: tensor for name, tensor in tensors.items() if name not in aliases}
-    rest = [tensor for name, tensor in tensors.items() if name not in pruned]
     if budget.kind == "bytes":
         amounts = [packed_bytes(weights[layer.name].numel(), tensors[layer.name].element_size(), block) for layer in layers]
         return amounts, _beside_values(tensors, layers)
-    return [parameters(block)] * len(layers), sum(tensor.numel() for tensor in rest if tensor.is_floating_point())
+    trained = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not name.endswith(BUFFERS)]
+    fixed = sum(tensors[name].numel() for name in trained if name not in pruned)
+    return [parameters(block)] * len(layers), fixed
 
 
 def _beside_values(tensors: Mapping[str, Tensor], layers: Sequence[Layer]) -> int:

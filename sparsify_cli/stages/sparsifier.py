@@ -103,6 +103,19 @@ class Sparsifier:
         scores = self.scores({name: weights[name] for name in self.names})
         return self.least(scores, pruned or None)
 
+    def keeping(self, weights: Mapping[str, Tensor]) -> Callable[[str, int], Tensor]:
+        """Name and count -> the mask of this tensor alone that keeps so many weights, or as many as the pattern lets stay."""
+        scores = self.scores({name: weights[name] for name in self.names})
+
+        def kept(name: str, count: int) -> Tensor:
+            alone, given = replace(self, names=(name,), allocation="uniform", floor=MaskSet(), at_least=0), {name: scores[name]}
+            if obstacle(tuple(self._oriented(given)[name].shape), self.pattern):
+                alone = replace(alone, pattern=Pattern())
+            least = alone.least(given, None)
+            return alone.chosen(given, max(1 - Fraction(count, scores[name].numel()), least), None)[name]
+
+        return kept
+
     def layers(self, weights: Mapping[str, Tensor], pruned: MaskSet) -> tuple[list[Layer], int]:
         """The layers that carry the pattern, as an allocation takes them, and how many weights stay in the others."""
         return self.layers_by(self.scores({name: weights[name] for name in self.names}), pruned)

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from sparsify_cli.contracts.listener import Listener
-from sparsify_cli.errors import Infeasible, NonFinite
-from sparsify_cli.maths.error_curves import Curve
+from sparsify_cli.errors import BadRequest, Infeasible, NonFinite
 from sparsify_cli.recipes.budget import Budget
 from sparsify_cli.recipes.option import Choice
 from sparsify_cli.recipes.pattern import Pattern
@@ -157,8 +156,8 @@ def test_what_could_not_be_measured_costs_the_average():
     assert list(curves) == ["a", "b", "c"] and curves["a"] == costs["a"].curve("a")
     assert curves["c"].cost(75) == pytest.approx((0.2 + 0.6) * 150 / 300) and curves["c"].cost(150) == 0
     assert curves["c"].cost(15) == pytest.approx((1.0 + 3.0) * 150 / 300)
-    nothing = curves_of({}, chooser, {name: torch.zeros(20) for name in "abc"})
-    assert {type(curve) for curve in nothing.values()} == {Curve} and nothing["a"].cost(1) == 0
+    with pytest.raises(BadRequest, match="none of 3 tensors, first a"):
+        curves_of({}, chooser, {name: torch.zeros(20) for name in "abc"})
 
 
 def test_scores_that_do_not_compare_share_evenly(files):
