@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -62,9 +63,22 @@ def prune_in_stages(
     """
     masks = MaskSet()
     for stage in range(stages):
-        model, weights = curvature(stage), network.weights()
-        masks = choose(model.scores(weights), Fraction(stage + 1, stages))
-        network.put(model.repaired(weights, masks) if update else masks.apply(weights))
+        masks = _stage(network, choose, Fraction(stage + 1, stages), partial(curvature, stage), update=update)
+    return masks
+
+
+def _stage(
+    network: Network,
+    choose: Callable[[Mapping[str, Tensor], Fraction], MaskSet],
+    share: Fraction,
+    curvature: Callable[[], Curvature],
+    *,
+    update: bool,
+) -> MaskSet:
+    """One of them; its model is gone before the next one is made, for there is memory for one."""
+    model, weights = curvature(), network.weights()
+    masks = choose(model.scores(weights), share)
+    network.put(model.repaired(weights, masks) if update else masks.apply(weights))
     return masks
 
 

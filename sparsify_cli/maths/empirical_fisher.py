@@ -34,7 +34,7 @@ ROWS = 16
 
 
 def drawn(network: Network, count: int, stage: int = 0) -> Int[Tensor, " m"]:
-    """Which samples are differentiated: at most `count`, ascending, others in every stage where there are enough."""
+    """Which samples are differentiated: at most `count`, ascending; drawn anew in every stage."""
     generator = torch.Generator().manual_seed(network.seed + stage)
     return torch.randperm(len(network.inputs), generator=generator)[:count].sort().values
 

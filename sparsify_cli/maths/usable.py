@@ -62,17 +62,16 @@ class Usable:
             raise Infeasible(f"{count} weights of a layer should stay, and {pattern} lets {room} stay.")
 
     def row_counts(self, count: int, pattern: Pattern) -> list[int]:
-        """Equal shares of `count` for every row, within one; unusable weights count only where the usable are too few.
+        """Equal shares of `count` for every row, within one; only where usable weights are too few those at dead inputs count, then all.
 
         Raises:
             Infeasible: the pattern has no room for the count.
         """
         self.require_room(count, pattern)
-        good = rooms(self.live & self.allowed, pattern).tolist()
-        equal = [Fraction(1)] * len(good)
-        if count <= sum(good):
-            return apportion(equal, count, good)
-        return apportion(equal, count, rooms(torch.ones_like(self.live), pattern).tolist(), floors=good)
+        places = (self.live & self.allowed, self.allowed, torch.ones_like(self.live))
+        caps = [rooms(some, pattern).tolist() for some in places]
+        enough = next(i for i, cap in enumerate(caps) if count <= sum(cap))
+        return apportion([Fraction(1)] * len(caps[0]), count, caps[enough], floors=caps[enough - 1] if enough else None)
 
 
 def rooms(places: Bool[Tensor, "out columns"], pattern: Pattern) -> Tensor:

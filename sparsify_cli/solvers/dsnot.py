@@ -2,11 +2,12 @@
 
     m        what an input adds in the mean: E[x_j], here the leading part of the Gram matrix, see below
     error    e = sum of w_j m_j over the pruned weights of a row
-    regrow   the pruned weight with the largest |w_j m_j| / Var[x_j] of those whose return lowers |e|
-    prune    the kept weight with the lowest Wanda score |w_j| sqrt(E[x_j^2]) of those whose loss lowers |e|
+    regrow   the pruned weight with the largest |w_j m_j| / Var[x_j] of those that pull e towards 0
+    prune    the kept weight with the lowest Wanda score |w_j| sqrt(E[x_j^2]) of those whose loss does
     stop     when |e| is a small part of the row's output, no such pair is left, or after so many cycles
 
-A weight that was moved is not moved back. For N:M both lie in one group. Then, if asked, least squares sets the weights.
+Only the sign is asked for: a weight may pull e beyond 0, as in the official code. A weight that was moved is not moved back. For N:M both
+lie in one group. Then, if asked, least squares sets the weights.
 
 The mean. A solver is given H = X X^T / n, in which means are not kept. With H u = lambda u for the largest lambda, z = u^T x /
 sqrt(lambda) is the one combination of inputs that says most about all of them, with E[z^2] = 1, and E[x_j z] = sqrt(lambda) u_j = m_j.

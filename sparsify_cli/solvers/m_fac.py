@@ -35,7 +35,7 @@ class MFAC(NetworkSolver):
     """Matrix-free products with the inverse of one Fisher matrix of the whole network.
 
     Args:
-        gradients: samples whose gradients make the matrix, drawn by seed, others in every stage; fewer if there are fewer.
+        gradients: samples whose gradients make the matrix, drawn by seed, anew in every stage; fewer if there are fewer.
         damping: added to the diagonal, relative to its mean over weights that are not zero.
         stages: how often the matrix is computed again on the way, the density falling by the same factor each time; 1 = one shot.
         update: move the weights that stay so that they make up for the others.

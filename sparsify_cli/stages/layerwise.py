@@ -30,7 +30,7 @@ from sparsify_cli.errors import Infeasible, NonFinite
 from sparsify_cli.maths.gram import damped, groups_of, is_turned
 from sparsify_cli.maths.matrix_view import from_matrix, to_matrix
 from sparsify_cli.maths.paired_moments import Moments, imitating, mean_outputs, output_error, paired_moments
-from sparsify_cli.maths.refit import refit
+from sparsify_cli.maths.refit import is_exact_cheaper, refit, refit_by_iteration
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.stages.calibrate import watchable
 from sparsify_cli.training.batchnorm import follow
@@ -167,9 +167,10 @@ class Pass:
     ) -> Solution:
         gram, aim = moments.gram[group], dense.double()
         if self.target == "dense" and self.solver.sequential:
-            aim = imitating(aim, gram, moments.aims[group], damping=RIDGE).masked_fill(~may, 0)
+            aim = imitating(aim, gram, moments.aims[group], damping=RIDGE)
         if bool(fixed.any()):
             return self._beside(aim, gram, int(wanted.sum()), may & ~fixed, held, fixed, positions)
+        aim = aim if bool(may.all()) else _nearest(aim, gram, may)
         keep = Keep(int(wanted.sum()), self.pattern, None if bool(may.all()) else may, positions)
         return self.solver.solve(aim, gram, keep)
 
@@ -181,9 +182,15 @@ class Pass:
         more = count - int(fixed.sum())
         if more <= 0:
             return held, fixed
-        left = refit(aim - held, damped(gram, REFIT), free)
+        left = _nearest(aim - held, gram, free)
         added, chosen = self.solver.solve(left, gram, Keep(more, self.pattern, free, positions))
         return held + added.double() * chosen, chosen | fixed
+
+
+def _nearest(aim: Tensor, gram: Tensor, places: Tensor) -> Tensor:
+    """The weights at these places alone whose outputs are nearest to those of the aim; what lies elsewhere is made up for, not cut off."""
+    fit = refit if is_exact_cheaper(places) else refit_by_iteration
+    return fit(aim, damped(gram, REFIT), places)
 
 
 def sizes_of(layer: nn.Module) -> list[tuple[int, int]]:

@@ -29,7 +29,7 @@ class Way:
     Args:
         chooser: allocation, pattern, support and budget.
         target: sparsity at the end; with a budget it is found from the scores.
-        pruned: what was pruned before.
+        pruned: what may stay; of a network that is pruned already less than all.
     """
 
     chooser: Sparsifier
@@ -38,8 +38,16 @@ class Way:
 
     @property
     def choose(self) -> Choose:
-        """Scores and a share of the way -> masks."""
-        return lambda scores, share: self._there(scores) if share >= 1 else self._on_the_way(scores, share)
+        """Scores and a share of the way -> masks, each within those before: what an earlier stage set to zero stays so."""
+        within = self.pruned
+
+        def chosen(scores: Mapping[str, Tensor], share: Fraction) -> MaskSet:
+            nonlocal within
+            now = replace(self, pruned=within)
+            within = now._there(scores) if share >= 1 else now._on_the_way(scores, share)
+            return within
+
+        return chosen
 
     def _there(self, scores: Mapping[str, Tensor]) -> MaskSet:
         if self.chooser.fitting is None:
@@ -70,13 +78,17 @@ class Way:
 
 
 def _tightest_first(pattern: Pattern) -> Iterator[Pattern]:
-    """The pattern, those that keep more of each group, and none at all; of blocks and single weights only itself."""
+    """The pattern, those that keep more of each group, and none at all; of blocks and single weights only itself.
+
+    Each finds its places within a wider one, along outputs, too: where as many of every row and column of M stay, there are fewer of
+    them that do (Koenig 1916).
+    """
     if not pattern.is_grouped:
         return iter((pattern,))
     return iter((*(replace(pattern, keep=keep) for keep in range(pattern.keep, pattern.group)), Pattern()))
 
 
 def on_the_way(target: Fraction, share: Fraction) -> Fraction:
-    """The sparsity at a share of the way, when the density falls exponentially; exact in thousandths of a percent."""
+    """The sparsity at a share of the way, when the density falls exponentially; in thousandths of a percent, at most the target."""
     density = float(1 - target)
-    return 1 - Fraction(round((density ** float(share) if density else 1 - float(share)) * 100_000), 100_000)
+    return min(target, 1 - Fraction(round((density ** float(share) if density else 1 - float(share)) * 100_000), 100_000))

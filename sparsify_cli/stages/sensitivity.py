@@ -18,6 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +89,7 @@ def costs_of(
     kind: Kind = "classes",
     seed: int = 0,
     chosen: Callable[[str, int], Tensor] | None = None,
+    left: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> list[LayerCosts]:
     """The costs of layers, in the order of `names`; those that no solver can take are left out.
 
@@ -100,6 +102,7 @@ def costs_of(
         kind: what the outputs are.
         seed: of which samples judge.
         chosen: without a solver, name and count -> mask of what stays, as the weight is stored; None = the largest weights.
+        left: name -> where weights are that were not pruned before, as stored; where no name is, everywhere.
     """
     layers, judges = watchable(module, names, inputs), inputs[:JUDGES]
     batches = parted(module, inputs, layers, BATCH)
@@ -120,17 +123,25 @@ def costs_of(
                 seen, each = [x for of in every for x in of], [mask for mask, of in zip(real, every, strict=True) for _ in of]
             gram = sampled_gram(visit.layer, seen, real=each, seed=seed)
             masks = partial(_largest, visit.layer) if chosen is None else partial(chosen, visit.name)
-            rungs = partial(_masked, visit.layer, masks) if solver is None else partial(_solved, visit.layer, gram, solver)
-            found[visit.name] = _costs(visit.layer, visit.name, gram, rungs, harm)
+            may = _places(visit.layer, left.get(visit.name))
+            rungs = partial(_masked, visit.layer, masks) if solver is None else partial(_solved, visit.layer, gram, solver, may)
+            found[visit.name] = _costs(visit.layer, visit.name, gram, rungs, harm, int(may.sum()))
     listener.done()
     return [found[name] for name in names if name in found]
 
 
+def _places(layer: nn.Module, left: Tensor | None) -> Tensor:
+    """Where weights of the matrix view may stay."""
+    everywhere = torch.ones_like(matrix_of(layer), dtype=torch.bool)
+    return everywhere if left is None else to_matrix(oriented(layer, left)).to(everywhere.device)
+
+
 def _costs(
-    layer: nn.Module, name: str, gram: Tensor, rungs: Callable[[Sequence[int]], list[Tensor]], harm: Callable[[], float]
+    layer: nn.Module, name: str, gram: Tensor, rungs: Callable[[Sequence[int]], list[Tensor]], harm: Callable[[], float], there: int
 ) -> LayerCosts:
+    """The costs of keeping fewer than are there; as many as there are cost nothing."""
     dense = matrix_of(layer).double()
-    counts = [count for count in levels(dense.numel(), step=STEP, least=LEAST) if count < dense.numel()]
+    counts = [count for count in levels(there, step=STEP, least=LEAST) if count < there]
     ladder = rungs(counts)
     power = _change(dense, gram)
     errors = [_change(dense - new, gram) / power if power else 0.0 for new in ladder]
@@ -142,7 +153,9 @@ def _costs(
         measured[i] = harm()
     weight_of(layer).copy_(saved)
     between = _along(errors, measured)
-    return LayerCosts(name, dense.numel(), tuple(counts), tuple(errors), tuple(between), tuple(counts[i] for i in probes))
+    whole = (there,) if there < dense.numel() else ()
+    free = (0.0,) * len(whole)
+    return LayerCosts(name, dense.numel(), (*whole, *counts), (*free, *errors), (*free, *between), (*whole, *(counts[i] for i in probes)))
 
 
 def _largest(layer: nn.Module, count: int) -> Tensor:
@@ -158,11 +171,14 @@ def _masked(layer: nn.Module, chosen: Callable[[int], Tensor], counts: Sequence[
     return [torch.where(mask.to(dense.device), dense, 0) for mask in masks]
 
 
-def _solved(layer: nn.Module, grams: Tensor, solver: LayerSolver, counts: Sequence[int]) -> list[Tensor]:
-    """The same, repaired; groups of a convolution share counts equally."""
+def _solved(layer: nn.Module, grams: Tensor, solver: LayerSolver, may: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """The same, repaired, within the places where weights may stay; groups of a convolution share counts equally."""
     parts = matrix_of(layer).double().chunk(len(grams))
+    within = [None if bool(part.all()) else part for part in may.chunk(len(grams))]
     rungs = [
-        solver.ladder(part, one, Keep(0, Pattern(), positions=positions_of(layer)), [(count + group) // len(grams) for count in counts])
+        solver.ladder(
+            part, one, Keep(0, Pattern(), within[group], positions_of(layer)), [(count + group) // len(grams) for count in counts]
+        )
         for group, (part, one) in enumerate(zip(parts, grams, strict=True))
     ]
     return [torch.cat([rung[i][0] for rung in rungs]) for i in range(len(counts))]

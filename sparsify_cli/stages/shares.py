@@ -69,9 +69,8 @@ def is_counted_alone(recipe: PruneRecipe) -> bool:
 
 
 def outliers_seen(recipe: PruneRecipe, before: Subject, names: Sequence[str], listener: Listener) -> tuple[PruneRecipe, Stats]:
-    """The recipe and what its criterion sees; beside a solver of layers owl counts outliers of |w| |x|, unless a criterion is named."""
-    by_layer = isinstance(solver_of(recipe), LayerSolver)
-    if recipe.allocation != "owl" or not by_layer or recipe.criterion != Choice("magnitude"):
+    """The recipe and what its criterion sees; beside a solver owl counts outliers of |w| |x|, unless a criterion is named."""
+    if recipe.allocation != "owl" or solver_of(recipe) is None or recipe.criterion != Choice("magnitude"):
         return recipe, statistics(recipe, before, names)
     seen = replace(recipe, criterion=Choice("wanda"))
     try:
@@ -90,8 +89,9 @@ def shared_out(
         Infeasible: no allocation meets the budget.
     """
     curves: dict[str, Curve] = {}
-    if recipe.allocation == "owl" and (sizes := chooser.criterion.sizes) is not chooser.criterion:
-        chooser = replace(chooser, allocation=owl_counted(replace(chooser, criterion=sizes).layers(weights, before.masks)[0]))
+    if recipe.allocation == "owl":  # solvers of networks, and places in rows, compete by scores that have no outliers
+        sizes = replace(chooser, criterion=chooser.criterion.sizes).layers(weights, before.masks)[0]
+        chooser = replace(chooser, allocation=owl_counted(sizes))
     if recipe.allocation in NEEDS_COSTS:
         costs = measured(recipe, before, chooser, weights, listener)
         curves = curves_of(costs, chooser, weights)
@@ -118,9 +118,10 @@ def measured(
     repairs = isinstance(solver_of(recipe), LayerSolver)
     quick: LayerSolver | None = Shelf("solvers").load(QUICK)() if repairs else None
     inputs, kind = calibration_inputs(recipe, before), before.samples("train").kind
-    keeping = None if repairs else chooser.keeping(weights)
+    keeping = None if repairs else chooser.keeping(weights, before.masks)
     chosen = keeping and (lambda name, count: keeping(theirs[name], count))
-    found = costs_of(module, inputs, [ours[name] for name in names], quick, listener, kind=kind, chosen=chosen)
+    left = {ours[name]: before.masks[name] for name in names if name in before.masks}
+    found = costs_of(module, inputs, [ours[name] for name in names], quick, listener, kind=kind, chosen=chosen, left=left)
     return {theirs[costs.name]: costs for costs in found}
 
 

@@ -103,16 +103,17 @@ class Sparsifier:
         scores = self.scores({name: weights[name] for name in self.names})
         return self.least(scores, pruned or None)
 
-    def keeping(self, weights: Mapping[str, Tensor]) -> Callable[[str, int], Tensor]:
-        """Name and count -> the mask of this tensor alone that keeps so many weights, or as many as the pattern lets stay."""
+    def keeping(self, weights: Mapping[str, Tensor], pruned: MaskSet) -> Callable[[str, int], Tensor]:
+        """Name and count -> the mask of this tensor alone that keeps so many of what is left, or as many as the pattern lets stay."""
         scores = self.scores({name: weights[name] for name in self.names})
 
         def kept(name: str, count: int) -> Tensor:
             alone, given = replace(self, names=(name,), allocation="uniform", floor=MaskSet(), at_least=0), {name: scores[name]}
             if obstacle(tuple(self._oriented(given)[name].shape), self.pattern):
                 alone = replace(alone, pattern=Pattern())
-            least = alone.least(given, None)
-            return alone.chosen(given, max(1 - Fraction(count, scores[name].numel()), least), None)[name]
+            within = MaskSet({name: pruned[name]}) if name in pruned else None
+            least = alone.least(given, within)
+            return alone.chosen(given, max(1 - Fraction(count, scores[name].numel()), least), within)[name]
 
         return kept
 

@@ -25,6 +25,9 @@ from sparsify_cli.values.arrays import frugal_batch
 from sparsify_cli.values.losses import loss
 from sparsify_cli.values.samples import Samples
 
+HARDLY = 1e-6
+"""A variance over the samples below this part of the running one says nothing of how a channel is scaled."""
+
 
 def norms(module: nn.Module) -> dict[str, nn.Module]:
     """Path -> layer, of those that keep running statistics."""
@@ -75,7 +78,8 @@ def follow(layer: nn.Module, now: Sequence[Tensor], dense: Sequence[Tensor]) -> 
     """Move a layer's running statistics by as much as its inputs moved away from those of the dense network.
 
     As if each channel had been scaled and shifted: the variance moves by the ratio of the variances, the mean by the difference
-    of the means, and its distance from that of the samples by the scale. Nothing moves where the inputs are the same: unlike
+    of the means, and its distance from that of the samples by the scale. A channel that hardly varied over the samples
+    tells no scale. Nothing moves where the inputs are the same: unlike
     `recalibrate` this does not replace what training saw (augmented images, all of them) by what a few samples show.
 
     Args:
@@ -88,7 +92,8 @@ def follow(layer: nn.Module, now: Sequence[Tensor], dense: Sequence[Tensor]) -> 
     buffers = dict(layer.named_buffers())
     running_mean, running_var = buffers["running_mean"], buffers["running_var"]
     (mean, variance), (old_mean, old_variance) = (_channel_moments(batches, len(running_mean)) for batches in (now, dense))
-    ratio = torch.where(old_variance > 0, variance / old_variance.clamp_min(1e-30), torch.ones_like(variance))
+    told = old_variance > HARDLY * running_var.double()
+    ratio = torch.where(told, variance / old_variance.clamp_min(1e-30), torch.ones_like(variance))
     running_mean += (mean - old_mean + (running_mean.double() - old_mean) * (ratio.sqrt() - 1)).to(running_mean)
     running_var *= ratio.to(running_var)
 

@@ -132,11 +132,11 @@ def _met(ours: Iterable[Visit], theirs: Iterator[Visit], places: Callable[[], Ma
 
 @torch.no_grad()
 def all_inputs(net: nn.Module, layer: nn.Module, batch: Tensor) -> list[Tensor]:
-    """What a layer, and others with its weight, see in every one of their calls."""
+    """What a layer, and others with its weight, see in every one of their calls; copies, for a network may go on in the same memory."""
     seen: list[Tensor] = []
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(taken(args, kwargs))
+        seen.append(taken(args, kwargs).clone())
 
     with ExitStack() as after:
         for one in uses(net, {"": layer})[""]:

@@ -49,6 +49,17 @@ def test_rows_share_equally():
         usable().require_room(5, TWO_FOUR)
 
 
+def test_rows_take_dead_inputs_before_what_was_pruned():
+    """6 usable ones in the first row, 1 beside 4 dead ones allowed in the second: 11 of 12 wanted leaves what was pruned before alone."""
+    live = torch.tensor([[True] * 6, [True] + [False] * 5])
+    allowed = torch.tensor([[True] * 6, [True] * 5 + [False]])
+    assert Usable(live, allowed).row_counts(8, FREE) == [6, 2]
+    assert Usable(live, allowed).row_counts(11, FREE) == [6, 5]
+    assert Usable(live, allowed).row_counts(12, FREE) == [6, 6]
+    pruned = torch.tensor([[True, False, False], [True, True, True]])
+    assert Usable(torch.tensor([[True, True, True], [True, False, False]]), pruned).row_counts(4, FREE) == [1, 3]
+
+
 def test_best_by_hand():
     """The highest of the layer, of groups, and of rows; among equal scores the earlier stays."""
     scores = torch.tensor([[4.0, 3.0, 3.0, 1.0], [9.0, 8.0, 7.0, 0.0]])

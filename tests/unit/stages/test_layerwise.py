@@ -250,3 +250,19 @@ def test_a_solver_sees_only_free_positions():
 
     assert error(layer.weight) < error(worse.weight)
     assert error(layer.weight) < error(held.values)
+
+
+def test_what_was_pruned_before_is_made_up_for():
+    """Where all that is left stays, it gives the dense network's outputs as well as it can: no change of it does better."""
+    dense = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3, bias=False))
+    left = torch.rand(3, 8) < 0.6
+    dense[2].weight.data *= left
+    net, x = copy.deepcopy(dense), torch.randn(400, 6)
+    masks = {"0.weight": torch.rand(8, 6) < 0.5, "2.weight": left}
+    Pass(Largest(), Pattern(), {"2.weight": left}).run(net, dense, x, masks, Listener())
+    with torch.no_grad():
+        inputs = net[1](net[0](x)).double()
+        away = net[2](inputs.float()).double() - dense(x).double()
+        slopes = (away.T @ inputs / len(x))[left]
+        cut = (inputs @ dense[2].weight.double().T - dense(x).double()).T @ inputs / len(x)
+    assert bool((net[2].weight[~left] == 0).all()) and float(slopes.norm()) < 0.05 * float(cut[left].norm())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -82,3 +83,25 @@ def test_a_budget_is_met_by_the_scores_at_hand() -> None:
     assert [int(last[name].sum()) for name in NAMES] == [10, there]
     half = way.choose(scores(), Fraction(1, 2))
     assert half.kept == pytest.approx(((10 + there) / 256) ** 0.5 * 256, abs=1) and half == free.chosen(scores(), half.sparsity, None)
+
+
+@pytest.mark.parametrize(("pattern", "target"), [("2:4T", Fraction(1, 2)), ("unstructured", Fraction(9, 10)), ("1:4", Fraction(3, 4))])
+def test_what_an_earlier_stage_took_does_not_come_back(pattern: str, target: Fraction) -> None:
+    """Though the scores change altogether, and shares of layers with them, as many stay in the end as were asked for."""
+    rules: list[str] = ["global", "owl"]
+    for rule in rules:
+        choose = Way(replace(chooser(pattern), allocation=rule), target, MaskSet()).choose
+        before = MaskSet({name: torch.ones(8, 16, dtype=torch.bool) for name in NAMES})
+        for stage in range(1, 9):
+            generator = torch.Generator().manual_seed(stage)
+            fresh = {name: torch.rand(8, 16, generator=generator).pow(4) * before[name] for name in NAMES}
+            masks = choose(fresh, Fraction(stage, 8))
+            assert not any(bool((masks[name] & ~before[name]).any()) for name in NAMES)
+            before = masks
+        assert before.sparsity == pytest.approx(float(target), abs=1 / 256) and holds(before, Pattern.parse(pattern))
+
+
+def test_no_stage_goes_beyond_the_target() -> None:
+    """Rounding would take all that is left before the last stage."""
+    target = 1 - Fraction(1, 2_000_000)
+    assert on_the_way(target, Fraction(7, 8)) <= target

@@ -10,8 +10,11 @@ from torch import nn
 from torch.nn import functional
 
 from sparsify_cli.contracts.listener import Listener
-from sparsify_cli.contracts.solver import LayerSolver
+from sparsify_cli.contracts.solver import Keep, LayerSolver
 from sparsify_cli.maths.error_curves import levels
+from sparsify_cli.maths.gram import output_change
+from sparsify_cli.maths.paired_moments import sampled_gram
+from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.sensitivity import LEAST, PROBES, STEP, LayerCosts, _along, _spread, costs_of
 
@@ -159,3 +162,20 @@ def test_between_probes_the_ratio_goes_evenly():
     assert _along([1.0, 3.0, 4.0], {0: 2.0, 2: 32.0}) == pytest.approx([2, 12, 32])
     assert _along([0.0, 0.0, 1.0], {0: 0.0, 2: 5.0}) == pytest.approx([0, 0, 5])
     assert _along([], {}) == []
+
+
+@pytest.mark.parametrize("solver", [GPT, None], ids=["repaired", "not repaired"])
+def test_what_was_pruned_before_costs_nothing_and_does_not_return(solver):
+    """As many weights as are left cost nothing; fewer cost what the same layer does where only those may stay."""
+    net, x = nn.Sequential(nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 3)), torch.randn(200, 12) @ torch.randn(12, 12)
+    left = torch.rand(10, 12) < 0.4
+    net[0].weight.data *= left
+    (found,) = costs_of(net, x, ["0.weight"], solver, Listener(), left={"0.weight": left})
+    there = int(left.sum())
+    assert found.kept[0] == there and found.errors[0] == found.divergence[0] == 0 and found.curve("w").cost(there) == 0
+    assert 0 < found.errors[1] < found.errors[-1] and found.divergence[-1] > 0
+    if solver is not None:
+        gram = sampled_gram(net[0], [x])[0]
+        weight, _ = solver.solve(net[0].weight.detach().double(), gram, Keep(found.kept[3], Pattern(), left))
+        change = output_change(net[0].weight.detach().double() - weight, gram) / output_change(net[0].weight.detach().double(), gram)
+        assert found.errors[3] == pytest.approx(change, rel=0.05)

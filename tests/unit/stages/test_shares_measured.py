@@ -90,6 +90,13 @@ def test_outliers_are_counted_among_sizes_where_places_compete(net):
     assert by_place == by_size and len(set(by_size.values())) > 2
 
 
+def test_solvers_of_networks_share_by_outliers_of_what_inputs_weigh(net):
+    """Costs of removal have no outliers that mean anything: counts are those of |w| |x|, in the last stage, too."""
+    by_size = counts(net("Blocks", criterion=Choice("wanda"), allocation="owl", sparsity=Fraction(7, 10)))
+    solver = Choice("woodfisher", {"stages": 2, "gradients": 32})
+    assert counts(net("Blocks", solver=solver, allocation="owl", sparsity=Fraction(7, 10))) == by_size
+
+
 def test_harm_that_can_be_measured_for_no_layer_is_refused(net):
     """A network of transposed convolutions: a sentence, and what to do."""
     with pytest.raises(BadRequest, match=r"harm of pruning can be measured for none of 2 tensors.*another --allocation"):

@@ -207,3 +207,14 @@ def test_a_norm_that_nothing_comes_to_keeps_its_statistics():
     assert [norm.running_mean.tolist() for norm in net.norms] == [[2, 1], [-1.5, 0.5], [3, 3]]
     follow(net.norms[2], [torch.zeros(0, 2)], [torch.zeros(0, 2)])
     assert net.norms[2].running_mean.tolist() == [3, 3]
+
+
+def test_channels_that_hardly_varied_tell_no_scale() -> None:
+    """A million million times the variance of next to nothing says nothing: the variance stays, the mean follows."""
+    layer = nn.BatchNorm1d(2)
+    dense = torch.randn(50, 2, dtype=torch.float64) * torch.tensor([1e-7, 1.0])
+    now = torch.randn(50, 2, dtype=torch.float64) * torch.tensor([1.0, 2.0]) + torch.tensor([5.0, 0.0])
+    follow(layer, [now], [dense])
+    ratio = now[:, 1].var(correction=0) / dense[:, 1].var(correction=0)
+    assert float(layer.running_var[0]) == 1 and float(layer.running_var[1]) == pytest.approx(float(ratio), rel=1e-5)
+    assert float(layer.running_mean[0]) == pytest.approx(float(now[:, 0].mean()), rel=1e-5)

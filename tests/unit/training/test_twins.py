@@ -11,7 +11,7 @@ from torch import nn
 
 from sparsify_cli.training.attention import projections, tell_apart
 from sparsify_cli.training.modes import evaluating
-from sparsify_cli.training.twins import Twins
+from sparsify_cli.training.twins import Twins, all_inputs
 
 
 def chain():
@@ -233,3 +233,24 @@ def test_evaluating_puts_every_mode_back():
         assert not any(part.training for part in net.modules())
         raise KeyError
     assert [part.training for part in net.modules()] == [True, True, False, True, True]
+
+
+def test_inputs_of_calls_are_kept_as_they_were():
+    """A network that adds to its own inputs in place: each call of the shared layer saw something else."""
+
+    class Adding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared = nn.Linear(4, 4)
+
+        def forward(self, x):
+            x = x.clone()
+            for _ in range(3):
+                x += self.shared(x).relu()
+            return x
+
+    net, x = Adding(), torch.randn(6, 4)
+    with torch.no_grad():
+        first, second, third = all_inputs(net, net.shared, x)
+        assert torch.equal(first, x) and torch.equal(second, x + net.shared(x).relu())
+        torch.testing.assert_close(third, second + net.shared(second).relu())
