@@ -49,7 +49,7 @@ from sparsify_cli.stages.tables import said
 from sparsify_cli.stages.train import fresh
 from sparsify_cli.stages.training_run import Trained, Training, trained
 from sparsify_cli.stages.workplace import Workplace, workplace
-from sparsify_cli.stages.write import Product, data_identity
+from sparsify_cli.stages.write import Product, data_identity, in_own_types
 from sparsify_cli.training.engine import Engine, engine
 from sparsify_cli.values.artifact import NEST
 from sparsify_cli.values.mask_set import MaskSet
@@ -99,7 +99,7 @@ def embed(recipe: EmbedRecipe, listener: Listener, *, resume: Path | None = None
     machine = engine(recipe.device, recipe.precision, recipe.parallel)
     with workplace(recipe, Product(recipe, work.subject, Report(), work.parent), work.subject.name, resume=resume) as place:
         levels = _trained_levels(work, machine, listener, place)
-        levels = _settled(work, levels)
+        levels = [_in_own_types(work, level) for level in _settled(work, levels)]
         nest = _nest(work, levels)
         last = work.subject.changed(work.subject.checkpoint.with_tensors(levels[-1].tensors), levels[-1].masks)
         report = Report(tuple(_findings(work, levels, last)), _facts(work, levels, machine))
@@ -111,8 +111,19 @@ def embed(recipe: EmbedRecipe, listener: Listener, *, resume: Path | None = None
 def _nest(work: Embedding, levels: list[Level]) -> Nest:
     """What is stored: in shared state that of the last level, for all."""
     shared = work.recipe.state == "shared"
+    there = tied_names(work.subject.checkpoint, work.subject.architecture)
+    ties = {name: first for name, first in there.items() if {name, first} <= levels[-1].tensors.keys()}
     side = [_shared_side(work, level, levels[-1]) if shared else _side(level, work.names) for level in levels]
-    return Nest.of([level.sparsity for level in levels], [level.masks for level in levels], side, work.recipe.state)
+    side = [{name: tensor for name, tensor in one.items() if name not in ties} for one in side]
+    sparsities, masks, block = [level.sparsity for level in levels], [level.masks for level in levels], work.recipe.pattern.block_size
+    return Nest.of(sparsities, masks, side, work.recipe.state, block=block, ties=ties)
+
+
+def _in_own_types(work: Embedding, level: Level) -> Level:
+    """A level as it will be read again: in the types of the file that it came from, tied tensors as one."""
+    checkpoint = in_own_types(work.subject.checkpoint.with_tensors(dict(level.tensors)))
+    tensors = untied(checkpoint.tensors, tied_names(work.subject.checkpoint, work.subject.architecture))
+    return replace(level, tensors=tensors)
 
 
 def _settled(work: Embedding, levels: list[Level]) -> list[Level]:
@@ -213,7 +224,8 @@ def _one_shot(work: Embedding, levels: list[Level], sparsity: Fraction, listener
         whole = Level(sparsity, MaskSet({name: torch.ones_like(start[name], dtype=torch.bool) for name in work.names}), start)
         return _repaired(work, whole, frozen, listener) if work.recipe.solver and levels else whole
     masks = work.chooser.above(frozen).once(start, sparsity, pruned=work.subject.masks)
-    level = Level(sparsity, masks, masks.apply(start))
+    tensors = untied(masks.apply(start), tied_names(work.subject.checkpoint, work.subject.architecture))
+    level = Level(sparsity, masks, tensors)
     return _repaired(work, level, frozen, listener) if work.recipe.solver else _measured(work, level)
 
 

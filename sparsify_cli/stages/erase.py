@@ -24,9 +24,9 @@ from sparsify_cli.stages.write import in_own_types
 from sparsify_cli.training.batchnorm import recalibrate
 from sparsify_cli.training.forgetting import draw
 from sparsify_cli.values.mask_set import MaskSet
-from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.report import Finding
 from sparsify_cli.values.samples import Samples
+from sparsify_cli.values.small_floats import stored_as
 
 STATISTICS = 5000
 """Most retained samples that batch-norm statistics are measured on again."""
@@ -143,10 +143,10 @@ def rejoined(subject: Subject, done: list[Erased]) -> Subject:
     """The subject with what every level has become."""
     if subject.nest is None:
         return done[0].after
-    index, names = subject.nest.index, set(subject.nest.index)
-    side = tuple({name: t for name, t in one.after.checkpoint.tensors.items() if name not in names} for one in done)
+    covered = {*subject.nest.index, *subject.nest.ties}
+    side = tuple({name: t for name, t in one.after.checkpoint.tensors.items() if name not in covered} for one in done)
     last = done[-1].after.checkpoint.tensors
-    nest = Nest(subject.nest.sparsities, index, side)
+    nest = replace(subject.nest, side=side, state="private")
     return replace(subject, checkpoint=subject.checkpoint.with_tensors(dict(last)), nest=nest)
 
 
@@ -159,7 +159,8 @@ def _with_frozen(subject: Subject, frozen: MaskSet, before: Subject) -> Subject:
 
 
 def _after(subject: Subject, changed: Mapping[str, Tensor]) -> Subject:
-    erased = subject.masks.apply({**subject.checkpoint.tensors, **changed})
+    before = subject.checkpoint.tensors
+    erased = subject.masks.apply({**before, **{name: stored_as(tensor, before[name].dtype) for name, tensor in changed.items()}})
     tensors = untied(erased, tied_names(subject.checkpoint, subject.architecture))
     return subject.changed(in_own_types(subject.checkpoint.with_tensors(tensors)), subject.masks)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sparsify_cli.recipes.recipe import Recipe
-from sparsify_cli.recipes.shared import ModelFields, OutputFields, SparsityFields, TrainFields, WeightsFields
+from sparsify_cli.recipes.shared import ModelFields, OutputFields, TrainFields, WeightsFields
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
 from sparsify_cli.stages.like_original import Written, write_like
 from sparsify_cli.stages.origin import code_of, versions
@@ -110,7 +110,7 @@ def write_weights(folder: Path, product: Product) -> Written:
     if checkpoint is None:
         raise ValueError("a product without tensors has no weights to write")
     if product.nest is not None:
-        write_nest(folder / NEST, product.nest, checkpoint.tensors, block=_block(product.recipe))
+        write_nest(folder / NEST, product.nest, checkpoint.tensors)
         return Written(NEST, (NEST,))
     how = product.recipe if isinstance(product.recipe, WeightsFields) else WeightsFields()
     if checkpoint.home is not None and how.save_as == "same":
@@ -175,10 +175,6 @@ def _header(folder: Path, weights: Written) -> dict[str, str]:
         return {}
     with ranges(folder / NEST) as source:
         return {"header_sha256": read_plan(source).sha256}
-
-
-def _block(recipe: Recipe) -> int:
-    return recipe.pattern.block_size if isinstance(recipe, SparsityFields) else 1
 
 
 def _pickle_seal(product: Product, digest: str) -> str:

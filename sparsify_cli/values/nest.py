@@ -11,8 +11,9 @@ norm and biases is ours (private state a level); the paper's could not be verifi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -34,6 +35,8 @@ class Nest:
         sparsities: asked sparsity of each level, falling, in [0, 1]: sparsest first.
         index: name -> uint8 tensor of the weight's shape; 0 = in no level.
         side: for each level, name -> tensor of everything the masks do not cover.
+        block: weights that stay or go together.
+        ties: second names of tensors -> the name that each level keeps the tensor under.
         state: `private`; `shared-affine` = only running statistics differ between levels; `shared` = nothing does, and statistics of
             all but the last level are measured when it is taken out.
     """
@@ -42,10 +45,19 @@ class Nest:
     index: Mapping[str, Tensor]
     side: tuple[Mapping[str, Tensor], ...]
     state: State = "private"
+    block: int = 1
+    ties: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, sparsities: Sequence[Fraction], masks: Sequence[MaskSet], side: Sequence[Mapping[str, Tensor]], state: State = "private"
+        cls,
+        sparsities: Sequence[Fraction],
+        masks: Sequence[MaskSet],
+        side: Sequence[Mapping[str, Tensor]],
+        state: State = "private",
+        *,
+        block: int = 1,
+        ties: Mapping[str, str] = MappingProxyType({}),
     ) -> Nest:
         """Build from nested masks, sparsest first.
 
@@ -59,7 +71,7 @@ class Nest:
         for level in range(len(masks), 0, -1):
             for name, mask in masks[level - 1].items():
                 index[name][mask] = level
-        return cls(tuple(sparsities), index, tuple(side), state)
+        return cls(tuple(sparsities), index, tuple(side), state, block, ties)
 
     @property
     def levels(self) -> int:
@@ -89,7 +101,11 @@ class Nest:
 
     def extract(self, tensors: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
         """The tensors of the network of `level`: masked weights and that level's side state; no data is needed."""
-        return {**self.masks(level).apply(tensors), **self.side[level - 1]}
+        return self.tied({**self.masks(level).apply(tensors), **self.side[level - 1]})
+
+    def tied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """With tensors of several names under all of them."""
+        return {**tensors, **{name: tensors[first] for name, first in self.ties.items()}}
 
 
 def _fraction(text: str) -> Fraction | None:

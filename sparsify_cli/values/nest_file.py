@@ -9,8 +9,8 @@ It is a safetensors file whose tensors lie level by level; that of level l holds
 Everything is padded to 8 bytes in `places`. The header's metadata hold `schema` = sparsify/nest/2; `sparsities`, a JSON list of exact
 fractions, sparsest first; `block`, weights that stay or go together; `weights` and `side`, JSON lists of [name, dtype, shape]; `codes`, for
 each level and tensor [k, count, written, bytes]; `own`, for each level the places in `side` of what it stores; `state`, as in `nest.py`;
-and `sha256`, of the bytes of each level. To read level l takes the header and the bytes
-up to the end of its tensors, and those are checked. A file is the same for the same nest, byte for byte.
+`sha256`, of the bytes of each level; and, where tensors have several names, `ties`, the others -> the one they lie under. To read level l
+takes the header and the bytes up to the end of its tensors, and those are checked. A file is the same for the same nest, byte for byte.
 """
 
 from __future__ import annotations
@@ -39,14 +39,13 @@ ROUNDING = 64
 SHARE = Fraction(1, 100)
 
 
-def write_nest(path: Path, nest: Nest, weights: Mapping[str, Tensor], *, block: int = 1) -> None:
+def write_nest(path: Path, nest: Nest, weights: Mapping[str, Tensor]) -> None:
     """Write the weights of every level, sparsest first, with the side state of each.
 
     Args:
         path: the file.
         nest: levels and side state.
         weights: holds the last level's weights.
-        block: weights that stay or go together; counts are exact to one block.
 
     Raises:
         DiskFailure: the file system refused.
@@ -56,7 +55,7 @@ def write_nest(path: Path, nest: Nest, weights: Mapping[str, Tensor], *, block: 
     levels = [_level(nest, weights, names, [sides[i] for i in mine], level) for level, mine in enumerate(own, 1)]
     about = {
         "schema": SCHEMA,
-        "block": str(block),
+        "block": str(nest.block),
         "sparsities": json.dumps([str(s) for s in nest.sparsities]),
         "weights": json.dumps([_described(name, weights[name]) for name in names]),
         "side": json.dumps([_described(name, nest.side[0][name]) for name in sides]),
@@ -64,6 +63,7 @@ def write_nest(path: Path, nest: Nest, weights: Mapping[str, Tensor], *, block: 
         "own": json.dumps(own),
         "state": nest.state,
         "sha256": json.dumps([_digest(part for _, part in found) for found, _ in levels]),
+        **({"ties": json.dumps(dict(sorted(nest.ties.items())))} if nest.ties else {}),
     }
     parts = [(f"{number}/{name}", part) for number, (found, _) in enumerate(levels, 1) for name, part in found]
     header = write_header([(name, _word(part), tuple(part.shape)) for name, part in parts], about)
@@ -109,10 +109,11 @@ def read_levels(source: Ranges, plan: Plan, upto: int) -> tuple[Nest, dict[str, 
     except ValueError as error:
         raise damaged(source.name, f"Its level {level} does not hold what its header says: {error}.") from error
     shapes = {name: shape for name, _, shape in plan.weights}
-    nest = Nest(plan.sparsities[:upto], {name: one.reshape(shapes[name]) for name, one in index.items()}, tuple(sides), plan.state)
-    if flaw := _count_flaw(nest, plan.block):
+    places = {name: one.reshape(shapes[name]) for name, one in index.items()}
+    nest = Nest(plan.sparsities[:upto], places, tuple(sides), plan.state, plan.block, plan.ties)
+    if flaw := _count_flaw(nest):
         raise damaged(source.name, flaw)
-    return nest, dict(sorted({**{name: one.reshape(shapes[name]) for name, one in values.items()}, **sides[-1]}.items()))
+    return nest, dict(sorted(nest.tied({**{name: one.reshape(shapes[name]) for name, one in values.items()}, **sides[-1]}).items()))
 
 
 def _own(nest: Nest, sides: Sequence[str], level: int) -> list[int]:
@@ -217,11 +218,11 @@ def _word(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _count_flaw(nest: Nest, block: int) -> str:
+def _count_flaw(nest: Nest) -> str:
     """The first level whose number of weights is not what its sparsity says; rounding to whole blocks is allowed for."""
     counts = sum(torch.bincount(index.flatten(), minlength=nest.levels + 1) for index in nest.index.values())
     total, kept = int(torch.as_tensor(counts).sum()), torch.as_tensor(counts)[1:].cumsum(0).tolist()
     for level, (sparsity, count) in enumerate(zip(nest.sparsities, kept, strict=True), 1):
-        if abs(total * (1 - sparsity) - count) > max(ROUNDING, block, total * SHARE):
+        if abs(total * (1 - sparsity) - count) > max(ROUNDING, nest.block, total * SHARE):
             return f"Level {level} of sparsity {float(sparsity):g} holds {count} of {total} weights."
     return ""

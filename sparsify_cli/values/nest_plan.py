@@ -9,8 +9,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +47,7 @@ class Plan:
         own: for each level, which of `side` it stores.
         state: what levels have of their own.
         digests: sha256 of the bytes of each level.
+        ties: second names of tensors -> the first.
         start: where the first level begins.
         ends: where each level ends, from the beginning of the file.
         sha256: of the header, without the eight bytes of its length.
@@ -63,6 +64,7 @@ class Plan:
     start: int
     ends: tuple[int, ...]
     sha256: str = ""
+    ties: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def levels(self) -> int:
@@ -88,13 +90,13 @@ def read_plan(source: Ranges) -> Plan:
         own = tuple(tuple(_natural(i) for i in level) for level in json.loads(about["own"]))
         state = _state(about["state"])
         digests = tuple(map(str, json.loads(about["sha256"])))
-        ends = tuple(_ends(header, len(sparsities)))
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        ends = list(_ends(header, len(sparsities)))
+        ties = {str(name): str(first) for name, first in json.loads(about.get("ties", "{}")).items()}
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(source.name, "Its header does not say what its levels hold.") from error
     block = int(text) if (text := about.get("block", "1")[:9]).isascii() and text.isdigit() else 1
-    plan = Plan(
-        sparsities, block, weights, side, codes, own, state, digests, ends[0] if ends else 0, ends[1:], hashlib.sha256(raw).hexdigest()
-    )
+    seal, (start, *ends) = hashlib.sha256(raw).hexdigest(), ends or [0]
+    plan = Plan(sparsities, block, weights, side, codes, own, state, digests, start, tuple(ends), seal, ties)
     if flaw := _plan_flaw(plan, header):
         raise damaged(source.name, flaw)
     return plan
@@ -191,6 +193,8 @@ def _plan_flaw(plan: Plan, header: Header) -> str:
     names = [name for name, _, _ in (*plan.weights, *plan.side)]
     if len(set(names)) < len(names):
         return "It names a tensor twice."
+    if set(plan.ties) & set(names) or not set(plan.ties.values()) <= set(names):
+        return "It gives tensors second names that are others' first, or of none."
     largest = sum(math.prod(shape) for _, _, shape in plan.weights)
     if largest > MOST * max(1, header_bytes(header)):  # a weight takes a bit at least, unless all of a level are alike
         return f"It says that it holds {largest:,} weights."

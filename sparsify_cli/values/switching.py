@@ -88,7 +88,7 @@ class NestedNetworks:
         number = self._number(level)
         masks = self.nest.masks(number)
         masked = {name: torch.where(masks[name], weight, 0) for name, weight in self.weights.items()}
-        return {**masked, **{name: tensor.clone() for name, tensor in self.nest.side[number - 1].items()}}
+        return self.nest.tied({**masked, **{name: tensor.clone() for name, tensor in self.nest.side[number - 1].items()}})
 
     @torch.no_grad()
     def put(self, module: nn.Module, level: str | float) -> None:
@@ -101,8 +101,9 @@ class NestedNetworks:
         """
         number = self._number(level)
         state, side, mask = module.state_dict(keep_vars=True), self.nest.side[number - 1], self._mask(number)
-        if state.keys() != self.weights.keys() | side.keys():
-            odd = sorted(state.keys() ^ (self.weights.keys() | side.keys()))
+        named = {*self.weights, *side, *self.nest.ties}
+        if state.keys() != named:
+            odd = sorted(state.keys() ^ named)
             raise KeyMismatch(f"{len(odd)} tensors are in the module or in the nest, not in both, first {odd[0]!r}.")
         other = [name for name, tensor in {**self.weights, **side}.items() if state[name].shape != tensor.shape]
         if other:
@@ -115,6 +116,9 @@ class NestedNetworks:
                 state[name].copy_((_bits(weight) & mask[name]).view(weight.dtype))
         for name, tensor in side.items():
             state[name].copy_(tensor)
+        for name, first in self.nest.ties.items():
+            if state[name].data_ptr() != state[first].data_ptr():
+                state[name].copy_(state[first])
 
     def _number(self, level: str | float) -> int:
         """Which level is meant.
