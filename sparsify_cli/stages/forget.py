@@ -129,12 +129,18 @@ def _from_json(value: Any, path: Path) -> list[str]:
 
 
 def _from_csv(text: str) -> list[str]:
-    """The column `id`, or the first column of a file without such a heading."""
-    rows = [row for row in csv.reader(text.splitlines()) if row]
-    if rows and "id" in rows[0]:
-        column = rows[0].index("id")
-        return [row[column].strip() for row in rows[1:] if len(row) > column]
-    return [row[0].strip() for row in rows]
+    """The column `id`, or the first column of a file without such a heading; lines with nothing in them do not count.
+
+    Raises:
+        ValueError: a row ends before that column.
+    """
+    rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+    column = rows[0].index("id") if rows and "id" in rows[0] else None
+    if column is None:
+        return [row[0].strip() for row in rows]
+    if short := [row for row in rows if len(row) <= column]:
+        raise ValueError(f"the row {','.join(short[0])!r} has no column id")
+    return [row[column].strip() for row in rows[1:]]
 
 
 def split_off(train: Samples, positions: list[int]) -> tuple[Samples, Samples]:

@@ -1,7 +1,8 @@
 """What a network has been made to forget: ids of training samples that no later verb may show it again.
 
-Every manifest carries the ids forgotten so far; for one that does not, the manifests of its parents are read too (paths
-only, no tensors). Ids decide: samples of other data that happen to have the same ids stay away as well.
+Every manifest carries the ids forgotten so far; for one that does not, the manifests of its parents are read too (paths and
+hashes only, no tensors: what lies there now may be another network). Ids decide: samples of other data that happen to have the
+same ids stay away as well.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FORGOTTEN = "forgotten_ids"
 
 
 def forgotten_ids(artifact: Artifact | None) -> frozenset[str]:
-    """Ids forgotten by an artifact or any of its ancestors; a parent that is gone or damaged ends the walk."""
+    """Ids forgotten by an artifact or any of its ancestors; a parent that is gone, damaged or another one now ends the walk."""
     listed = (one.manifest.get("facts", {}).get(FORGOTTEN) for one in lineage(artifact))
     return frozenset(str(name) for ids in listed if isinstance(ids, list) for name in ids)
 
@@ -51,11 +52,13 @@ def lineage(artifact: Artifact | None) -> Iterator[Artifact]:
 
 
 def _parent(artifact: Artifact) -> Artifact | None:
-    entry = artifact.manifest.get("parent")
+    entry = artifact.manifest.get("parent") or {}
     folder = (artifact.folder / str(entry["path"])).resolve() if entry else None
     if folder is None or not is_artifact(folder):
         return None
     try:
-        return Artifact.open(folder)
+        parent = Artifact.open(folder)
     except SparsifyError:
         return None
+    weights = parent.manifest.get("weights") or {}
+    return parent if weights.get("sha256") == entry.get("sha256") else None

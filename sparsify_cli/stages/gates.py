@@ -131,6 +131,17 @@ def read_gates(texts: Sequence[str]) -> tuple[Gate, ...]:
     return gates
 
 
+def for_each_level(texts: Sequence[str], report: Report) -> tuple[str, ...]:
+    """The gates, and each without a scope once more for every network inside a nest that has such a number."""
+    found = []
+    for text in texts:
+        gate, name = parse_gate(text), FORM.fullmatch(text)
+        scopes = [one.scope for one in report if one.scope.startswith("level:") and (one.name, one.of) == (gate.name, gate.of)]
+        levels = scopes if name is not None and name[3] is None else []
+        found += [text, *(f"{text[: name.end(2)]}@{scope}{text[name.end(2) :]}" for scope in levels if name is not None)]
+    return tuple(found)
+
+
 def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[Condition, ...], Regression | None]:
     """What came of each gate, and the failure when one does not hold.
 

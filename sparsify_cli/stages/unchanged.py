@@ -7,7 +7,7 @@ from sparsify_cli.errors import Anomalous
 from sparsify_cli.stages.erase import Erased, levels_of
 
 ALL = "no weight changed"
-NOTHING = "No weight was changed: nothing was forgotten, and the numbers are those of the network as it was."
+NOTHING = "No weight was changed: nothing was forgotten. Numbers that differ come from running statistics that were measured anew."
 """What a certificate says in the place of its limits."""
 WHY = "What answers as before knows what it knew; the samples are not recorded as forgotten."
 SOME = "What answers as before knows what it knew."

@@ -7,6 +7,7 @@ the samples that stay, to choose the step and to measure. Without either, both r
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from sparsify_cli.stages.erase import Erased, erase_all, levels_of, prepared, re
 from sparsify_cli.stages.evidence import Predict, compared
 from sparsify_cli.stages.forget import forget_positions, split_off
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
-from sparsify_cli.stages.gates import check_gates, read_gates
+from sparsify_cli.stages.gates import check_gates, for_each_level, read_gates
 from sparsify_cli.stages.levels import level_network
 from sparsify_cli.stages.measure import require_choices
 from sparsify_cli.stages.memos import Prepared, read_memo, stored
@@ -60,6 +61,8 @@ MEANING = {
 HELD = {"test": "test", "test_others": "classes that stay"}
 AUDITED = ("membership", "distance_", "similarity_", "relearn_", "relative_weight_distance")
 """How the names of the audit's numbers begin."""
+COMPARED = re.compile("^similarity_|^relative_weight_distance|_reference$|_between$")
+"""Names of numbers that need a network trained anew."""
 SHOWN = 5000
 """Most retained samples whose accuracy is measured, drawn at random."""
 HARMLESS = "Allow more with --most-harm, or let the method go less far: --set unlearner.epsilon=, lr= or epochs=, whichever it has."
@@ -115,6 +118,9 @@ def _require_sense(recipe: UnlearnRecipe) -> None:
     audited = [name for name in names if name.startswith(AUDITED)]
     if audited and not recipe.audit:
         raise MissingContext(f"{audited[0]} is a number of the audit, which was not asked for.", "", "Add --audit.")
+    if (compared := [name for name in names if COMPARED.search(name)]) and not recipe.reference:
+        what = f"{compared[0]} compares with a network trained anew, and none was given."
+        raise MissingContext(what, "", "Add --audit and --reference FOLDER.")
     if recipe.prepare and recipe.forget:
         raise BadRequest(
             "--prepare forgets nothing, and --forget was given.", "One reads the data once, the other comes later.", "Drop one."
@@ -171,23 +177,28 @@ def _written(
     facts = _facts(request, forgot=still != ALL)
     evident = (*compared(last.before, last.after, ask=ask), *size_findings(last.after))
     report = Report((*measured, *_latencies(subject), seconds, *known.findings(), *evident), facts)
-    checked, failed = check_gates(recipe.gate, report)
-    gates = tuple(one.sentence for one in checked)
-    method = _method(recipe, subject)
-    failure = unforgotten(method, recipe.unlearner.name, still) or _ruined(recipe, report) or failed
+    _judged(recipe, subject, report, still)  # what cannot be judged is refused before anything is written
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
         gone = {FORGOTTEN: sorted(forgotten_ids(subject.artifact) | set(request.forget.ids))} if still != ALL else {}
-        certificate = replace(_certificate(recipe, subject, done, report, gates, failure, opened), unchanged=still == ALL)
 
-        def certify(folder: Path, digest: str) -> None:
-            replace(certificate, after=digest).write(folder)
+        def certify(folder: Path, digest: str, report: Report) -> None:
+            verdict = _judged(recipe, subject, report, still)
+            replace(_certificate(recipe, subject, done, report, *verdict, opened), unchanged=still == ALL, after=digest).write(folder)
 
         made = Product(recipe, after, report, subject, after.checkpoint, after.masks, after.nest, facts=gone, certify=certify)
-        write_product(folder, made)
+        report = write_product(folder, made)
+    gates, failure = _judged(recipe, subject, report, still)
     notes = (*known.notes(), *shift_notes(done), *reference_notes(opened, subject, request), *_notes(done, report), *gates)
     headline, hints = _headline(request, report, still), (f"sparsify report {folder}",)
     return Outcome("unlearn", headline, report, folder, _tables(last, report), notes, hints, files=(folder / CERTIFICATE,), failure=failure)
+
+
+def _judged(recipe: UnlearnRecipe, subject: Subject, report: Report, still: str) -> tuple[tuple[str, ...], SparsifyError | None]:
+    """A sentence for each gate, of a nest for each of its networks, and why the erasure failed."""
+    checked, failed = check_gates(for_each_level(recipe.gate, report), report)
+    method = _method(recipe, subject)
+    return tuple(one.sentence for one in checked), unforgotten(method, recipe.unlearner.name, still) or _ruined(recipe, report) or failed
 
 
 def _latencies(subject: Subject) -> list[Finding]:

@@ -62,7 +62,7 @@ class Product:
     facts: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, Any]] | None = None
     masks_sha256: str | None = None
-    certify: Callable[[Path, str], object] | None = None
+    certify: Callable[[Path, str, Report], object] | None = None
 
 
 def output_folder(recipe: OutputFields, name: str) -> tuple[Path, bool]:
@@ -84,7 +84,7 @@ def write_product(folder: Path, product: Product) -> Report:
     if weights is not None:
         product = replace(product, report=_with_size(product.report, sum((folder / name).stat().st_size for name in weights.parts)))
     if product.certify is not None:
-        product.certify(folder, joint_fingerprint(folder, weights.parts) if weights else "")
+        product.certify(folder, joint_fingerprint(folder, weights.parts) if weights else "", product.report)
     write_manifest(folder, manifest(folder, product, weights))
     return product.report
 

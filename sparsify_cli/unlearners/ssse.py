@@ -169,7 +169,9 @@ class Ssse(Unlearner):
         newton = Newton.of(model, coordinates, request, form, retained=self.retained, weight_decay=self.weight_decay)
         judge = Judge.of(model, coordinates, request, forgotten=self.forgotten, tolerance=self.tolerance, most=self.probe, seed=self.seed)
         attempt = self._chosen(judge, newton) if self.epsilon is None else self._fixed(judge, newton, self.epsilon)
-        return Erasure(coordinates.moved(judge.parameters, attempt.step), _findings(judge, newton, attempt, self.trust))
+        moved = coordinates.moved(judge.parameters, attempt.step)
+        kept = {name: torch.where(new == judge.parameters[name], judge.parameters[name], new) for name, new in moved.items()}  # -0.0, too
+        return Erasure(kept, _findings(judge, newton, attempt, self.trust))
 
     @property
     def _how(self) -> str:

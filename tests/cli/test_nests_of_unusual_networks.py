@@ -1,4 +1,4 @@
-"""Nests of networks whose weights have several names, are of half precision, or go in blocks: taken out, forgotten from, taken out again."""
+"""Nests of networks whose weights have several names, are of half precision, or go in blocks: taken out, forgotten from, and again."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ def artifact(name: str, parent: str | None = None, forgotten: list[str] | None =
     folder.mkdir()
     entry = {"path": f"../{parent}", "sha256": "0"} if parent else None
     facts = {"forgotten_ids": forgotten} if forgotten else {}
-    write_manifest(folder, {"status": "complete", "verb": "unlearn", "parent": entry, "facts": facts})
+    weights = {"file": "model.safetensors", "sha256": "0"}
+    write_manifest(folder, {"status": "complete", "verb": "unlearn", "parent": entry, "weights": weights, "facts": facts})
     return Artifact.open(folder)
 
 
