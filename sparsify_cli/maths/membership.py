@@ -29,7 +29,7 @@ from torch.nn.functional import log_softmax
 
 from sparsify_cli.maths.intervals import Estimate, Z
 from sparsify_cli.maths.learned_attack import learned_auc
-from sparsify_cli.maths.ranking import auc_contributions
+from sparsify_cli.maths.ranking import placements
 from sparsify_cli.values.choices import choices, of_samples, options
 
 LEAST = 10
@@ -62,9 +62,9 @@ def signals(logits: Float[Tensor, "n outputs"], targets: Int[Tensor, "n *a"]) ->
 
 
 def attack_auc(scores: Float[Tensor, " n"], forgotten: Bool[Tensor, " n"]) -> Estimate:
-    """AUC of forgotten above unseen, with its 95 % interval inside [0, 1]; both sides must be present."""
-    values = auc_contributions(scores, forgotten)
-    auc, half = float(values.mean()), Z * float(values.std()) / math.sqrt(len(values))
+    """AUC of forgotten above unseen, with its 95 % interval (DeLong's) inside [0, 1]; both sides must hold two samples or more."""
+    above, below = (placements(scores, forgotten)[side] for side in (forgotten, ~forgotten))
+    auc, half = float(above.mean()), Z * math.sqrt(float(above.var() / len(above) + below.var() / len(below)))
     return Estimate(auc, max(0.0, auc - half), min(1.0, auc + half))
 
 
