@@ -5,7 +5,7 @@
     transposed convolution once at every position of the input, also where the output is cropped
     attention              its projections once for every token (the packed one on average over query, key and value)
 
-A layer that is called several times has the sum. Biases, norms, activations and the products of attention with itself,
+A layer that is called several times has the sum. Bilinear layers, biases, norms, activations and the products of attention with itself,
 which no mask of weights can spare, are not counted. Layers that are not called are absent.
 
 Source: the counting of Evci et al. 2020 (arXiv 1911.11134), appendix on FLOPs: sum over layers of density x dense cost.
