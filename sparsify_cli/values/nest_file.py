@@ -7,10 +7,11 @@ It is a safetensors file whose tensors lie level by level; that of level l holds
     <l>/places            uint8: which of the weights that were in no level so far these are, tensor by tensor as Rice codes (`rice.py`)
 
 Everything is padded to 8 bytes in `places`. The header's metadata hold `schema` = sparsify/nest/2; `sparsities`, a JSON list of exact
-fractions, sparsest first; `block`, weights that stay or go together; `weights` and `side`, JSON lists of [name, dtype, shape]; `codes`, for
-each level and tensor [k, count, written, bytes]; `own`, for each level the places in `side` of what it stores; `state`, as in `nest.py`;
-`sha256`, of the bytes of each level; and, where tensors have several names, `ties`, the others -> the one they lie under. To read level l
-takes the header and the bytes up to the end of its tensors, and those are checked. A file is the same for the same nest, byte for byte.
+fractions, sparsest first; `block`, weights that stay or go together; `weights` and `side`, JSON lists of [name, dtype, shape]; `codes`,
+for each level and tensor [k, count, written, bytes]; `own`, for each level the places in `side` of what it stores; `state`, as in
+`nest.py`; `sha256`, of the bytes of each level; `header`, of what the header says; and, where tensors have several names, `ties`, the
+others -> the one they lie under. To read level l takes the header and the bytes up to the end of its tensors, and those are checked. A
+file is the same for the same nest, byte for byte.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from sparsify_cli.values.atomic import replace_file
 from sparsify_cli.values.nest import Nest
-from sparsify_cli.values.nest_plan import SCHEMA, Described, Plan, damaged, read_plan
+from sparsify_cli.values.nest_plan import SCHEMA, Described, Plan, damaged, header_digest, read_plan
 from sparsify_cli.values.ranges import Ranges, ranges
 from sparsify_cli.values.rice import Bytes, Code, decode, encode
 from sparsify_cli.values.safetensors_header import write_header
@@ -66,7 +67,8 @@ def write_nest(path: Path, nest: Nest, weights: Mapping[str, Tensor]) -> None:
         **({"ties": json.dumps(dict(sorted(nest.ties.items())))} if nest.ties else {}),
     }
     parts = [(f"{number}/{name}", part) for number, (found, _) in enumerate(levels, 1) for name, part in found]
-    header = write_header([(name, _word(part), tuple(part.shape)) for name, part in parts], about)
+    entries = [(name, _word(part), tuple(part.shape)) for name, part in parts]
+    header = write_header(entries, {**about, "header": header_digest(entries, about)})
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:

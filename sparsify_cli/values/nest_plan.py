@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -21,9 +21,11 @@ from sparsify_cli.values.nest import State
 from sparsify_cli.values.ranges import Ranges, ranges
 from sparsify_cli.values.rice import Code
 from sparsify_cli.values.safetensors_header import TORCH_WORDS, Header, parse_header
+from sparsify_cli.values.strict_json import shown
 
 SCHEMA = "sparsify/nest/2"
 AGAIN = "Run `sparsify embed` again."
+KEYS = {"schema", "block", "sparsities", "weights", "side", "codes", "own", "state", "sha256", "header", "ties"}
 NUMBER = re.compile(r"[0-9]{1,99}([/.][0-9]{1,99})?")
 MOST = 255
 """Levels that a byte can number."""
@@ -99,7 +101,23 @@ def read_plan(source: Ranges) -> Plan:
     plan = Plan(sparsities, block, weights, side, codes, own, state, digests, start, tuple(ends), seal, ties)
     if flaw := _plan_flaw(plan, header):
         raise damaged(source.name, flaw)
+    entries = [(name, place.dtype, tuple(place.shape)) for name, place in header.places.items()]
+    if about.get("header", "") not in ("", header_digest(entries, about)):
+        raise damaged(source.name, "Its header is not as it was written.")
+    if odd := about.keys() - KEYS:
+        raise damaged(source.name, f"Its header says something that is not known: {shown(min(odd))}.")
     return plan
+
+
+def header_digest(entries: Sequence[Described], about: Mapping[str, str]) -> str:
+    """sha256 over what a header says, in words of its own: a bit that turned over in it is found without the folder's manifest.
+
+    Args:
+        entries: tensors of the file, in order.
+        about: its metadata; `header`, the digest itself, does not count.
+    """
+    told = sorted((key, text) for key, text in about.items() if key != "header")
+    return hashlib.sha256(json.dumps([told, [[name, word, list(shape)] for name, word, shape in entries]]).encode()).hexdigest()
 
 
 def is_nest_file(path: Path) -> bool:

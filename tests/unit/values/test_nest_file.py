@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from sparsify_cli.errors import UnreadableFile
 from sparsify_cli.values.nest import Nest
 from sparsify_cli.values.nest_file import read_levels, read_nest, write_nest
-from sparsify_cli.values.nest_plan import is_nest_file, read_plan
+from sparsify_cli.values.nest_plan import header_digest, is_nest_file, read_plan
 from sparsify_cli.values.ranges import ranges
 from sparsify_cli.values.safetensors_header import read_header, write_header
 
@@ -72,13 +72,27 @@ def stored(drop: str = "", **changes: str) -> Path:
     kept = {name: place for name, place in header.places.items() if name != drop}
     entries = [(name, place.dtype, place.shape) for name, place in kept.items()]
     body = b"".join(data[place.offset : place.end] for place in kept.values())
-    PATH.write_bytes(write_header(entries, {**header.metadata, **changes}) + body)
+    about = {**header.metadata, **changes}
+    PATH.write_bytes(write_header(entries, {**about, "header": header_digest(entries, about)}) + body)
     return PATH
 
 
 def codes(first: tuple[int, ...], second: tuple[int, ...]) -> str:
     """The codes of one tensor in two levels."""
     return json.dumps([[first], [second]])
+
+
+def test_a_bit_that_turned_over_in_the_header_is_found():
+    """Wherever it is, without the folder's manifest; in the padding behind it nothing is said."""
+    write_nest(PATH, NEST, {"w": torch.arange(1000.0)})
+    data = bytearray(PATH.read_bytes())
+    length = len(data[8 : 8 + int.from_bytes(data[:8], "little")].rstrip())
+    for byte in range(8, 8 + length, 7):
+        broken = bytearray(data)
+        broken[byte] ^= 1 << byte % 7
+        PATH.write_bytes(broken)
+        with pytest.raises(UnreadableFile):
+            read_nest(PATH)
 
 
 def test_the_file_is_sound_as_it_is():
