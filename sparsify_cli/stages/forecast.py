@@ -250,6 +250,6 @@ def _rows(found: list[Risk]) -> Iterator[tuple[str, ...]]:
         yield one.scope.partition(":")[2], percent(one.uncertainty), percent(one.gap), f"{one.risk:.3f}"
 
 
-def _write(document: Mapping[str, Any], folder: Path, _: str) -> None:
+def _write(document: Mapping[str, Any], folder: Path, *_: object) -> None:
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     replace_file(folder / FORECAST, lambda path: path.write_text(text, encoding="utf-8"))

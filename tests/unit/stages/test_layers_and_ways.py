@@ -164,7 +164,7 @@ def test_padding_of_a_shorter_sequence_does_not_count_where_it_stands():
     layers = watchable(net, ["attend.in_proj_weight"], ids)
     with closing(Twins.of(net, copy.deepcopy(net), ids, layers, batch=3).visits()) as visits:
         now, _ = next(visits)
-    assert now.layer.groups == 3
+    assert now.layer.inputs_side_by_side == 3
     real = [mask for mask in (ids.split(3)[i] != 0 for i in now.batches)]
     gram = sampled_gram(now.layer, now.inputs, real=real)
     seen = net.embedding(ids)[:, :3].flatten(0, 1).detach().double()

@@ -24,7 +24,8 @@ def made(name: str, verb: str, recipe: Mapping[str, Any], parent: str = "") -> S
     """A network whose manifest says how it was made."""
     Path(name).mkdir()
     entry = {"path": f"../{parent}", "sha256": "0"} if parent else None
-    write_manifest(Path(name), {"status": "complete", "verb": verb, "parent": entry, "recipe": recipe})
+    weights = {"file": "model.safetensors", "sha256": "0"}
+    write_manifest(Path(name), {"status": "complete", "verb": verb, "parent": entry, "weights": weights, "recipe": recipe})
     return Subject(Checkpoint({}, Source(name, "")), MaskSet(), artifact=Artifact.open(Path(name)))
 
 
