@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from sparsify_cli.contracts.listener import Listener, Progress
@@ -209,6 +210,8 @@ def imitated(
     if not is_worth(MOST, cost):
         return after, None
     module = _started(after, dense, inputs, moves=recipe.batchnorm and not followed)
+    if any(parameter.dtype == torch.float16 for parameter in module.parameters()):  # Adam's steps are lost in half precision
+        module, dense = module.float(), dense.float()
     ours = names_in(module, after)
     _, held = hold_out(len(after.samples("train")))
     judges = after.samples("train").take(held)
@@ -237,7 +240,9 @@ def _require_an_end(recipe: PruneRecipe, room: Room, result: Imitated | None) ->
         rates, more = "at the usual rate and at a fifth of it", "Prune less, or leave --effort high away."
         if len(room.shares) < len(SHARES):
             rates, more = "at the usual rate", "Give more --minutes, which are too few for a smaller rate; or prune less."
-        raise Anomalous(f"Imitating the dense network diverged, {rates}.", "The pruned network's loss grew beyond numbers.", more)
+        raise Anomalous(
+            f"Imitating the dense network diverged, or cannot be done, {rates}.", "Its loss, or a gradient, is no number.", more
+        )
 
 
 def is_asked_for(recipe: PruneRecipe) -> bool:

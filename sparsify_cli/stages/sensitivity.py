@@ -28,7 +28,7 @@ from sparsify_cli.contracts.solver import Keep, LayerSolver
 from sparsify_cli.errors import NonFinite
 from sparsify_cli.maths.error_curves import Curve, levels
 from sparsify_cli.maths.gram import output_change
-from sparsify_cli.maths.keep import top_k
+from sparsify_cli.maths.keep import apportion, top_k
 from sparsify_cli.maths.matrix_view import from_matrix, to_matrix
 from sparsify_cli.maths.paired_moments import sampled_gram
 from sparsify_cli.recipes.pattern import Pattern
@@ -37,7 +37,7 @@ from sparsify_cli.stages.layerwise import matrix_of, oriented, positions_of, wei
 from sparsify_cli.training.batches import as_taken_by
 from sparsify_cli.training.lockstep import calls, lockstep, parted
 from sparsify_cli.training.modes import evaluating
-from sparsify_cli.training.padding import real_positions
+from sparsify_cli.training.padding import counted, real_positions
 from sparsify_cli.training.twins import all_inputs
 from sparsify_cli.values.arrays import NUMBERS
 from sparsify_cli.values.losses import divergence
@@ -172,13 +172,13 @@ def _masked(layer: nn.Module, chosen: Callable[[int], Tensor], counts: Sequence[
 
 
 def _solved(layer: nn.Module, grams: Tensor, solver: LayerSolver, may: Tensor, counts: Sequence[int]) -> list[Tensor]:
-    """The same, repaired, within the places where weights may stay; groups of a convolution share counts equally."""
+    """The same, repaired, within the places where weights may stay; groups of a convolution share counts by places."""
     parts = matrix_of(layer).double().chunk(len(grams))
-    within = [None if bool(part.all()) else part for part in may.chunk(len(grams))]
+    places = may.chunk(len(grams))
+    within, room = [None if bool(part.all()) else part for part in places], [int(part.sum()) for part in places]
+    shares = [apportion([Fraction(one) for one in room], count, room) for count in counts]
     rungs = [
-        solver.ladder(
-            part, one, Keep(0, Pattern(), within[group], positions_of(layer)), [(count + group) // len(grams) for count in counts]
-        )
+        solver.ladder(part, one, Keep(0, Pattern(), within[group], positions_of(layer)), [share[group] for share in shares])
         for group, (part, one) in enumerate(zip(parts, grams, strict=True))
     ]
     return [torch.cat([rung[i][0] for rung in rungs]) for i in range(len(counts))]
@@ -223,7 +223,8 @@ def _require_numbers(module: nn.Module, judges: Tensor, dense: Tensor, names: Se
 
 def _divergence(module: nn.Module, judges: Tensor, aim: Tensor, kind: Kind) -> float:
     """Mean KL(dense || now) of the predictions, nats, >= 0; of numbers the squared distance, relative to the dense one's square."""
-    found = float(divergence(_outputs(module, judges), aim, kind))
+    out = _outputs(module, judges)
+    found = float(divergence(out, aim, kind, targets=counted(module, judges, out)))
     if math.isnan(found):
         raise NonFinite(
             "The network puts out NaN when one layer is pruned.", "Its harm cannot be measured.", "Check the network and the data."

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from sparsify_cli.contracts.criterion import Criterion
 from sparsify_cli.contracts.listener import Listener
@@ -105,10 +106,11 @@ def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: Ma
     if isinstance(solver, Auto):
         sizes = [size for layer in there.values() for size in sizes_of(layer)]
         solver = Auto(auto.limit(sizes, auto.budget(recipe.effort, recipe.minutes)))
+    _prune(module, {ours[name]: mask for name, mask in masks.items() if ours[name] not in there})  # what no solver takes goes first
     work = Pass(solver, recipe.pattern, pruned, recipe.target, recipe.batchnorm, recipe.bias, BATCH, recipe.seed)
     layers = {theirs[new]: layer for new, layer in work.run(module, before.lent(), inputs, losing, listener).items()}
     facts = _facts(recipe, solver, inputs) | {"output_change": {name: layer.change for name, layer in layers.items()}}
-    beside = _beside(recipe, before, module, ours, layers)
+    beside = _beside(before, module, ours, layers)
     final = MaskSet({**masks, **{name: layer.mask & masks[name] if joint else layer.mask for name, layer in layers.items()}})
     old = before.checkpoint.tensors
     tensors = final.apply({**old, **beside, **{name: layer.weight.to(old[name].dtype) for name, layer in layers.items()}})
@@ -130,11 +132,23 @@ def _beyond_minutes(recipe: PruneRecipe) -> tuple[str, ...]:
     return (f"--minutes bound imitation alone: no solver but {alone} repairs and holds {recipe.pattern}, however long it takes.",)
 
 
-def _beside(recipe: PruneRecipe, before: Subject, module: Any, ours: Mapping[str, str], layers: Mapping[str, Layer]) -> dict[str, Tensor]:
-    """Biases and running statistics that moved with the weights, by the checkpoint's names."""
-    del recipe
+@torch.no_grad()
+def _prune(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set weights to zero, so that what comes after them is solved on what they give."""
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if name in masks:
+            parameter.mul_(masks[name].to(parameter.device))
+
+
+def _beside(before: Subject, module: nn.Module, ours: Mapping[str, str], layers: Mapping[str, Layer]) -> dict[str, Tensor]:
+    """Biases and running statistics of batch norm that moved with the weights, by the checkpoint's names.
+
+    Other buffers that a network changes as it runs have seen calibration samples, and stay what they were.
+    """
     now, old = module.state_dict(), before.checkpoint.tensors
-    moved = {name for name, new in ours.items() if new in now and name not in layers and name not in before.masks}
+    own = {f"{path}.{leaf}".lstrip(".") for path, norm in norms(module).items() for leaf, _ in norm.named_buffers()}
+    may = own | {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    moved = {name for name, new in ours.items() if new in now and new in may and name not in layers and name not in before.masks}
     return {
         name: now[ours[name]].to(old[name].dtype) for name in moved if not bool((now[ours[name]].to(old[name].dtype) == old[name]).all())
     }

@@ -25,6 +25,7 @@ from sparsify_cli.errors import Anomalous
 from sparsify_cli.training.augmented import flipped_and_shifted
 from sparsify_cli.training.batches import as_taken_by, epoch_order
 from sparsify_cli.training.modes import evaluating
+from sparsify_cli.training.padding import counted
 from sparsify_cli.values.losses import divergence
 from sparsify_cli.values.samples import Kind
 
@@ -82,7 +83,7 @@ class Imitation:
             for step, batch in enumerate(self._batches(inputs), start=1):
                 loss = self._loss(module, dense, batch, seen)
                 optimizer.zero_grad()
-                loss.backward()
+                _differentiate(loss)
                 held.still()
                 optimizer.step()
                 held.put_back()
@@ -97,11 +98,13 @@ class Imitation:
                 yield flipped_and_shifted(inputs[where], generator) if self.augment else inputs[where]
 
     def _loss(self, module: nn.Module, dense: nn.Module, batch: Tensor, seen: _Seen) -> Tensor:
+        seen.forget()
         with torch.no_grad():
-            aim = dense(as_taken_by(dense, batch))
-        out = module(as_taken_by(module, batch))
-        imitation = divergence(_tensor(out).float(), _tensor(aim).float(), self.kind, temperature=self.temperature)
-        return imitation + self.blocks * seen.distance()
+            aim = _tensor(dense(as_taken_by(dense, batch))).float()
+        out = _tensor(module(as_taken_by(module, batch))).float()
+        real = counted(module, batch, out)
+        imitation = divergence(out, aim, self.kind, temperature=self.temperature, targets=real)
+        return imitation + self.blocks * seen.distance(len(batch)).to(imitation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +114,18 @@ class _Seen:
     pruned: dict[str, Tensor]
     dense: dict[str, Tensor]
 
-    def distance(self) -> Tensor:
-        """Mean over blocks of the squared distance, relative to the mean square of the dense one's."""
-        pairs = [(self.pruned[name], self.dense[name]) for name in self.pruned]
+    def forget(self) -> None:
+        """Blocks that the next samples pass by have put out nothing."""
+        self.pruned.clear()
+        self.dense.clear()
+
+    def distance(self, count: int) -> Tensor:
+        """Mean over blocks of the squared distance, relative to the mean square of the dense one's.
+
+        Blocks that do not see all of the `count` samples, as experts do, are left out: they may see others in either network.
+        """
+        both = [(self.pruned[name], self.dense[name]) for name in self.pruned if name in self.dense]
+        pairs = [(a, b) for a, b in both if a.shape == b.shape and count in a.shape[:2]]
         parts = [(a - b).square().mean() / b.square().mean().clamp_min(1e-12) for a, b in pairs]
         return torch.stack(parts).mean() if parts else torch.zeros(())
 
@@ -180,6 +192,19 @@ def _tensor(out: Any) -> Tensor:
     while not isinstance(out, Tensor):
         out = next(iter(out.values())) if isinstance(out, Mapping) else out[0]
     return out
+
+
+def _differentiate(loss: Tensor) -> None:
+    """Gradients of the loss.
+
+    Raises:
+        Anomalous: an operation of the network has none, or wrote into what its gradient needs.
+    """
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        what = f"The network cannot be trained to imitate the dense one: {str(error)[:120]}."
+        raise Anomalous(what, "One of its operations has no gradient.", "Give --effort normal.") from error
 
 
 def _finite(loss: Tensor, step: int) -> float:

@@ -39,9 +39,17 @@ def forget_average(run: Run) -> None:
 
 
 def averaged(run: Run) -> Mapping[str, Tensor]:
-    """The average as a state dict, zero where the masks are; empty when none was kept."""
+    """The average as a state dict, zero where the masks are, under every name of a weight; empty when none was kept."""
     found = run.remembered(AVERAGE)
-    return {**found, **run.masks.apply({name: found[name] for name in run.masks})} if found else {}
+    if not found:
+        return {}
+    masked, parameters = (
+        run.masks.apply({name: found[name] for name in run.masks}),
+        dict(run.model.named_parameters(remove_duplicate=False)),
+    )
+    first = {id(parameters[name]): name for name in masked if name in parameters}
+    again = {name: masked[first[id(one)]] for name, one in parameters.items() if id(one) in first and name in found}
+    return {**found, **again, **masked}
 
 
 def offer(run: Run, score: float) -> bool:

@@ -233,7 +233,8 @@ class _BatchLoss:
         return self._checked(self.batch)
 
     def _part(self, piece: Tensor) -> Tensor:
-        return self._checked(self.batch.take(piece)) * (len(piece) / len(self.batch))
+        part = self.batch.take(piece)
+        return self._checked(part) * (_counted(part) / _counted(self.batch))
 
     def _checked(self, batch: Samples) -> Tensor:
         value = self.loss(self.run.forward, batch)
@@ -246,6 +247,11 @@ class _BatchLoss:
             )
             raise _diverged(what, f"No weight was touched by that step.{half}")
         return value if self.weight == 1 else value * self.weight
+
+
+def _counted(samples: Samples) -> int:
+    """What the loss is a mean over: samples, of texts tokens."""
+    return max(1, int((samples.targets >= 0).sum())) if samples.texts else len(samples)
 
 
 def _check_weights(run: Run) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from sparsify_cli.maths.gram import CONVOLUTIONS
@@ -29,6 +29,12 @@ def real_positions(module: nn.Module, batch: Tensor) -> Bool[Tensor, "n length"]
     if absent is None or batch.ndim != 2 or batch.is_floating_point() or batch.is_complex():
         return None
     return batch != absent
+
+
+def counted(module: nn.Module, batch: Tensor, out: Tensor) -> Int[Tensor, "n length"] | None:
+    """Where the tokens that a network puts out count, as targets would say it: -1 at padding, else 0; None where nothing is known to be."""
+    real = real_positions(module, batch)
+    return None if real is None or out.shape[:2] != real.shape else real.long() - 1
 
 
 def only_real(layer: nn.Module, inputs: Tensor, real: Bool[Tensor, "n length"] | None) -> Tensor:
