@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from sparsify_cli.errors import Anomalous
-from sparsify_cli.training.imitate import Imitation, blocks_of
+from sparsify_cli.training.imitate import Imitation, _Seen, blocks_of
 
 
 def pair():
@@ -149,3 +149,59 @@ def test_blocks_are_the_innermost_with_several_layers():
     net = nn.ModuleDict({"stem": small, "layers": nn.ModuleList([nn.Sequential(block, copy.deepcopy(block)), copy.deepcopy(block), small])})
     assert blocks_of(net) == ["layers.1", "layers.0.0", "layers.0.1"]
     assert blocks_of(small) == []
+
+
+class Experts(nn.Module):
+    """Samples go to the expert that the first layer chooses; blocks of two layers each."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.last = nn.Linear(6, 2), nn.Linear(4, 3)
+        self.experts = nn.ModuleList([nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)) for _ in range(2)])
+
+    def forward(self, x):
+        chosen, out = self.gate(x).argmax(1), x.new_zeros(len(x), 4)
+        for i, expert in enumerate(self.experts):
+            if bool((chosen == i).any()):
+                out[chosen == i] = expert(x[chosen == i])
+        return self.last(out)
+
+
+def test_blocks_that_see_other_samples_are_not_compared():
+    """An expert of the pruned network is asked about others than the dense one's; outputs are imitated all the same."""
+    dense = Experts()
+    module, x = copy.deepcopy(dense), torch.randn(64, 6)
+    masks = {name: torch.rand_like(weight) < 0.4 for name, weight in module.named_parameters() if weight.ndim > 1}
+    for name, mask in masks.items():
+        module.get_parameter(name).data.mul_(mask)
+    with torch.no_grad():
+        assert not torch.equal(module.gate(x).argmax(1), dense.gate(x).argmax(1))
+    found = losses(module, dense, x, masks, passes=30, lr=1e-2)
+    assert sum(found[-4:]) < 0.8 * sum(found[:4]) and all(math.isfinite(one) for one in found)
+
+
+def test_blocks_that_a_batch_passes_by_say_nothing():
+    """What they put out for other samples is gone with its graph."""
+    seen = _Seen({"a": torch.ones(4, 2)}, {"a": torch.zeros(4, 2), "b": torch.ones(4, 2)})
+    assert float(seen.distance(4)) == pytest.approx(1 / 1e-12) and float(seen.distance(5)) == 0
+    seen.forget()
+    assert float(seen.distance(4)) == 0
+
+
+def test_a_network_without_gradients_is_told_of():
+    """It writes into what a gradient needs: a sentence instead of torch's own."""
+
+    class Writing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.one(x).exp()
+            z = y * 2
+            y += 1
+            return z + y.exp() + (self.one(x).sigmoid_().mul_(2))
+
+    net = Writing()
+    with pytest.raises(Anomalous, match="cannot be trained to imitate"):
+        Imitation(passes=1, kind="numbers").run(copy.deepcopy(net), net, torch.randn(8, 4), {})

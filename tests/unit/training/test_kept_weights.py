@@ -51,3 +51,14 @@ def test_the_best_stays() -> None:
     assert kept_weights.offer(run, 0.6)
     found = kept_weights.best(run)
     assert found is not None and found[0]["weight"].tolist() == [[2.0, 2.0]] and found[1].kept == 1
+
+
+def test_the_average_is_zero_under_every_name() -> None:
+    """A weight of two names: whichever is loaded last, it is the sparse one."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    model[1].weight = model[0].weight
+    run = Run(model, model, torch.optim.SGD(model.parameters(), lr=0.1), lambda loss: loss.backward(), total=9, per_epoch=3)
+    kept_weights.average(run, 0.9)
+    run.masks = MaskSet({"0.weight": torch.eye(2, dtype=torch.bool)})
+    found = kept_weights.averaged(run)
+    assert torch.equal(found["0.weight"], found["1.weight"]) and int(found["1.weight"].count_nonzero()) == 2

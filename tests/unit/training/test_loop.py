@@ -16,7 +16,7 @@ from sparsify_cli.contracts.regime import Regime
 from sparsify_cli.errors import BadData, BadRequest, Diverged, Interrupted
 from sparsify_cli.objectives.cross_entropy import CrossEntropy
 from sparsify_cli.regimes.fixed import Fixed
-from sparsify_cli.training.loop import check_fit, interruptible, train
+from sparsify_cli.training.loop import _BatchLoss, check_fit, interruptible, train
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.run import Run
 from sparsify_cli.values.samples import Samples
@@ -287,3 +287,17 @@ def test_train_mode_is_tried_too() -> None:
     with pytest.raises(BadData, match=r"gives a tuple in train mode"):
         check_fit(model, data())
     assert (float(model.seen), model.training, model.body.training, torch.initial_seed()) == (0.0, True, False, 5)
+
+
+def test_parts_of_a_batch_of_texts_sum_to_it() -> None:
+    """The loss is a mean over tokens: texts of one token count less than those of six, in parts as in the whole."""
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9))
+    inputs = torch.randint(1, 9, (8, 6))
+    targets = torch.randint(0, 9, (8, 6))
+    targets[:4, 1:] = -100
+    texts = Samples(inputs, targets, tuple(map(str, range(8))), classes=tuple("abcdefghi"), texts=True)
+    run = Run(model, model, torch.optim.SGD(model.parameters(), lr=1.0), lambda loss: loss.backward(), total=9, per_epoch=3)
+    whole, parts = (_BatchLoss(run, CrossEntropy().prepare(nn.Module), texts, count, 8, 1) for count in (1, 4))
+    assert len(parts.parts) == 4
+    with torch.no_grad():
+        assert float(sum(part() for part in parts.parts)) == pytest.approx(float(whole()), rel=1e-5)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from sparsify_cli.training.padding import batches_of, only_real, padding_id, real_positions
+from sparsify_cli.training.padding import batches_of, counted, only_real, padding_id, real_positions
 
 IDS = torch.tensor([[3, 4, 0], [5, 0, 0]])
 
@@ -55,3 +55,10 @@ def test_no_batch_has_as_many_samples_as_a_sequence_is_long():
         assert sum(len(part) for part in parts) == samples
         assert all(len(part) != length for part in parts) or length == 1
     assert [len(part) for part in batches_of(torch.ones(130, 3, 8, 8), 64)] == [64, 64, 2]
+
+
+def test_answers_at_padding_do_not_count():
+    """Said as targets say it; of answers that are no tokens, one a sample, nothing is known."""
+    net = nn.Sequential(nn.Embedding(9, 2, padding_idx=0))
+    assert counted(net, IDS, torch.zeros(2, 3, 9)).tolist() == [[0, 0, -1], [0, -1, -1]]
+    assert counted(net, IDS, torch.zeros(2, 9)) is None and counted(nn.Linear(3, 2), IDS, torch.zeros(2, 3, 9)) is None
