@@ -241,7 +241,7 @@ def _require_an_end(recipe: PruneRecipe, room: Room, result: Imitated | None) ->
         if len(room.shares) < len(SHARES):
             rates, more = "at the usual rate", "Give more --minutes, which are too few for a smaller rate; or prune less."
         raise Anomalous(
-            f"Imitating the dense network diverged, or cannot be done, {rates}.", "Its loss, or a gradient, is no number.", more
+            f"Imitating the dense network failed or diverged, {rates}.", "Its loss, or a gradient, is no number.", more
         )
 
 
