@@ -240,9 +240,7 @@ def _require_an_end(recipe: PruneRecipe, room: Room, result: Imitated | None) ->
         rates, more = "at the usual rate and at a fifth of it", "Prune less, or leave --effort high away."
         if len(room.shares) < len(SHARES):
             rates, more = "at the usual rate", "Give more --minutes, which are too few for a smaller rate; or prune less."
-        raise Anomalous(
-            f"Imitating the dense network failed or diverged, {rates}.", "Its loss, or a gradient, is no number.", more
-        )
+        raise Anomalous(f"Imitating the dense network failed or diverged, {rates}.", "Its loss, or a gradient, is no number.", more)
 
 
 def is_asked_for(recipe: PruneRecipe) -> bool:
