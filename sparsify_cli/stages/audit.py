@@ -2,6 +2,7 @@
 
     membership     can forgotten samples be told from unseen ones of the same mixture of classes, by six attacks
     distance       between the answers of two networks, over the samples forgotten, retained and unseen
+    profile        the same of the sorted probabilities of the truth: how much is known, whichever samples are not
     relearn        passes until the samples cost no more than before they were forgotten
 
 Everything is measured on networks as they run, batch norm in eval mode; nothing is fitted on what it is judged by.
@@ -9,7 +10,7 @@ Everything is measured on networks as they run, batch norm in eval mode; nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_cli.contracts.unlearner import Request
-from sparsify_cli.maths.closeness import answer_distance, relative_distance, similarity
+from sparsify_cli.maths.closeness import answer_distance, profile_distance, relative_distance, similarity
 from sparsify_cli.maths.intervals import Estimate
 from sparsify_cli.maths.membership import ATTACKS, LEAST, among, attacks, mixed_alike, strongest
 from sparsify_cli.stages.evidence import Predict
@@ -27,7 +28,7 @@ from sparsify_cli.stages.tables import interval, said
 from sparsify_cli.training.forgetting import draw
 from sparsify_cli.training.relearning import SHOWN as RELEARNED
 from sparsify_cli.training.relearning import Relearning, mean_loss, most_passes
-from sparsify_cli.values.choices import alike
+from sparsify_cli.values.choices import alike, choices
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.predictions import Predictions
 from sparsify_cli.values.report import Finding
@@ -39,6 +40,8 @@ SHOWN = 5000
 """Most retained samples that distances are measured on."""
 RELEARN = "Relearn time"
 CALLED = {"forget": "forgotten", "retain": "retained", "unseen": "unseen, mixed like the forgotten", "test": "all test samples"}
+FAR = ("How far the answers moved", "How far the probabilities of the truth moved, whichever samples are wrong")
+TOWARDS = {"before": "from before", "reference": "from trained anew", "between": "between two trained anew"}
 WHEN = {"before": "before", "after": "after", "reference": "trained anew"}
 ATTACK = (
     "Chance that a forgotten sample looks more like a training sample than an unseen one, to an attacker who sees {}; 0.5 = cannot tell."
@@ -155,34 +158,63 @@ def _attack(name: str, estimate: Estimate, n: int, attack: str, when: str, note:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A way to tell how far apart two networks are in what they say about the same samples.
+
+    Args:
+        name: after `distance` and `similarity` in names of numbers.
+        text: what it is.
+        of: the number, and the ends of its interval where there is one.
+    """
+
+    name: str
+    text: str
+    of: Callable[[Predictions, Predictions], tuple[float, float | None, float | None]]
+
+
+def _answers(one: Predictions, other: Predictions) -> tuple[float, float, float]:
+    found = answer_distance(one.chances, other.chances)
+    return found.value, found.low, found.high
+
+
+def _profiles(one: Predictions, other: Predictions) -> tuple[float, None, None]:
+    return profile_distance(_of_truth(one), _of_truth(other)), None, None
+
+
+def _of_truth(answers: Predictions) -> Tensor:
+    """Probability of every true answer."""
+    rows, right = choices(answers.logits.double(), answers.targets)
+    return torch.softmax(rows, dim=1).gather(1, right.unsqueeze(1)).squeeze(1)
+
+
+MEASURES = (
+    Measure("", "Mean share of the answer that differs (total variation)", _answers),
+    Measure("_profile", "Mean difference of the sorted probabilities of the truth, so whichever samples are answered wrongly", _profiles),
+)
+
+
 def _distances(said_by: Mapping[str, Mapping[str, Predictions]]) -> Iterator[Finding]:
-    text = "Mean share of the answer that differs (total variation) between the network after and the network {}, over {} samples."
-    after = said_by["after"]
-    for name in after:
-        far = {
-            when: answer_distance(after[name].chances, said_by[when][name].chances) for when in said_by if when in ("before", "reference")
-        }
-        for when, estimate in far.items():
-            yield Finding(
-                name=f"distance_{name}_{when}", value=estimate.value, low=estimate.low, high=estimate.high, unit="fraction",
-                n=len(after[name]), definition=text.format(WHEN[when], name),
-            )  # fmt: skip
-        if "second" in said_by:
-            apart = answer_distance(said_by["second"][name].chances, said_by["reference"][name].chances)
-            words = f"Mean share of the answer that differs between two networks trained anew, over {name} samples: what chance does."
-            yield Finding(
-                name=f"distance_{name}_between", value=apart.value, low=apart.low, high=apart.high, unit="fraction",
-                n=len(after[name]), definition=words,
-            )  # fmt: skip
-        if "reference" in far:
-            value = similarity(far["before"].value, far["reference"].value)
-            words = (
-                f"Distance to the network before, over that plus the distance to the one trained anew, {name} samples; 1 = as trained anew."
-            )
-            note = "never to be read without both distances" if value is not None else "all three answer alike"
-            yield Finding(
-                name=f"similarity_{name}", value=value, unit="fraction", n=len(after[name]), better="higher", definition=words, note=note
-            )
+    for measure in MEASURES:
+        for name in said_by["after"]:
+            yield from _apart(measure, name, {when: answers[name] for when, answers in said_by.items()})
+
+
+def _apart(measure: Measure, name: str, answers: Mapping[str, Predictions]) -> Iterator[Finding]:
+    """By one measure, over one kind of samples: distances, and which network is the nearer one."""
+    n, called = len(answers["after"]), f"{measure.name}_{name}"
+    far = {when: measure.of(answers["after"], answers[when]) for when in ("before", "reference") if when in answers}
+    pairs = {when: (one, f"the network after and the network {WHEN[when]}") for when, one in far.items()}
+    if "second" in answers:
+        pairs["between"] = measure.of(answers["second"], answers["reference"]), "two networks trained anew: what chance does"
+    for when, ((value, low, high), whose) in pairs.items():
+        text = f"{measure.text} over {name} samples, between {whose}."
+        yield Finding(name=f"distance{called}_{when}", value=value, low=low, high=high, unit="fraction", n=n, definition=text)
+    if "reference" in far:
+        nearer = similarity(far["before"][0], far["reference"][0])
+        words = f"Distance to the network before, over that plus the one to the network trained anew, {name} samples; 1 = as trained anew."
+        note = "never to be read without both distances" if nearer is not None else "all three answer alike"
+        yield Finding(name=f"similarity{called}", value=nearer, unit="fraction", n=n, better="higher", definition=words, note=note)
 
 
 def audit_tables(findings: tuple[Finding, ...]) -> tuple[Table, ...]:
@@ -193,14 +225,24 @@ def audit_tables(findings: tuple[Finding, ...]) -> tuple[Table, ...]:
     rows = tuple((ATTACKS[name], *_attacked(there, name, whens)) for name in attacked)
     heads = ("the attacker sees", *(head for when in whens for head in (WHEN[when], *(("95 %",) if when == "after" else ()))))
     tables = [Table("Membership inference: AUC, 0.5 = cannot tell", heads, rows)] if rows else []
-    far = [name for name in ("forget", "retain", "unseen", "test") if f"distance_{name}_before" in there]
-    towards = [when for when in ("before", "reference") if f"distance_{far[0]}_{when}" in there]
-    chance = {"distance_{}_between": "between two trained anew"} if f"distance_{far[0]}_between" in there else {}
-    columns = [*(f"distance_{{}}_{when}" for when in towards), *chance, *(["similarity_{}"] if "reference" in towards else [])]
-    lines = tuple((CALLED[name], *(said(there[column.format(name)]) for column in columns)) for name in far)
-    titles = ("samples", *(f"from {WHEN[when]}" for when in towards), *chance.values(), *(["similarity"] if "reference" in towards else []))
     again = tuple((WHEN[when], _passes(there[f"relearn_passes_{when}"])) for when in WHEN if f"relearn_passes_{when}" in there)
-    return (*tables, Table("How far the answers moved", titles, lines), Table(RELEARN, ("network", "passes"), again))
+    far = (
+        _distance_table(there, measure, title)
+        for measure, title in zip(MEASURES, FAR, strict=True)
+        if f"distance{measure.name}_forget_before" in there
+    )
+    return (*tables, *far, Table(RELEARN, ("network", "passes"), again))
+
+
+def _distance_table(there: Mapping[str, Finding], measure: Measure, title: str) -> Table:
+    """By one measure: of each kind of samples how far the network is from others."""
+    far = [name for name in CALLED if f"distance{measure.name}_{name}_before" in there]
+    towards = [when for when in (*WHEN, "between") if f"distance{measure.name}_{far[0]}_{when}" in there]
+    columns = [f"distance{measure.name}_{{}}_{when}" for when in towards]
+    columns += [f"similarity{measure.name}_{{}}"] if "reference" in towards else []
+    lines = tuple((CALLED[name], *(said(there[column.format(name)]) for column in columns)) for name in far)
+    heads = (*(TOWARDS[when] for when in towards), *(["similarity"] if "reference" in towards else []))
+    return Table(title, ("samples", *heads), lines)
 
 
 def _attacked(there: Mapping[str, Finding], name: str, whens: list[str]) -> Iterator[str]:

@@ -117,15 +117,15 @@ class Line:
     def objective(self, epsilon: float) -> float:
         """What training without the samples would bring down, on the probed samples that stay."""
         away = self.newton.theta + epsilon * self.unit if self.weight_decay else self.unit[:0]
-        return self._retained(epsilon) + self.weight_decay / 2 * float(away.square().sum())
+        return self.retained(epsilon) + self.weight_decay / 2 * float(away.square().sum())
 
     def lowest(self, least: float = 0.0) -> float:
         """The epsilon from `least` up to 1 that brings the loss of what stays lowest."""
         pull, bend = float(self.newton.asked @ self.unit) / self.newton.rest, self.weight_decay / 2 * float(self.unit @ self.unit)
-        return lowest_step(self._retained, max(least, min(1.0, self.limit)), pull=pull, bend=bend, least=least)
+        return lowest_step(self.retained, max(least, min(1.0, self.limit)), pull=pull, bend=bend, least=least)
 
     @cached_property
-    def _retained(self) -> Callable[[float], float]:
+    def retained(self) -> Callable[[float], float]:
         """Loss of what stays at each epsilon, looked at once."""
         return cache(lambda epsilon: self.judge.retained_loss(epsilon * self.unit) if epsilon else self.judge.stays)
 
@@ -153,6 +153,11 @@ class Attempt:
     def step(self) -> Float[Tensor, " d"]:
         """The change of the parameters that may move."""
         return self.epsilon * self.line.unit
+
+    @property
+    def retained(self) -> float:
+        """Loss of the probed samples that stay, nats."""
+        return self.line.retained(self.epsilon)
 
     @property
     def objective(self) -> float:

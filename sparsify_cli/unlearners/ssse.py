@@ -16,6 +16,8 @@ How epsilon is chosen, when it is not given; the test split is never seen. The s
     tried as well, and the step is taken that leaves the samples that stay the lowest loss (probed), which is what retraining minimises.
 From there the step goes on to where the loss of the samples that stay is expected to be lowest (see below), provided that the target still
 holds there and that loss, measured on a probe, did fall: half of a class takes with it how often that class is right.
+A step that more than doubles what the samples that stay cost follows a Fisher that a few of them make up, as in networks that fit
+nearly all; damping ten times smaller, and smaller again, is then tried as long as it leaves them a lower loss.
 Validation accuracy on the classes that stay may not fall by more than `tolerance`; if the target is not within it, damping
 ten times smaller and ten times larger (a hundred where a class goes) is tried, then the most forgetful step within the tolerance
 is taken, and a note says so. A model that shows no gap between seen and unseen samples gives no such target. What retraining
@@ -57,6 +59,8 @@ from sparsify_cli.values.samples import Samples
 Kind = Literal["block", "dense", "low-rank", "kronecker"]
 DRAWN, ENOUGH = 1024, 4096
 """Gradients that the low-rank form keeps, and that others are averaged over, unless told otherwise."""
+DEAR = 2.0
+"""Times its loss before: a step that leaves what stays a larger one is worth looking for a kinder one."""
 NO_GAP = "The model does not tell these samples from unseen ones; epsilon brings the loss of what stays lowest along the step."
 HARM = "The target was not reached within a fall of {:g} of validation accuracy; this is the most forgetful step within it."
 FAR = "The trust region ({:g} of the parameters' norm) ended before the target was reached."
@@ -232,8 +236,10 @@ class Ssse(Unlearner):
         attempts = []
         for factor in (1.0, 0.1, 10.0, *((100.0,) if bool(judge.gone.any()) else ())):
             attempts.append(self._searched(self._line(judge, newton, factor * self.damping)))
-            if not attempts[-1].note or judge.before.reached:
+            if judge.before.reached:
                 return attempts[-1]
+            if not attempts[-1].note:
+                return self._kinder(attempts[-1], factor)
         return max(attempts, key=lambda a: (-a.reading.gone_accuracy, a.reading.forget_loss))
 
     def _kindest(self, judge: Judge, newton: Newton) -> Attempt | None:
@@ -253,6 +259,17 @@ class Ssse(Unlearner):
         best = min(found, key=lambda one: one.objective)
         longer, more = self._further(best), found[found.index(best) + 1 :]
         return longer if longer is best or not more else min(longer, self._further(more[0]), key=lambda one: one.objective)
+
+    def _kinder(self, found: Attempt, factor: float) -> Attempt:
+        """The step itself, or where it costs what stays dearly one at smaller damping, as long as that leaves it a lower loss."""
+        if found.retained <= DEAR * found.line.judge.stays:
+            return found
+        for smaller in (0.1, 0.01):
+            attempt = self._searched(self._line(found.line.judge, found.line.newton, smaller * factor * self.damping))
+            if attempt.note or attempt.objective >= found.objective:
+                break
+            found = attempt
+        return found
 
     def _searched(self, line: Line) -> Attempt:
         """The step along a line, or the most forgetful one with a note."""

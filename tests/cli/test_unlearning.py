@@ -57,6 +57,10 @@ def test_audit_beside_a_network_trained_anew(here, run: Run):
         assert found[f"membership_learned_{when}"]["n"] == found[f"membership_loss_{when}"]["n"] > 100
     ratio, there, back = (found[name]["value"] for name in ("similarity_forget", "distance_forget_before", "distance_forget_reference"))
     assert ratio == pytest.approx(there / (there + back))
+    assert 0 < found["distance_profile_forget_before"]["value"] <= there
+    assert found["distance_profile_forget_reference"]["value"] < min(back, 0.2), "neither knows the class any more"
+    assert found["similarity_profile_forget"]["value"] > ratio
+    assert "whichever samples are wrong" in said.out
     assert found["accuracy_forget_reference"]["value"] == 0
     assert found["relearn_passes_reference"]["value"] > 0
     assert "trained anew" in said.out
@@ -79,7 +83,10 @@ def test_a_second_network_trained_anew_says_what_chance_does(here, run: Run):
     images = samples.samples("test").inputs
     with torch.no_grad():
         apart = (one.module()(images).softmax(1) - other.module()(images).softmax(1)).abs().sum(1).mean() / 2
+        right = samples.samples("test").targets.unsqueeze(1)
+        known = [network.module()(images).softmax(1).gather(1, right).sort(dim=0).values for network in (one, other)]
     assert found["distance_test_between"]["value"] == pytest.approx(float(apart), rel=1e-5)
+    assert found["distance_profile_test_between"]["value"] == pytest.approx(float((known[0] - known[1]).abs().mean()), rel=1e-4)
     assert "between two trained anew" in said.out and "nearer than that is chance" in said.err
     assert "membership_second" not in found and "accuracy_forget_second" not in found
     assert certificate("out")["reference_sha256"] == one.checkpoint.source.sha256

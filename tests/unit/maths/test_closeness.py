@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsify_cli.maths.closeness import answer_distance, relative_distance, similarity
+from sparsify_cli.maths.closeness import answer_distance, profile_distance, relative_distance, similarity
 
 
 def test_distance_is_the_share_of_the_answer_that_moves():
@@ -13,6 +13,15 @@ def test_distance_is_the_share_of_the_answer_that_moves():
     one, other = torch.tensor([[1.0, 0.0], [0.5, 0.5]]), torch.tensor([[0.0, 1.0], [0.5, 0.5]])
     assert answer_distance(one, other).value == pytest.approx(0.5)
     assert answer_distance(one, one).value == 0
+
+
+def test_a_profile_does_not_ask_which_samples_are_unsure():
+    """Right about other samples, as often: no distance; half as sure of one of four: an eighth; never more than pair by pair."""
+    one, other = torch.tensor([1.0, 0.2, 0.9, 1.0]), torch.tensor([0.2, 1.0, 1.0, 0.9])
+    assert profile_distance(one, other) == pytest.approx(0.0, abs=1e-7)
+    assert profile_distance(one, torch.tensor([0.5, 0.2, 0.9, 1.0])) == pytest.approx(0.125)
+    drawn = torch.rand(2, 100, generator=torch.Generator().manual_seed(0))
+    assert profile_distance(*drawn) <= float((drawn[0] - drawn[1]).abs().mean())
 
 
 @pytest.mark.parametrize(("original", "retrained", "wanted"), [(0.0, 0.3, 0.0), (0.3, 0.0, 1.0), (0.3, 0.1, 0.75), (0.0, 0.0, None)])

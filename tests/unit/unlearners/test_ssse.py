@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from sparsify_cli.contracts.unlearner import Request
 from sparsify_cli.errors import Anomalous, BadRequest, MissingContext
 from sparsify_cli.maths.fisher_forms import SpectralForm
 from sparsify_cli.training.newton_step import Attempt, Line
+from sparsify_cli.unlearners import ssse
 from sparsify_cli.unlearners.ssse import Ssse
 from sparsify_cli.values.mask_set import MaskSet
 from sparsify_cli.values.samples import Samples
@@ -262,3 +265,47 @@ def test_where_going_on_pays_the_next_damping_is_gone_along_too(model, monkeypat
     monkeypatch.setattr(Attempt, "objective", property(objective))
     chosen = found(Ssse(trust=100.0, tolerance=1.0).erase(model, request, Ssse().prepare(model, TRAIN, MaskSet())))
     assert len(tried) == expected and chosen["damping"] == tried[-1]
+
+
+@pytest.mark.parametrize(("times", "losses", "expected"), [(1, (3, 2, 1), 0), (3, (3, 2, 1), 2), (3, (3, 2, 4), 1), (3, (3, 4, 1), 0)])
+def test_a_step_that_what_stays_pays_dearly_for_is_tried_at_smaller_damping(model, monkeypatch, times, losses, expected):
+    """Only where its loss more than doubles, and on as long as the objective falls: of dampings 1, .1 and .01 the one before it rises."""
+    memo = Ssse().prepare(model, TRAIN, MaskSet())
+    asked = float(memo["damping"])
+    monkeypatch.setattr(Attempt, "objective", property(lambda self: float(losses[round(math.log10(asked / self.line.damping))])))
+    monkeypatch.setattr(Attempt, "retained", property(lambda self: times * self.line.judge.stays))
+    chosen = found(Ssse(tolerance=1.0, trust=100.0).erase(model, REQUEST, memo))
+    assert chosen["damping"] == pytest.approx(asked * 0.1**expected)
+
+
+def overfitted():
+    """A network that fits 90 samples of ten features, a fifth of them mislabelled; and 90 more of the same kind."""
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randn(180, 10, generator=draw)
+    labels = ((inputs[:, 0] > 0) ^ (torch.rand(180, generator=draw) < 0.2)).long()
+    samples = Samples(inputs, labels, tuple(f"s{i}" for i in range(180)))
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(10, 40), nn.Tanh(), nn.Linear(40, 2))
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(400):
+        optimizer.zero_grad()
+        cross_entropy(network(inputs[:90]), labels[:90]).backward()
+        optimizer.step()
+    return network.eval(), samples
+
+
+def test_what_is_fitted_by_heart_is_forgotten_at_smaller_damping(monkeypatch):
+    """Here the first step costs what stays over a hundred times what it did; a tenth of the damping forgets as much for half of that."""
+    network, samples = overfitted()
+    request = Request(samples.take(range(9)), samples.take(range(9, 90)), samples.take(range(90, 180)))
+    method, left = Ssse(tolerance=1.0, damping=1.0), {}
+    memo = method.prepare(network, samples.take(range(90)), MaskSet())
+    for dear in (1e9, ssse.DEAR):
+        monkeypatch.setattr(ssse, "DEAR", dear)
+        erasure = method.erase(network, request, memo)
+        with torch.no_grad():
+            costs = cross_entropy(functional_call(network, erasure.tensors, (request.retain.inputs,)), request.retain.targets)
+        left[dear] = float(costs), found(erasure)["damping"] / float(memo["damping"]), found(erasure)["forget_loss_after"]
+    plain, chosen = left.values()
+    assert chosen[1] == pytest.approx(0.1 * plain[1])
+    assert chosen[0] < 0.6 * plain[0] and chosen[2] > 0.9 * plain[2]
