@@ -8,9 +8,10 @@
 For each seed a network is trained, and trained anew without each set by the same recipe, seed included (`--unlearner retrain`, or `train
 --without` where --train gives further flags of training); then every method forgets the set. All by the tool's own commands, on one thread.
 `half:3` is a random half of class 3. Distances are the mean share of the answer that differs (total variation) from the network trained
-anew, over forgotten and over test samples; `nothing` is the network as it was, `anew, other seed` a network trained anew from another
-start, which is as near as a method can be expected to come: training is chaotic, and what is nearer than that is not closer to retraining,
-only to the start that both had. What it costs is in `unlearning_time.py`. Every cell is kept in `unlearning.jsonl` under NAME, which a
+anew, over forgotten and over test samples; `profile` is the mean difference of the sorted probabilities of the truth over forgotten
+samples: how differently much is known of them, whichever are answered wrongly, which chance decides. `nothing` is the network as it was,
+`anew, other seed` a network trained anew from another start, which is as near as a method can be expected to come: training is chaotic, and
+what is nearer than that is not closer to retraining, only to the start that both had. What it costs is in `unlearning_time.py`. Every cell is kept in `unlearning.jsonl` under NAME, which a
 second call goes on with, so another recipe needs another name; `--keep` keeps what was trained, too. The tables are written to
 `unlearning.txt`.
 """
@@ -57,6 +58,7 @@ SHOWN = {
     "accuracy_test_after": "test",
     "distance_forget_reference": "distance",
     "distance_test_reference": "on test",
+    "distance_profile_forget_reference": "profile",
     "membership_loss_after": "attack",
 }
 """Number -> heading."""
@@ -190,7 +192,8 @@ class Seed:
         anew |= {f"{name}_after": found[f"{name}_reference"] for name in JUDGED if f"{name}_reference" in found and self.args.train}
         if other is None:
             return {**about, **found, "anew": anew}
-        apart = {f"distance_{split}_reference": found[f"distance_{split}_between"] for split in ("forget", "test")}
+        both = ("forget", "test", "profile_forget")
+        apart = {f"distance_{split}_reference": found[f"distance_{split}_between"] for split in both}
         return {**about, "accuracy_test_after": numbers(other)["accuracy"], **apart, "anew": anew}
 
 
