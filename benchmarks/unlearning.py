@@ -11,9 +11,9 @@ For each seed a network is trained, and trained anew without each set by the sam
 anew, over forgotten and over test samples; `profile` is the mean difference of the sorted probabilities of the truth over forgotten
 samples: how differently much is known of them, whichever are answered wrongly, which chance decides. `nothing` is the network as it was,
 `anew, other seed` a network trained anew from another start, which is as near as a method can be expected to come: training is chaotic, and
-what is nearer than that is not closer to retraining, only to the start that both had. What it costs is in `unlearning_time.py`. Every cell is kept in `unlearning.jsonl` under NAME, which a
-second call goes on with, so another recipe needs another name; `--keep` keeps what was trained, too. The tables are written to
-`unlearning.txt`.
+what is nearer than that is not closer to retraining, only to the start that both had. What it costs is in `unlearning_time.py`. Every cell
+is kept in `unlearning.jsonl` under NAME, which a second call goes on with, so another recipe needs another name; `--keep` keeps what was
+trained, too. The tables are written to `unlearning.txt`.
 """
 
 from __future__ import annotations

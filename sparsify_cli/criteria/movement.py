@@ -25,5 +25,5 @@ class Movement(LayerwiseCriterion):
     needs = frozenset({"movement"})
 
     def score(self, name: str, weight: Tensor, stats: Stats) -> Tensor:
-        """What training has gathered, float32."""
+        """What training has gathered, float64."""
         return stats.moved(name).to(weight.device).double()

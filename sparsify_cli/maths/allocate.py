@@ -195,13 +195,13 @@ def owl(layers: Sequence[Layer], total: int) -> list[int]:
     return _by_outliers(layers, _outlying_by_block(layers), total)
 
 
-def owl_counted(sizes: Sequence[Layer]) -> Allocation:
+def owl_counted(*sizes: Sequence[Layer]) -> Allocation:
     """`owl` whose outliers are counted among other scores than those that compete, which may be places in a row.
 
     Args:
-        sizes: the same layers with the scores to count among.
+        sizes: the same layers with the scores to count among; of several such, the last that has a layer counts.
     """
-    shares = dict(zip((layer.name for layer in sizes), _outlying_by_block(sizes), strict=True))
+    shares = {layer.name: share for some in sizes for layer, share in zip(some, _outlying_by_block(some), strict=True)}
     return lambda layers, total: _by_outliers(layers, [shares[layer.name] for layer in layers], total)
 
 

@@ -1,7 +1,8 @@
 """Fit the labels and what layers of a teacher put out: hints from inside, not only from the end.
 
 loss = CE(labels, student) + weight * mean over layers and samples of |s - t|^2 / |t|^2, s and t the outputs of a layer in student and
-teacher for a sample. The layers have the same names and shapes in both; by default the network's direct parts but the last.
+teacher for a sample. The layers have the same names and shapes in both; by default the network's direct parts but the last. A part that a
+batch does not come to in both, such as an expert, or a list of experts that is itself never called, has no distance for that batch.
 
 Source: hints from hidden layers: Romero et al. 2015 (FitNets, arXiv 1412.6550), eq. 3, without a regressor since shapes agree; the
 relative distance is ours, so that one weight serves layers of any scale.
@@ -58,7 +59,10 @@ class DistillFeatures(Objective):
                 logits = model(batch.inputs)
             with _outputs(_parts(guide, names)) as theirs:
                 taught_by(guide, batch.inputs)
-            apart = [_distance(name, ours[name], theirs[name]) for name in names]
+            heard = [name for name in names if name in ours and name in theirs]
+            if not heard:
+                raise BadRequest(f"No output of {_some(names)} was seen.", "The network does not call them.", "Set objective.layers.")
+            apart = [_distance(name, ours[name], theirs[name]) for name in heard]
             return loss_of(logits, batch.targets) + self.weight * torch.stack(apart).mean()
 
         return loss
@@ -70,9 +74,13 @@ def _chosen(guide: nn.Module, globs: str) -> list[str]:
     wanted = [glob.strip() for glob in globs.split(",") if glob.strip()]
     names: list[str] = [name for name in every if any(fnmatch.fnmatchcase(name, glob) for glob in wanted)] if wanted else direct
     if not names:
-        told = ", ".join(every[:8]) + (f" and {len(every) - 8} more" if len(every) > 8 else "")
-        raise BadRequest(f"No layer of the teacher is called {globs or 'anything'}.", f"It has {told}.", "Set objective.layers.")
+        raise BadRequest(f"No layer of the teacher is called {globs or 'anything'}.", f"It has {_some(every)}.", "Set objective.layers.")
     return names
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of them."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _parts(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:

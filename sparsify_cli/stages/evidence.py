@@ -52,7 +52,14 @@ def compared(
 ) -> list[Finding]:
     """Findings of metrics over both networks, and their latency; both need architecture and data. No names = every metric."""
     speed = speed_findings(after.module(), after.samples(split), dense=before.module())
-    return [*measure_all(evidence([after], [before], split=split, ask=ask), names), *speed]
+    return [*said_by_both(before, after, split=split, names=names, ask=ask), *speed]
+
+
+def said_by_both(
+    before: Subject, after: Subject, *, split: Split = "test", names: Sequence[str] = SUMMARY, ask: Predict = predict
+) -> tuple[Finding, ...]:
+    """The same without latency."""
+    return tuple(measure_all(evidence([after], [before], split=split, ask=ask), names))
 
 
 def alone(subject: Subject, *, split: Split = "test", names: Sequence[str] = SUMMARY) -> list[Finding]:

@@ -142,6 +142,18 @@ def for_each_level(texts: Sequence[str], report: Report) -> tuple[str, ...]:
     return tuple(found)
 
 
+def of_densest(text: str, level: int) -> str:
+    """A gate on `@level:L`, L the densest level of a nest, as one on `@all`, which is what its numbers are called.
+
+    Args:
+        text: the gate.
+        level: the densest; 1 = there is no nest.
+    """
+    match = FORM.fullmatch(text)
+    named = level > 1 and match is not None and match[3] in (f"level:{level}", f"{level}")
+    return f"{text[: match.start(3)]}all{text[match.end(3) :]}" if match is not None and named else text
+
+
 def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[Condition, ...], Regression | None]:
     """What came of each gate, and the failure when one does not hold.
 

@@ -20,6 +20,7 @@ from sparsify_cli.maths.macs import macs_per_weight
 from sparsify_cli.recipes.allocation import NEEDS_COSTS
 from sparsify_cli.recipes.budget import Budget
 from sparsify_cli.recipes.option import Choice
+from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.verbs import PruneRecipe
 from sparsify_cli.shelf import Shelf
 from sparsify_cli.stages.auto import NAME as AUTO
@@ -90,8 +91,10 @@ def shared_out(
     """
     curves: dict[str, Curve] = {}
     if recipe.allocation == "owl":  # solvers of networks, and places in rows, compete by scores that have no outliers
-        sizes = replace(chooser, criterion=chooser.criterion.sizes).layers(weights, before.masks)[0]
-        chooser = replace(chooser, allocation=owl_counted(sizes))
+        sizes = replace(chooser, criterion=chooser.criterion.sizes)
+        every = replace(sizes, pattern=Pattern())  # on the way to N:M, layers that cannot carry it may compete as well
+        counted = (one.layers(weights, before.masks)[0] for one in ((every, sizes) if chooser.pattern != Pattern() else (sizes,)))
+        chooser = replace(chooser, allocation=owl_counted(*counted))
     if recipe.allocation in NEEDS_COSTS:
         costs = measured(recipe, before, chooser, weights, listener)
         curves = curves_of(costs, chooser, weights)

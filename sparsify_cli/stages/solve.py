@@ -90,14 +90,17 @@ def solved(recipe: PruneRecipe, before: Subject, masks: MaskSet, chooser: Sparsi
     if isinstance(solver, NetworkSolver):
         return _network(recipe, solver, before, masks, chooser, listener)
     assert isinstance(solver, LayerSolver)
-    return _layers(recipe, solver, before, masks, listener)
+    asked = MaskSet({name: masks[name] for name in chooser.carrying(before.checkpoint.tensors)})
+    return _layers(recipe, solver, before, (masks, asked), listener)
 
 
-def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: MaskSet, listener: Listener) -> Solved:
+def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, chosen: tuple[MaskSet, MaskSet], listener: Listener) -> Solved:
+    """Masks of everything, and of what is solved: what was pruned before and is skipped now, or cannot carry the pattern, stays."""
+    masks, asked = chosen
     inputs, module, spent = calibration_inputs(recipe, before), before.module(), 0.0
     ours = names_in(module, before)
     theirs = {new: name for name, new in ours.items()}
-    losing = {ours[name]: mask for name, mask in masks.items() if not bool(mask.all())}
+    losing = {ours[name]: mask for name, mask in asked.items() if not bool(mask.all())}
     joint = is_joint(recipe)  # then the criterion has chosen, and the solver repairs
     pruned = {ours[name]: mask for name, mask in (masks if joint else before.masks).items()}
     there = watchable(module, losing, inputs)
@@ -114,7 +117,7 @@ def _layers(recipe: PruneRecipe, solver: LayerSolver, before: Subject, masks: Ma
     final = MaskSet({**masks, **{name: layer.mask & masks[name] if joint else layer.mask for name, layer in layers.items()}})
     old = before.checkpoint.tensors
     tensors = final.apply({**old, **beside, **{name: layer.weight.to(old[name].dtype) for name, layer in layers.items()}})
-    rest = [name for name in masks if name not in layers and not bool(masks[name].all())]
+    rest = [name for name in asked if name not in layers and not bool(masks[name].all())]
     followed = recipe.batchnorm and bool(norms(module))
     notes = (*_notes(facts, layers, rest), *(() if rest else _unheard(recipe, solver)))
     if isinstance(solver, Auto):

@@ -117,6 +117,11 @@ class Sparsifier:
 
         return kept
 
+    def carrying(self, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Which of its tensors can carry the pattern."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in self._oriented({name: weights[name] for name in self.names}).items()}
+        return tuple(name for name, shape in shapes.items() if obstacle(shape, self.pattern) is None)
+
     def layers(self, weights: Mapping[str, Tensor], pruned: MaskSet) -> tuple[list[Layer], int]:
         """The layers that carry the pattern, as an allocation takes them, and how many weights stay in the others."""
         return self.layers_by(self.scores({name: weights[name] for name in self.names}), pruned)
@@ -276,13 +281,13 @@ def no_target(pattern: Pattern) -> BadRequest:
 
 
 def pattern_notes(shapes: Mapping[str, tuple[int, ...]], pattern: Pattern) -> tuple[str, ...]:
-    """A sentence about the layers that cannot carry the pattern and stay dense; none when all can."""
+    """A sentence about the layers that cannot carry the pattern and stay as they are; none when all can."""
     reasons = {name: why for name, shape in shapes.items() if (why := obstacle(shape, pattern))}
     if not reasons:
         return ()
     listed = "; ".join(f"{name} {why}" for name, why in list(reasons.items())[:3])
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-    return (f"{len(reasons)} of {len(shapes)} layers cannot carry {pattern} and stay dense: {listed}{more}.",)
+    return (f"{len(reasons)} of {len(shapes)} layers cannot carry {pattern} and stay as they are: {listed}{more}.",)
 
 
 SPARES = "Try --allocation erk or --criterion lamp."

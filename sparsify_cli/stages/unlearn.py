@@ -25,10 +25,10 @@ from sparsify_cli.stages.asked_once import AskedOnce
 from sparsify_cli.stages.audit import Audit, audit_notes, audit_tables
 from sparsify_cli.stages.certificate import Certificate
 from sparsify_cli.stages.erase import Erased, erase_all, levels_of, prepared, rejoined, shift_notes
-from sparsify_cli.stages.evidence import Predict, compared
+from sparsify_cli.stages.evidence import Predict, compared, said_by_both
 from sparsify_cli.stages.forget import forget_positions, split_off
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
-from sparsify_cli.stages.gates import check_gates, for_each_level, read_gates
+from sparsify_cli.stages.gates import check_gates, for_each_level, of_densest, read_gates
 from sparsify_cli.stages.levels import level_network
 from sparsify_cli.stages.measure import require_choices
 from sparsify_cli.stages.memos import Prepared, read_memo, stored
@@ -118,9 +118,11 @@ def _require_sense(recipe: UnlearnRecipe) -> None:
     audited = [name for name in names if name.startswith(AUDITED)]
     if audited and not recipe.audit:
         raise MissingContext(f"{audited[0]} is a number of the audit, which was not asked for.", "", "Add --audit.")
-    if (compared := [name for name in names if COMPARED.search(name)]) and not recipe.reference:
-        what = f"{compared[0]} compares with a network trained anew, and none was given."
+    if (anew := [name for name in names if COMPARED.search(name)]) and not recipe.reference:
+        what = f"{anew[0]} compares with a network trained anew, and none was given."
         raise MissingContext(what, "", "Add --audit and --reference FOLDER.")
+    if (between := [name for name in names if name.endswith("_between")]) and len(recipe.reference) < 2:
+        raise MissingContext(f"{between[0]} compares two networks trained anew, and one was given.", "", "Add another --reference FOLDER.")
     if recipe.prepare and recipe.forget:
         raise BadRequest(
             "--prepare forgets nothing, and --forget was given.", "One reads the data once, the other comes later.", "Drop one."
@@ -175,37 +177,47 @@ def _written(
     measured = [replace(f, scope=scope) if scope != "all" else f for scope, f in found]
     last, still = done[-1], unmoved(done)
     facts = _facts(request, forgot=still != ALL)
-    evident = (*compared(last.before, last.after, ask=ask), *size_findings(last.after))
-    report = Report((*measured, *_latencies(subject), seconds, *known.findings(), *evident), facts)
-    _judged(recipe, subject, report, still)  # what cannot be judged is refused before anything is written
+    evident = (*compared(last.before, last.after, ask=ask), *size_findings(last.after), *_compared_inside(done, ask))
+    report = Report((*measured, *_latencies(subject, last), seconds, *known.findings(), *evident), facts)
+    _judged(recipe, subject, report, still, last)  # what cannot be judged is refused before anything is written
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
         gone = {FORGOTTEN: sorted(forgotten_ids(subject.artifact) | set(request.forget.ids))} if still != ALL else {}
 
         def certify(folder: Path, digest: str, report: Report) -> None:
-            verdict = _judged(recipe, subject, report, still)
+            verdict = _judged(recipe, subject, report, still, last)
             replace(_certificate(recipe, subject, done, report, *verdict, opened), unchanged=still == ALL, after=digest).write(folder)
 
         made = Product(recipe, after, report, subject, after.checkpoint, after.masks, after.nest, facts=gone, certify=certify)
         report = write_product(folder, made)
-    gates, failure = _judged(recipe, subject, report, still)
+    gates, failure = _judged(recipe, subject, report, still, last)
     notes = (*known.notes(), *shift_notes(done), *reference_notes(opened, subject, request), *_notes(done, report), *gates)
     headline, hints = _headline(request, report, still), (f"sparsify report {folder}",)
     return Outcome("unlearn", headline, report, folder, _tables(last, report), notes, hints, files=(folder / CERTIFICATE,), failure=failure)
 
 
-def _judged(recipe: UnlearnRecipe, subject: Subject, report: Report, still: str) -> tuple[tuple[str, ...], SparsifyError | None]:
+def _judged(
+    recipe: UnlearnRecipe, subject: Subject, report: Report, still: str, last: Erased
+) -> tuple[tuple[str, ...], SparsifyError | None]:
     """A sentence for each gate, of a nest for each of its networks, and why the erasure failed."""
-    checked, failed = check_gates(for_each_level(recipe.gate, report), report)
+    asked = (of_densest(text, last.level) for text in recipe.gate)
+    checked, failed = check_gates(for_each_level(tuple(asked), report), report)
     method = _method(recipe, subject)
     return tuple(one.sentence for one in checked), unforgotten(method, recipe.unlearner.name, still) or _ruined(recipe, report) or failed
 
 
-def _latencies(subject: Subject) -> list[Finding]:
-    """How long the levels of a nest take, as they were measured when they were embedded: forgetting changes no time."""
+def _compared_inside(done: list[Erased], ask: Predict) -> Iterator[Finding]:
+    """What every sparser network of a nest says over the test samples, before and after."""
+    for scope, one in levels_of(done):
+        if scope != "all":
+            yield from (replace(f, scope=scope) for f in said_by_both(one.before, one.after, ask=ask) if f.scope == "all")
+
+
+def _latencies(subject: Subject, last: Erased) -> list[Finding]:
+    """How long the sparser levels of a nest take, as they were measured when they were embedded: forgetting changes no time."""
     numbers = subject.artifact.manifest["numbers"] if subject.artifact and subject.nest else []
     found = [Finding(**one) for one in numbers if one["name"] == "latency_ms"]
-    return [one for one in found if one.scope.startswith("level:")]
+    return [one for one in found if one.scope.startswith("level:") and one.scope != f"level:{last.level}"]
 
 
 def _measured(recipe: UnlearnRecipe, one: Erased, opened: tuple[Subject, ...], ask: Predict) -> Iterator[Finding]:

@@ -69,3 +69,47 @@ def test_buffers_that_a_network_changes_stay_as_they_were(nets, run: Run):
     before, after = pruned(run, nets, "Counting", "--sparsity 0.7 --solver sparsegpt")
     assert torch.equal(before.mean, torch.zeros(16)) and torch.equal(after.mean, before.mean)
     assert not torch.equal(after.last.bias, before.last.bias)
+
+
+PRUNED_FIRST = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 10))
+"""
+
+
+@pytest.fixture
+def half(here, run: Run) -> dict[str, torch.Tensor]:
+    """A network of which half is pruned, in half/; its first layer can carry no 2:4."""
+    Path("net.py").write_text(PRUNED_FIRST, encoding="utf-8")
+    assert run("train --arch net.py:net --data digits --epochs 1 --out dense").code == 0
+    assert run("prune dense --sparsity 0.5 --out half").code == 0
+    return dict(open_subject(ValidateRecipe(model="half")).checkpoint.tensors)
+
+
+@pytest.mark.parametrize("solver", ["auto", "sparsegpt", "exactobs", "obert"])
+def test_what_was_pruned_and_cannot_carry_the_pattern_stays_as_it_is(half, run: Run, solver: str):
+    """The first convolution has one input channel: the others hold 2:4, it keeps its zeros and its weights."""
+    said = run(f"prune half --pattern 2:4 --sparsity 0.7 --solver {solver} --samples 128 --out out")
+    assert said.code == 0 and "stay as they are: 0.weight" in said.err
+    after = open_subject(ValidateRecipe(model="out")).checkpoint.tensors
+    torch.testing.assert_close(after["0.weight"], half["0.weight"], rtol=0, atol=0)
+    assert int((after["2.weight"] != 0).unflatten(1, (-1, 4)).sum(dim=2).max()) <= 2
+    assert not torch.equal(after["2.weight"], half["2.weight"] * (after["2.weight"] != 0))
+
+
+def test_what_is_skipped_is_left_as_it_is_though_it_was_pruned(half, run: Run):
+    """Its zeros are part of the network, and nothing of it is repaired; the layers beside it are."""
+    assert run("prune half --sparsity 0.8 --solver sparsegpt --samples 128 --skip 2.weight --out out").code == 0
+    after = open_subject(ValidateRecipe(model="out")).checkpoint.tensors
+    torch.testing.assert_close(after["2.weight"], half["2.weight"], rtol=0, atol=0)
+    assert not torch.equal(after["5.weight"], half["5.weight"] * (after["5.weight"] != 0))
+
+
+def test_outliers_are_counted_in_layers_that_join_on_the_way(half, run: Run):
+    """To 2:4 in stages the first ones choose single weights, also in the layer that carries no 2:4 in the end."""
+    asked = "--pattern 2:4 --sparsity 0.49 --solver obert --set solver.stages=4 --allocation owl --samples 64 --set solver.gradients=64"
+    assert run(f"prune dense {asked} --out out").code == 0
+    after = open_subject(ValidateRecipe(model="out")).checkpoint.tensors
+    assert bool((after["0.weight"] != 0).all()) and int((after["2.weight"] != 0).unflatten(1, (-1, 4)).sum(dim=2).max()) <= 2

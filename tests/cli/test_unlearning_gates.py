@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import NAMES, Run
 
 DENSE, NEST = (f"runs/{NAMES[name]}" for name in ("dense", "nest"))
@@ -30,6 +32,20 @@ def test_every_network_of_a_nest_has_to_hold_a_gate(here, run: Run):
     assert run(f"{asked} --out one", "--gate", f"accuracy_test_after@all{sign}{between:.6f}").code == 0
 
 
+def test_a_gate_on_what_every_network_has_is_judged_for_each(here, run: Run):
+    """`accuracy`, too; the densest network may be called by its level or by `all`, and a latency is judged once a network."""
+    asked = f"unlearn {NEST} --forget random:3% --unlearner gradient-ascent --set unlearner.epochs=1 --most-harm 1"
+    gates = ("accuracy>=0", "accuracy@level:2>=0", "latency_ms@2<=1e6", "latency_ms<=1e6")
+    assert run(f"{asked} --out free", *(word for gate in gates for word in ("--gate", gate))).code == 0
+    assert [text.split(": holds")[0] for text in certificate("free")["gates"]] == [
+        "accuracy>=0", "accuracy@level:1>=0", "accuracy@all>=0", "latency_ms@all<=1e6", "latency_ms<=1e6", "latency_ms@level:1<=1e6",
+    ]  # fmt: skip
+    found = {(f["name"], f["scope"], f["of"]): f["value"] for f in certificate("free")["numbers"]}
+    for scope in ("level:1", "all"):
+        assert found["accuracy", scope, "compressed"] == pytest.approx(found["accuracy_test_after", scope, "compressed"])
+        assert found["accuracy", scope, "dense"] == pytest.approx(found["accuracy_test_before", scope, "compressed"])
+
+
 def test_a_gate_on_the_size_is_about_the_files_that_were_written(here, run: Run):
     """Of a nest, too: certificate, manifest and folder say the same number."""
     asked = f"unlearn {NEST} --forget random:3% --unlearner gradient-ascent --most-harm 1"
@@ -49,6 +65,8 @@ def test_what_needs_a_network_trained_anew_is_told_first(here, untouched, run: R
     for name in ("similarity_forget", "distance_forget_reference", "accuracy_forget_reference", "relative_weight_distance"):
         refused = run(f"unlearn {DENSE} --forget class:3 --audit", "--gate", f"{name}>=0.1")
         assert refused.code == 2 and f"{name} compares with a network trained anew" in refused.sentence
+    refused = run(f"unlearn {DENSE} --forget class:3 --audit --reference {DENSE}", "--gate", "distance_forget_between<=0.5")
+    assert refused.code == 2 and "distance_forget_between compares two networks trained anew" in refused.sentence
 
 
 def test_a_list_of_ids_with_a_short_row_is_refused(here, untouched, run: Run):

@@ -57,3 +57,29 @@ def test_what_does_not_fit_is_refused() -> None:
         DistillFeatures(layers="1").prepare(lambda: network(0))(nn.Sequential(nn.Linear(4, 3)), batch())
     with pytest.raises(BadRequest, match="weight"):
         DistillFeatures(weight=0)
+
+
+class Chosen(nn.Module):
+    """A first part, a list of which one part is called, and a part used by its weight alone."""
+
+    def __init__(self, only: int = 0) -> None:
+        """The same weights each time."""
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.several = nn.Linear(4, 4), nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.last, self.only = nn.Linear(4, 3), only
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return functional.linear(self.several[self.only](self.first(x)), self.last.weight)
+
+
+def test_parts_that_are_not_called_have_no_distance() -> None:
+    """A list of experts has no output of its own, an expert that one network passes by none to compare; without any it is refused."""
+    given, student = batch(), Chosen(0)
+    plain = float(functional.cross_entropy(student(given.inputs), given.targets).detach())
+    for layers in ("", "first,several.1"):
+        loss = DistillFeatures(layers=layers).prepare(lambda: Chosen(1))(student, given)
+        assert float(loss.detach()) == pytest.approx(plain)
+    with pytest.raises(BadRequest, match="No output of several"):
+        DistillFeatures(layers="several").prepare(lambda: Chosen(0))(student, given)

@@ -86,7 +86,7 @@ def test_notes():
     two_four = Pattern.parse("2:4")
     assert pattern_notes({"a": (8, 4), "b": (8, 8, 3, 3)}, two_four) == ()
     (note,) = pattern_notes({"conv1": (8, 3, 3, 3), "fc": (8, 4)}, two_four)
-    assert note.startswith("1 of 2 layers cannot carry 2:4 and stay dense: conv1 ")
+    assert note.startswith("1 of 2 layers cannot carry 2:4 and stay as they are: conv1 ")
     assert collapse_notes(MaskSet({"a": torch.tensor([True])})) == ()
     (note,) = collapse_notes(MaskSet({"a": torch.tensor([True]), "b": torch.tensor([False])}))
     assert note.startswith("1 layer keeps no weight (b)")
