@@ -131,12 +131,22 @@ def read_gates(texts: Sequence[str]) -> tuple[Gate, ...]:
     return gates
 
 
-def for_each_level(texts: Sequence[str], report: Report) -> tuple[str, ...]:
-    """The gates, and each without a scope once more for every network inside a nest that has such a number."""
+def for_each_level(texts: Sequence[str], report: Report, densest: int = 0) -> tuple[str, ...]:
+    """The gates, and each without a scope once more for every network inside a nest that has such a number.
+
+    Args:
+        texts: the gates.
+        report: what was measured.
+        densest: the level that a gate without a scope is about.
+    """
     found = []
     for text in texts:
         gate, name = parse_gate(text), FORM.fullmatch(text)
-        scopes = [one.scope for one in report if one.scope.startswith("level:") and (one.name, one.of) == (gate.name, gate.of)]
+        scopes = [
+            one.scope
+            for one in report
+            if one.scope.startswith("level:") and one.scope != f"level:{densest}" and (one.name, one.of) == (gate.name, gate.of)
+        ]
         levels = scopes if name is not None and name[3] is None else []
         found += [text, *(f"{text[: name.end(2)]}@{scope}{text[name.end(2) :]}" for scope in levels if name is not None)]
     return tuple(found)

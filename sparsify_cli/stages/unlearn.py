@@ -178,7 +178,7 @@ def _written(
     last, still = done[-1], unmoved(done)
     facts = _facts(request, forgot=still != ALL)
     evident = (*compared(last.before, last.after, ask=ask), *size_findings(last.after), *_compared_inside(done, ask))
-    report = Report((*measured, *_latencies(subject, last), seconds, *known.findings(), *evident), facts)
+    report = Report((*measured, *_latencies(subject), seconds, *known.findings(), *evident), facts)
     _judged(recipe, subject, report, still, last)  # what cannot be judged is refused before anything is written
     folder, held = output_folder(recipe, subject.name)
     with claimed(folder, held=held):
@@ -201,7 +201,7 @@ def _judged(
 ) -> tuple[tuple[str, ...], SparsifyError | None]:
     """A sentence for each gate, of a nest for each of its networks, and why the erasure failed."""
     asked = (of_densest(text, last.level) for text in recipe.gate)
-    checked, failed = check_gates(for_each_level(tuple(asked), report), report)
+    checked, failed = check_gates(for_each_level(tuple(asked), report, densest=last.level), report)
     method = _method(recipe, subject)
     return tuple(one.sentence for one in checked), unforgotten(method, recipe.unlearner.name, still) or _ruined(recipe, report) or failed
 
@@ -213,11 +213,11 @@ def _compared_inside(done: list[Erased], ask: Predict) -> Iterator[Finding]:
             yield from (replace(f, scope=scope) for f in said_by_both(one.before, one.after, ask=ask) if f.scope == "all")
 
 
-def _latencies(subject: Subject, last: Erased) -> list[Finding]:
-    """How long the sparser levels of a nest take, as they were measured when they were embedded: forgetting changes no time."""
+def _latencies(subject: Subject) -> list[Finding]:
+    """How long the levels of a nest take, as they were measured when they were embedded: forgetting changes no time."""
     numbers = subject.artifact.manifest["numbers"] if subject.artifact and subject.nest else []
     found = [Finding(**one) for one in numbers if one["name"] == "latency_ms"]
-    return [one for one in found if one.scope.startswith("level:") and one.scope != f"level:{last.level}"]
+    return [one for one in found if one.scope.startswith("level:")]
 
 
 def _measured(recipe: UnlearnRecipe, one: Erased, opened: tuple[Subject, ...], ask: Predict) -> Iterator[Finding]:
