@@ -17,7 +17,8 @@ Source: ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -25,7 +26,6 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from sparsify_cli.contracts.unlearner import Request
@@ -83,12 +83,12 @@ class Reading:
         """On the classes that stay."""
         return _mean(self._validation.right)
 
-    @property
+    @cached_property
     def reached(self) -> bool:
         """The samples are forgotten."""
         return self.gone_accuracy <= self.judge.forgotten and self._unpaid <= 0
 
-    @property
+    @cached_property
     def missing(self) -> tuple[float, float]:
         """Nats that are missing to `reached`: of mean loss, and of the lead of a wrong answer where the last that counts is to be wrong.
 
@@ -96,13 +96,13 @@ class Reading:
         """
         return self._unpaid, -lead(self._forget.ahead[self.judge.unheard], self.judge.forgotten)
 
-    @property
+    @cached_property
     def _unpaid(self) -> float:
         """Nats of mean loss that samples whose class stays are missing to the target."""
         stays = ~self.judge.gone
         return self.judge.target - _mean(self._losses[stays]) if bool(stays.any()) else -ENDS
 
-    @property
+    @cached_property
     def _losses(self) -> Float[Tensor, " forget"]:
         return of_samples(self._forget.losses, self.judge.forget.targets)
 
@@ -126,7 +126,7 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Tries steps on probe samples; the model itself never changes.
+    """Tries steps on probe samples; a copy of the model takes them, for the time of a look.
 
     Args:
         unheard: right answers of forget samples that no retained sample has, see `unheard_of`.
@@ -214,12 +214,17 @@ class Judge:
         return max(1e-12, float(-torch.expm1(-self.before._losses).mean()))
 
     def judged(self, parameters: Mapping[str, Tensor]) -> Reading:
-        """What the model does with these parameters (and buffers, where given)."""
+        """What the model does with these parameters."""
         return Reading(self, parameters)
+
+    @cached_property
+    def _places(self) -> dict[str, nn.Parameter]:
+        return dict(self.model.named_parameters())
 
     def outcome(self, parameters: Mapping[str, Tensor], samples: Samples) -> Outcome:
         """Of each sample, in eval mode."""
-        return outcomes(self.model, samples, parameters)
+        with _standing_in(self._places, parameters):
+            return outcomes(self.model, samples)
 
 
 def probe_size(model: nn.Module, samples: Samples, n: int) -> int:
@@ -240,19 +245,31 @@ def probe_size(model: nn.Module, samples: Samples, n: int) -> int:
     return max(LEAST, min(MOST, n // 10, WORK // max(1, work)))
 
 
+@contextmanager
+def _standing_in(places: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Parameters with other numbers inside, none copied; of `functional_call` a small network's pass would be a part."""
+    own = {name: places[name].data for name in values}
+    try:
+        for name, value in values.items():
+            places[name].data = value.detach()
+        yield
+    finally:
+        for name, value in own.items():
+            places[name].data = value
+
+
 @torch.no_grad()
-def outcomes(model: nn.Module, samples: Samples, parameters: Mapping[str, Tensor] | None = None) -> Outcome:
+def outcomes(model: nn.Module, samples: Samples) -> Outcome:
     """What a model does with each answer, float64; a loss or lead that is not finite counts as enormous.
 
     Args:
         model: in the mode it is to run in.
         samples: in order.
-        parameters: to be taken instead of the model's own.
     """
     if not len(samples):
         return Outcome(*torch.zeros(3, *samples.targets.shape, dtype=torch.float64))
     parts = torch.split(samples.inputs, small_batch(samples.inputs, handy_batch(model)))
-    logits = torch.cat([functional_call(model, dict(parameters or {}), (as_taken_by(model, x),)).cpu() for x in parts]).double()
+    logits = torch.cat([model(as_taken_by(model, x)).cpu() for x in parts]).double()
     rows, right = choices(logits, samples.targets)
     losses = cross_entropy(rows, right, reduction="none")
     wrong = rows.scatter(1, right.unsqueeze(1), float("-inf")).amax(dim=1)
