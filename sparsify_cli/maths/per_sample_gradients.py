@@ -9,6 +9,7 @@ Source: `torch.func` per-sample gradients; Peste, Alistarh, Lampert 2021 (arXiv 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -162,7 +163,9 @@ def _rows(model: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor,
         return loss_of(logits, target.unsqueeze(0), reduction="sum")
 
     try:
-        gradients = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, y)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)  # operations that are batched one by one
+            gradients = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, y)
     except (RuntimeError, NotImplementedError):  # layers vmap cannot batch (recurrent ones, data-dependent branches, counters)
         each = [_gradient(loss, parameters, sample, target) for sample, target in zip(x, y, strict=True)]
         gradients = {name: torch.stack([g[name] for g in each]) for name in parameters}

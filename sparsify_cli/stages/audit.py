@@ -41,7 +41,12 @@ SHOWN = 5000
 RELEARN = "Relearn time"
 CALLED = {"forget": "forgotten", "retain": "retained", "unseen": "unseen, mixed like the forgotten", "test": "all test samples"}
 FAR = ("How far the answers moved", "How far the probabilities of the truth moved, whichever samples are wrong")
-TOWARDS = {"before": "from before", "reference": "from trained anew", "between": "between two trained anew"}
+TOWARDS = {
+    "before": "from before",
+    "reference": "from trained anew",
+    "before_reference": "trained anew from before",
+    "between": "between two trained anew",
+}
 WHEN = {"before": "before", "after": "after", "reference": "trained anew"}
 ATTACK = (
     "Chance that a forgotten sample looks more like a training sample than an unseen one, to an attacker who sees {}; 0.5 = cannot tell."
@@ -205,6 +210,8 @@ def _apart(measure: Measure, name: str, answers: Mapping[str, Predictions]) -> I
     n, called = len(answers["after"]), f"{measure.name}_{name}"
     far = {when: measure.of(answers["after"], answers[when]) for when in ("before", "reference") if when in answers}
     pairs = {when: (one, f"the network after and the network {WHEN[when]}") for when, one in far.items()}
+    if "reference" in far and "before" in answers:
+        pairs["before_reference"] = measure.of(answers["before"], answers["reference"]), "the network before and the network trained anew"
     if "second" in answers:
         pairs["between"] = measure.of(answers["second"], answers["reference"]), "two networks trained anew: what chance does"
     for when, ((value, low, high), whose) in pairs.items():
@@ -237,7 +244,7 @@ def audit_tables(findings: tuple[Finding, ...]) -> tuple[Table, ...]:
 def _distance_table(there: Mapping[str, Finding], measure: Measure, title: str) -> Table:
     """By one measure: of each kind of samples how far the network is from others."""
     far = [name for name in CALLED if f"distance{measure.name}_{name}_before" in there]
-    towards = [when for when in (*WHEN, "between") if f"distance{measure.name}_{far[0]}_{when}" in there]
+    towards = [when for when in TOWARDS if f"distance{measure.name}_{far[0]}_{when}" in there]
     columns = [f"distance{measure.name}_{{}}_{when}" for when in towards]
     columns += [f"similarity{measure.name}_{{}}"] if "reference" in towards else []
     lines = tuple((CALLED[name], *(said(there[column.format(name)]) for column in columns)) for name in far)
@@ -273,9 +280,20 @@ def _by_chance(findings: tuple[Finding, ...]) -> Iterator[str]:
             yield f"{said_far}, and those of two networks trained anew by {said(apart)} from each other; nearer than that is chance{at}."
 
 
+def _farther(findings: tuple[Finding, ...]) -> Iterator[str]:
+    """Where the network was nearer to the one trained anew before it forgot."""
+    there = {(f.name, f.scope): f for f in findings}
+    for (name, scope), old in there.items():
+        new = there.get((name.replace("_before_reference", "_reference"), scope))
+        if name != "distance_forget_before_reference" or new is None or (new.value or 0) <= (old.value or 0):
+            continue
+        at = "" if scope == "all" else f" ({scope.replace(':', ' ')})"
+        yield f"on the forgotten samples the network trained anew was nearer before: {said(old)} of answers differed, now {said(new)}{at}."
+
+
 def audit_notes(findings: tuple[Finding, ...]) -> Iterator[str]:
     """What a person should not miss."""
-    yield from _by_chance(findings)
+    yield from (*_by_chance(findings), *_farther(findings))
     for finding in findings:
         at = "" if finding.scope == "all" else f" ({finding.scope.replace(':', ' ')})"
         if finding.name == "membership_surest_after" and finding.value is not None and finding.high is not None and finding.low is not None:

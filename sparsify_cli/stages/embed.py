@@ -34,7 +34,6 @@ from sparsify_cli.recipes.option import Choice, decimal
 from sparsify_cli.recipes.verbs import EmbedRecipe
 from sparsify_cli.stages.classifier import head_of
 from sparsify_cli.stages.distillation import settled
-from sparsify_cli.stages.finetune import teacher_of
 from sparsify_cli.stages.levels import with_own_statistics
 from sparsify_cli.stages.measure import BUFFERS, answers, predict, share_right
 from sparsify_cli.stages.nest_size import size_notes
@@ -46,6 +45,7 @@ from sparsify_cli.stages.sparsifier import Sparsifier, pattern_notes, sparsifier
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import said
+from sparsify_cli.stages.teachers import teacher_of
 from sparsify_cli.stages.train import fresh
 from sparsify_cli.stages.training_run import Trained, Training, trained
 from sparsify_cli.stages.workplace import Workplace, workplace

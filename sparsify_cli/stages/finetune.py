@@ -8,17 +8,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from sparsify_cli.contracts.listener import Listener
 from sparsify_cli.contracts.regime import Regime
-from sparsify_cli.errors import BadRequest, KeyMismatch, MissingContext, MissingFile, UnreadableFile
+from sparsify_cli.errors import BadRequest, MissingContext, MissingFile, UnreadableFile
 from sparsify_cli.recipes.pattern import Pattern
-from sparsify_cli.recipes.shared import SELF, TrainFields
+from sparsify_cli.recipes.shared import TrainFields
 from sparsify_cli.recipes.verbs import FinetuneRecipe, TrainRecipe
 from sparsify_cli.stages.classifier import Probe, featured, probe, require_transferable, with_classifier
 from sparsify_cli.stages.distillation import settled, with_weight
 from sparsify_cli.stages.evidence import alone, compared
+from sparsify_cli.stages.forgotten import forgotten_ids
 from sparsify_cli.stages.lineage import dense_ancestor
 from sparsify_cli.stages.minimised import needs_teacher
 from sparsify_cli.stages.mirror import require_mirror
@@ -28,8 +27,9 @@ from sparsify_cli.stages.plan import plan, turned_of
 from sparsify_cli.stages.sizes import size_findings
 from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_notes, sparsifier
 from sparsify_cli.stages.strategy import strategy
-from sparsify_cli.stages.subject import Subject, open_path, open_subject, with_context, with_context_of
+from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import ELSEWHERE, before_after, called, quality, said
+from sparsify_cli.stages.teachers import teacher_of
 from sparsify_cli.stages.training_log import warnings_in
 from sparsify_cli.stages.training_run import Trained, Training, preparation, trained
 from sparsify_cli.stages.undertraining import fall, fit
@@ -231,45 +231,6 @@ def _about_other(name: str, folder: Path) -> str:
     return f"also written, the {name} network that came of it: {_other(folder, name)}"
 
 
-def teacher_of(recipe: TrainFields, subject: Subject) -> Callable[[], nn.Module]:
-    """Builds the teacher: the one the recipe names, the dense ancestor, or the network itself when nothing was pruned from it.
-
-    Raises:
-        BadRequest: a teacher is named and the objective listens to none; or an architecture, and no teacher that has it.
-        MissingContext: (when called) there is nothing to learn from: a new network, or a sparse one without a dense ancestor.
-    """
-    if recipe.teacher and not needs_teacher(recipe.objective):
-        raise BadRequest(
-            f"The objective {recipe.objective.name} listens to no teacher.", "", "Add --objective distill, or leave --teacher out."
-        )
-    if recipe.teacher_arch and recipe.teacher in ("", SELF):
-        raise BadRequest(f"--teacher-arch {recipe.teacher_arch} is the architecture of no teacher.", "", "Add --teacher MODEL.")
-    if recipe.teacher == SELF:
-        return lambda: subject.module()
-    if recipe.teacher:
-        return lambda: _named_teacher(recipe, subject)
-    return lambda: _dense_teacher(subject).module()
-
-
-def _named_teacher(recipe: TrainFields, subject: Subject) -> nn.Module:
-    """The one that the recipe names, of the architecture it names, or that its artifact does, or of the student's."""
-    teacher = with_context(open_path(Path(recipe.teacher)), (recipe.teacher_arch, recipe.teacher_arch_arg), ("", ()))
-    try:
-        return with_context_of(teacher, subject).module()
-    except KeyMismatch as error:
-        if recipe.teacher_arch or teacher.architecture is not None:
-            raise
-        raise KeyMismatch(
-            error.what, "It was taken for a network like the one it teaches.", "Name its own: --teacher-arch NAME."
-        ) from error
-
-
-def _dense_teacher(subject: Subject) -> Subject:
-    if subject.is_new:
-        raise MissingContext("A new network has no dense ancestor to learn from.", "", "Name a trained one: --teacher ARTIFACT")
-    return dense_ancestor(subject) if subject.masks else subject
-
-
 def training_of(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: Listener) -> Training:
     """What is trained and how; a classifier that is trained alone has its features computed here."""
     subject = start.subject
@@ -327,7 +288,7 @@ def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject,
         notes=(
             *start.notes,
             *(collapse_notes(after.masks, LESS_LASSO) if recipe.regime.name == "ssl" else collapse_notes(after.masks)),
-            *_accuracy_notes(recipe, report, given or dense),
+            *(() if given is None and _has_forgotten(start) else _accuracy_notes(recipe, report, given or dense)),
             *_chance_note(recipe, start, report),
         ),
         hints=(_next(recipe, folder, after, has_dense=dense is not None), *_shrinking(recipe, folder)),
@@ -360,6 +321,11 @@ def _given(start: Start, now: Finding | None) -> Finding | None:
     found = (one["value"] for one in manifest.get("numbers", ()) if wanted.items() <= one.items())
     value = next(found, None)
     return None if value is None else Finding(name=now.name, value=value, unit=now.unit, n=now.n)
+
+
+def _has_forgotten(start: Start) -> bool:
+    """Whether less than the dense ancestor knows is what was asked for."""
+    return start.parent is not None and bool(forgotten_ids(start.parent.artifact))
 
 
 def _accuracy_notes(recipe: TrainFields, report: Report, given: Finding | None) -> tuple[str, ...]:

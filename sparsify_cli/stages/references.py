@@ -72,8 +72,8 @@ def require_unseen(found: tuple[Subject, ...], subject: Subject, request: Reques
         seen, how = _unaccounted(one, subject, request), _method(one)
         if how and how not in EXACT:
             raise BadRequest(f"{one.path} is no reference: it was made by {how}.", "A reference is trained anew without the samples.", MAKE)
-        if seen and _is_known_to_have_seen(one, subject):
-            why = f"It was trained with {seen:,} of the {_gone(subject, request)}."
+        if seen and is_known_to_have_seen(one, subject):
+            why = f"It was trained with {seen:,} of {_gone(subject, request)}."
             raise BadRequest(f"{one.path} is no reference.", why, MAKE)
 
 
@@ -81,7 +81,7 @@ def reference_notes(found: tuple[Subject, ...], subject: Subject, request: Reque
     """Of which references nothing is known."""
     for one in found:
         if seen := _unaccounted(one, subject, request):
-            yield f"{one.path}: nothing says that it was trained anew without {seen:,} of the {_gone(subject, request)}."
+            yield f"{one.path}: nothing says that it was trained anew without {seen:,} of {_gone(subject, request)}."
 
 
 def _without(subject: Subject, request: Request) -> frozenset[str]:
@@ -91,8 +91,9 @@ def _without(subject: Subject, request: Request) -> frozenset[str]:
 
 def _gone(subject: Subject, request: Request) -> str:
     """How many they are, in words."""
-    earlier = len(_without(subject, request)) - len(request.forget)
-    return f"{len(request.forget):,} samples to forget" + (f" and {earlier:,} forgotten before" if earlier else "")
+    every = len(_without(subject, request))
+    now = f"{len(request.forget):,} samples to forget"
+    return f"the {now}" if every == len(request.forget) else f"{every:,} samples: the {now} and those forgotten before"
 
 
 def _unaccounted(one: Subject, subject: Subject, request: Request) -> int:
@@ -100,11 +101,12 @@ def _unaccounted(one: Subject, subject: Subject, request: Request) -> int:
     return len(_without(subject, request) - forgotten_ids(one.artifact))
 
 
-def _is_known_to_have_seen(one: Subject, subject: Subject) -> bool:
+def is_known_to_have_seen(one: Subject, subject: Subject) -> bool:
+    """Whether a network was trained on the training set of another one, as that was before it forgot, or is what that was made from."""
     ours = {subject.checkpoint.source.sha256, *(_made_from(artifact) for artifact in lineage(subject.artifact))} - {""}
     if one.checkpoint.source.sha256 in ours:
         return True
-    everything = replace(subject, artifact=None).samples("train")
+    everything = replace(subject, artifact=None, left_out=frozenset()).samples("train")
     return any(_made_from(artifact) in ours or _is_trained_on(artifact, everything) for artifact in lineage(one.artifact))
 
 

@@ -313,7 +313,7 @@ def _tables(last: Erased, report: Report) -> tuple[Table, ...]:
     audited = [replace(table, title=f"{table.title}{at}") for table in audit]
     step = listing(f"the step{at}, on probed samples", map(_of_step, last.erasure.findings))
     effects = side_effect_tables(report, at) if audit else ()
-    return (Table(f"accuracy{at}", titles, rows), *_levels(report), step, *effects, *audited)
+    return (Table(f"accuracy{at}", titles, rows), *_levels(report, last.request.retain), step, *effects, *audited)
 
 
 def _of_step(finding: Finding) -> Finding:
@@ -326,7 +326,7 @@ def _meaning(name: str, samples: Samples) -> str:
     return MEANING[name].replace("classes", "attributes") if samples.has_attributes else MEANING[name]
 
 
-def _levels(report: Report) -> tuple[Table, ...]:
+def _levels(report: Report, samples: Samples) -> tuple[Table, ...]:
     """The other networks of a nest, sparsest first; none for a single network."""
     scopes = [f.scope for f in report if f.name == "accuracy_forget_after" and f.scope != "all"]
     held = "test_others" if report.get("accuracy_test_others_after") else "test"
@@ -334,7 +334,8 @@ def _levels(report: Report) -> tuple[Table, ...]:
         "accuracy_forget_before": "forgotten, before", "accuracy_forget_after": "after", f"accuracy_{held}_before": f"{HELD[held]}, before",
         f"accuracy_{held}_after": "after", "membership_after": "attacked", "distance_forget_reference": "from anew",
     }  # fmt: skip
-    names = {name: title for name, title in names.items() if report.get(name)}
+    kind = "attributes" if samples.has_attributes else "classes"
+    names = {name: title.replace("classes", kind) for name, title in names.items() if report.get(name)}
     rows = tuple((scope.removeprefix("level:"), *(said(report.get(name, scope=scope)) for name in names)) for scope in scopes)
     return (Table("networks inside", ("level", *names.values()), rows),) if rows else ()
 
@@ -356,6 +357,6 @@ def _headline(request: Request, report: Report, still: str) -> str:
     held = "test_others" if report.get("accuracy_test_others_after") else "test"
     before, after = report.get(f"accuracy_{held}_before"), report.get(f"accuracy_{held}_after")
     kept = f"on {_meaning(held, request.retain)} {said(before)} -> {said(after)}"
-    n = f"{len(request.forget):,} samples"
+    n = f"{len(request.forget):,} sample{'s' * (len(request.forget) != 1)}"
     forgot = f"Forgot {n}: accuracy on them" if not still else f"Did not forget {n}, for {still}: accuracy on them"
     return f"{forgot} {said(old)} -> {said(new)}; {kept}."

@@ -131,6 +131,7 @@ class Judge:
     Args:
         unheard: right answers of forget samples that no retained sample has, see `unheard_of`.
         target: loss that forget samples whose class stays are to reach.
+        unseen: mean loss of validation samples of the same mixture of classes.
         floor: validation accuracy that must be kept.
         start: what the model as it is does with the samples to forget and for validation.
         stays: its mean loss on the samples that stay.
@@ -145,6 +146,7 @@ class Judge:
     unheard: Bool[Tensor, "forget *a"]
     forgotten: float
     target: float = 0.0
+    unseen: float = 0.0
     floor: float = 0.0
     start: tuple[Outcome, Outcome] | None = None
     stays: float = 0.0
@@ -185,9 +187,11 @@ class Judge:
         seen = of_samples(self.outcome(self.parameters, self.retain).losses, self.retain.targets)
         before, level = _mean(here._losses[~self.gone]), float(seen @ mixture(retained, known))
         unseen, right = of_samples(here._validation.losses, self.validation.targets), here._validation.right
-        gap = float(unseen @ mixture(unknown, known)) - level
-        target = before + gap * (min(1.0, before / level) if level else 1.0)
-        return replace(self, target=target, floor=_mean(right) - tolerance, start=(here._forget, here._validation), stays=_mean(seen))
+        price = float(unseen @ mixture(unknown, known))
+        target = before + (price - level) * (min(1.0, before / level) if level else 1.0)
+        return replace(
+            self, target=target, unseen=price, floor=_mean(right) - tolerance, start=(here._forget, here._validation), stays=_mean(seen)
+        )
 
     @cached_property
     def gone(self) -> Bool[Tensor, " forget"]:

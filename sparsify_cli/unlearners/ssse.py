@@ -22,7 +22,8 @@ Validation accuracy on the classes that stay may not fall by more than `toleranc
 ten times smaller and ten times larger (a hundred where a class goes) is tried, then the most forgetful step within the tolerance
 is taken, and a note says so. A model that shows no gap between seen and unseen samples gives no such target. What retraining
 minimises is the loss of the samples that stay; so epsilon is then the one, up to the published 1, that brings this loss lowest
-along the step: its slope is known exactly (minus that of S, at a minimum of the whole), its bend is measured on a probe. Half a
+along the step: its slope is known exactly (minus that of S) at a minimum of the whole, its bend is measured on a probe; where the network
+is at no such minimum, that promises too much, so no step goes where S costs more than twice what it did, or unseen samples do. Half a
 class of a convex model (digits): answers on it differ from those of the retrained model by 3 to 4 %, with epsilon = 1 by 7 to
 17 %, with no step by 9 %.
 
@@ -48,7 +49,7 @@ from sparsify_cli.errors import Anomalous, BadRequest, MissingContext
 from sparsify_cli.maths.fisher_forms import EIGENVECTORS, SPECTRAL, BlockForm, Form, KroneckerForm, LowRankForm, Rows, factor_sizes, form_of
 from sparsify_cli.maths.memory import machine_memory
 from sparsify_cli.maths.per_sample_gradients import Coordinates, per_sample_gradients
-from sparsify_cli.maths.step_search import guided_step, longest_step
+from sparsify_cli.maths.step_search import HALVINGS, guided_step, longest_step
 from sparsify_cli.training.forgetting import Judge, draw
 from sparsify_cli.training.newton_step import Attempt, Line, Newton
 from sparsify_cli.training.prepared import N, checked, stamped
@@ -61,7 +62,12 @@ DRAWN, ENOUGH = 1024, 4096
 """Gradients that the low-rank form keeps, and that others are averaged over, unless told otherwise."""
 DEAR = 2.0
 """Times its loss before: a step that leaves what stays a larger one is worth looking for a kinder one."""
-NO_GAP = "The model does not tell these samples from unseen ones; epsilon brings the loss of what stays lowest along the step."
+TWICE = 2.0
+"""Times what unseen samples cost, or the samples themselves did: further a step that no target ends does not go."""
+NO_GAP = (
+    "The model does not tell these samples from unseen ones; epsilon is where what stays is expected to cost least along the step, but not "
+    f"where these samples cost more than {TWICE:g} times what they did, or unseen ones do."
+)
 HARM = "The target was not reached within a fall of {:g} of validation accuracy; this is the most forgetful step within it."
 FAR = "The trust region ({:g} of the parameters' norm) ended before the target was reached."
 STEP = "Before and after are those of this step alone: in a nest, before it sparser levels have changed the network already."
@@ -274,9 +280,18 @@ class Ssse(Unlearner):
     def _searched(self, line: Line) -> Attempt:
         """The step along a line, or the most forgetful one with a note."""
         if line.judge.before.reached:
-            found = longest_step(line.read, line.judge.before, line.lowest())
+            found = longest_step(line.read, line.judge.before, self._bounded(line, line.lowest()))
             return Attempt(line, found.length, found.trial, NO_GAP)
         return self._further(self._shortest(line))
+
+    def _bounded(self, line: Line, length: float) -> float:
+        """The longest of length, length/2, ... at which the samples do not cost too much."""
+        most = TWICE * max(line.judge.unseen, line.judge.before.forget_loss)
+        for _ in range(HALVINGS):
+            if line.read(length).forget_loss <= most:
+                break
+            length /= 2
+        return length
 
     def _shortest(self, line: Line) -> Attempt:
         """The shortest step that reaches the target."""

@@ -37,7 +37,7 @@ def test_a_reference_that_saw_what_was_forgotten_before_is_refused(run: Run, sec
     for reference in ("knows", "trained"):
         said = run(f"unlearn erased --forget {second} --audit --reference {reference} --out no")
         assert said.code == 2
-        assert f"trained with {gone} of the 8 samples to forget and {gone} forgotten before" in said.sentence
+        assert f"trained with {gone} of {8 + gone} samples: the 8 samples to forget and those forgotten before" in said.sentence
 
 
 def test_a_reference_without_both_is_taken(run: Run, second: str):

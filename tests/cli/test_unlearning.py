@@ -57,6 +57,7 @@ def test_audit_beside_a_network_trained_anew(here, run: Run):
         assert found[f"membership_learned_{when}"]["n"] == found[f"membership_loss_{when}"]["n"] > 100
     ratio, there, back = (found[name]["value"] for name in ("similarity_forget", "distance_forget_before", "distance_forget_reference"))
     assert ratio == pytest.approx(there / (there + back))
+    assert found["distance_forget_before_reference"]["value"] > back and "was nearer before" not in said.err
     assert 0 < found["distance_profile_forget_before"]["value"] <= there
     assert found["distance_profile_forget_reference"]["value"] < min(back, 0.2), "neither knows the class any more"
     assert found["similarity_profile_forget"]["value"] > ratio

@@ -309,3 +309,12 @@ def test_what_is_fitted_by_heart_is_forgotten_at_smaller_damping(monkeypatch):
     plain, chosen = left.values()
     assert chosen[1] == pytest.approx(0.1 * plain[1])
     assert chosen[0] < 0.6 * plain[0] and chosen[2] > 0.9 * plain[2]
+
+
+def test_a_step_that_no_target_ends_stops_where_the_samples_cost_twice_what_unseen_ones_do(model, monkeypatch):
+    """A network at no minimum promises that going far pays; losses 0.0025 before, 0.0000 unseen: it ends below 0.0050, half of it above."""
+    easy = Request(REQUEST.forget, REQUEST.retain, line([-9.0, 9.0], start=10))
+    memo = Ssse().prepare(model, TRAIN, MaskSet())
+    monkeypatch.setattr(Line, "lowest", lambda one, least=0.0: one.limit)
+    values = found(Ssse(trust=2.0).erase(model, easy, memo))
+    assert 0.5 * 2 * values["forget_loss_before"] < values["forget_loss_after"] <= 2 * values["forget_loss_before"]

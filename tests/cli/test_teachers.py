@@ -1,0 +1,54 @@
+"""Teachers that know what a network has forgotten, and what later verbs say of a network that forgot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import NAMES, Run
+
+DENSE, PRUNED, NEST = (f"runs/{NAMES[name]}" for name in ("dense", "pruned", "nest"))
+
+
+@pytest.fixture
+def erased(here, run: Run) -> str:
+    """The pruned network without class 3: its dense ancestor knows that."""
+    assert run(f"unlearn {PRUNED} --forget class:3 --most-harm 1 --out erased").code == 0
+    return "erased"
+
+
+@pytest.mark.parametrize("asked", ["finetune erased", f"finetune erased --teacher {DENSE}", "embed erased --levels 0.98,0.95"])
+def test_a_teacher_that_saw_what_was_forgotten_is_refused(erased: str, run: Run, asked: str):
+    """The dense ancestor, by default or named, of a network that forgot after it was pruned; nothing is written."""
+    said = run(f"{asked} --objective distill --epochs 1 --out taught")
+    gone = len(json.loads(Path("erased/manifest.json").read_text())["facts"]["forgotten_ids"])
+    assert said.code == 2 and f"It was trained with {gone} samples that erased has forgotten" in said.sentence
+    assert not Path("taught").exists()
+
+
+def test_teachers_that_do_not_know_it_are_taken(erased: str, run: Run):
+    """Itself; a network that forgot the same; labels; and the dense ancestor where that forgot first."""
+    assert run("finetune erased --objective distill --teacher self --epochs 1 --out one").code == 0
+    assert run("train --arch mlp --data digits --epochs 1 --without class:3 --out without").code == 0
+    assert run("finetune erased --objective distill --teacher without --epochs 1 --out two").code == 0
+    assert run("finetune erased --epochs 1 --out three").code == 0
+    assert run(f"unlearn {DENSE} --forget class:3 --out first").code == 0
+    assert run("prune first --sparsity 0.5 --out second").code == 0
+    assert run("finetune second --objective distill --epochs 1 --out third").code == 0
+
+
+def test_what_is_left_out_of_a_new_network_is_not_taught(here, run: Run):
+    """A reference that learns from a network that saw the samples would be none."""
+    said = run(f"train --arch mlp --data digits --without class:3 --objective distill --teacher {DENSE} --epochs 1 --out no")
+    assert said.code == 2 and "has forgotten or never saw" in said.sentence
+
+
+def test_a_loss_that_was_meant_is_said_to_be(here, run: Run):
+    """A level taken out of an erased nest: its page says what was forgotten, and training blames neither itself nor the ancestor."""
+    assert run(f"unlearn {NEST} --forget class:3 --most-harm 1 --out forgot").code == 0
+    assert run("extract forgot --level 2 --out level").code == 0
+    assert "has forgotten" in run("report level --out page").err
+    assert "was meant to go" in Path("page/report.html").read_text()
+    assert "accuracy fell from" not in run("finetune level --epochs 1 --out tuned").err
