@@ -2,7 +2,8 @@
 
 loss = CE(labels, student) + weight * mean over layers and samples of |s - t|^2 / |t|^2, s and t the outputs of a layer in student and
 teacher for a sample. The layers have the same names and shapes in both; by default the network's direct parts but the last. A part that a
-batch does not come to in both, such as an expert, or a list of experts that is itself never called, has no distance for that batch.
+batch does not come to in both, such as an expert that some samples go to, or a list of experts that is itself never called, has no distance
+for that batch.
 
 Source: hints from hidden layers: Romero et al. 2015 (FitNets, arXiv 1412.6550), eq. 3, without a regressor since shapes agree; the
 relative distance is ours, so that one weight serves layers of any scale.
@@ -59,7 +60,7 @@ class DistillFeatures(Objective):
                 logits = model(batch.inputs)
             with _outputs(_parts(guide, names)) as theirs:
                 taught_by(guide, batch.inputs)
-            heard = [name for name in names if name in ours and name in theirs]
+            heard = [name for name in names if name in ours and name in theirs and _same(ours[name], theirs[name], len(batch))]
             if not heard:
                 raise BadRequest(f"No output of {_some(names)} was seen.", "The network does not call them.", "Set objective.layers.")
             apart = [_distance(name, ours[name], theirs[name]) for name in heard]
@@ -99,6 +100,12 @@ def _outputs(parts: dict[str, nn.Module]) -> Iterator[dict[str, Any]]:
         for name, part in parts.items():
             hooks.callback(part.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out)).remove)
         yield seen
+
+
+def _same(ours: Any, theirs: Any, batch: int) -> bool:
+    """Whether rows are of the same samples: all of them, each as often."""
+    rows = [len(one) for one in (ours, theirs) if isinstance(one, Tensor) and one.ndim]
+    return len(rows) < 2 or (rows[0] == rows[1] and rows[0] % batch == 0)
 
 
 def _distance(name: str, ours: Any, theirs: Any) -> Tensor:

@@ -225,7 +225,7 @@ def _one_shot(work: Embedding, levels: list[Level], sparsity: Fraction, listener
         return _repaired(work, whole, frozen, listener) if work.recipe.solver and levels else whole
     masks = work.chooser.above(frozen).once(start, sparsity, pruned=work.subject.masks)
     tensors = untied(masks.apply(start), tied_names(work.subject.checkpoint, work.subject.architecture))
-    level = Level(sparsity, masks, tensors)
+    level = Level(sparsity, _counted(work, masks), tensors)
     return _repaired(work, level, frozen, listener) if work.recipe.solver else _measured(work, level)
 
 
@@ -279,7 +279,12 @@ def _level(work: Embedding, sparsity: Fraction, result: Trained) -> Level:
         everything = {name: torch.ones_like(tensors[name], dtype=torch.bool) for name in work.names}
         return Level(sparsity, MaskSet(everything), tensors)
     work.chooser.require_held(result.masks, sparsity)
-    return Level(sparsity, result.masks, tensors)
+    return Level(sparsity, _counted(work, result.masks), tensors)
+
+
+def _counted(work: Embedding, masks: MaskSet) -> MaskSet:
+    """Without those of layers that were pruned before and are skipped now: they are kept whole beside the nest, zeros and all."""
+    return MaskSet({name: masks[name] for name in work.names})
 
 
 def _side(level: Level, names: tuple[str, ...]) -> dict[str, Tensor]:

@@ -14,10 +14,10 @@ from sparsify_cli.errors import BadRequest, MissingContext, MissingFile, Unreada
 from sparsify_cli.recipes.pattern import Pattern
 from sparsify_cli.recipes.shared import TrainFields
 from sparsify_cli.recipes.verbs import FinetuneRecipe, TrainRecipe
+from sparsify_cli.stages.after_forgetting import meant
 from sparsify_cli.stages.classifier import Probe, featured, probe, require_transferable, with_classifier
 from sparsify_cli.stages.distillation import settled, with_weight
 from sparsify_cli.stages.evidence import alone, compared
-from sparsify_cli.stages.forgotten import forgotten_ids
 from sparsify_cli.stages.lineage import dense_ancestor
 from sparsify_cli.stages.minimised import needs_teacher
 from sparsify_cli.stages.mirror import require_mirror
@@ -288,7 +288,7 @@ def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject,
         notes=(
             *start.notes,
             *(collapse_notes(after.masks, LESS_LASSO) if recipe.regime.name == "ssl" else collapse_notes(after.masks)),
-            *(() if given is None and _has_forgotten(start) else _accuracy_notes(recipe, report, given or dense)),
+            *_accuracy_notes(recipe, report, given or dense, meant(start.parent) if given is None else ""),
             *_chance_note(recipe, start, report),
         ),
         hints=(_next(recipe, folder, after, has_dense=dense is not None), *_shrinking(recipe, folder)),
@@ -323,19 +323,14 @@ def _given(start: Start, now: Finding | None) -> Finding | None:
     return None if value is None else Finding(name=now.name, value=value, unit=now.unit, n=now.n)
 
 
-def _has_forgotten(start: Start) -> bool:
-    """Whether less than the dense ancestor knows is what was asked for."""
-    return start.parent is not None and bool(forgotten_ids(start.parent.artifact))
-
-
-def _accuracy_notes(recipe: TrainFields, report: Report, given: Finding | None) -> tuple[str, ...]:
+def _accuracy_notes(recipe: TrainFields, report: Report, given: Finding | None, but: str = "") -> tuple[str, ...]:
     """A warning when training left much less accuracy than the dense ancestor has; less than it was given, where no more was pruned."""
     now, dense = report.get("accuracy"), report.get("accuracy", of="dense")
     before = given or dense
     if now is None or before is None or (before.value or 0) - (now.value or 0) < (NOISE if given else COLLAPSE):
         return ()
     more = "--epochs" if given else "--epochs or less sparsity"
-    return (f"accuracy fell from {said(before)} to {said(now)}: try a smaller --lr than {recipe.lr:g}, more {more}.",)
+    return (f"accuracy fell from {said(before)} to {said(now)}: {but}try a smaller --lr than {recipe.lr:g}, more {more}.",)
 
 
 def _chance_note(recipe: TrainFields, start: Start, report: Report) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import difflib
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sparsify_cli.errors import BadRequest, Regression, UnknownName
@@ -152,26 +152,19 @@ def for_each_level(texts: Sequence[str], report: Report, densest: int = 0) -> tu
     return tuple(found)
 
 
-def of_densest(text: str, level: int) -> str:
-    """A gate on `@level:L`, L the densest level of a nest, as one on `@all`, which is what its numbers are called.
+def check_gates(texts: Sequence[str], report: Report, densest: int = 0) -> tuple[tuple[Condition, ...], Regression | None]:
+    """What came of each gate, and the failure when one does not hold.
 
     Args:
-        text: the gate.
-        level: the densest; 1 = there is no nest.
-    """
-    match = FORM.fullmatch(text)
-    named = level > 1 and match is not None and match[3] in (f"level:{level}", f"{level}")
-    return f"{text[: match.start(3)]}all{text[match.end(3) :]}" if match is not None and named else text
-
-
-def check_gates(texts: Sequence[str], report: Report) -> tuple[tuple[Condition, ...], Regression | None]:
-    """What came of each gate, and the failure when one does not hold.
+        texts: the gates.
+        report: what was measured.
+        densest: the level of a nest whose numbers are those of `all`; 0 = there is no nest.
 
     Raises:
         BadRequest: a gate cannot be read.
         UnknownName: a gate asks for a number that was not measured.
     """
-    found = [(gate, _found(gate, report)) for gate in map(parse_gate, texts)]
+    found = [(gate, _found(_of_densest(gate, densest), report)) for gate in map(parse_gate, texts)]
     checked = tuple(Condition(gate.text, gate.sign, gate.bound, finding, gate.holds(finding)) for gate, finding in found)
     failed = [condition.sentence for condition in checked if not condition.holds]
     if not failed:
@@ -195,10 +188,15 @@ def _compares(gate: Gate) -> BadRequest:
     return BadRequest(f"The gate {gate.text!r} compares two networks.", "This verb measured one.", "Put it on `sparsify report`.")
 
 
+def _of_densest(gate: Gate, level: int) -> Gate:
+    return replace(gate, scope="all") if level and gate.scope == f"level:{level}" else gate
+
+
 def _found(gate: Gate, report: Report) -> Finding:
     named = [finding for finding in report if (finding.name, finding.of) == (gate.name, gate.of)]
     whole = [finding for finding in named if finding.scope == gate.scope]
     fitting = whole or [finding for finding in named if gate.scope in _short(finding.scope) or gate.scope == "all"]
+    fitting = [finding for finding in fitting if not finding.scope.startswith("level:")] or fitting  # `1` is a class first
     if len(fitting) == 1 or whole:
         return fitting[0]
     if not any(finding.of == gate.of for finding in report):

@@ -72,7 +72,7 @@ def require_unseen(found: tuple[Subject, ...], subject: Subject, request: Reques
         seen, how = _unaccounted(one, subject, request), _method(one)
         if how and how not in EXACT:
             raise BadRequest(f"{one.path} is no reference: it was made by {how}.", "A reference is trained anew without the samples.", MAKE)
-        if seen and is_known_to_have_seen(one, subject):
+        if seen and _is_known_to_have_seen(one, subject):
             why = f"It was trained with {seen:,} of {_gone(subject, request)}."
             raise BadRequest(f"{one.path} is no reference.", why, MAKE)
 
@@ -101,16 +101,18 @@ def _unaccounted(one: Subject, subject: Subject, request: Request) -> int:
     return len(_without(subject, request) - forgotten_ids(one.artifact))
 
 
-def is_known_to_have_seen(one: Subject, subject: Subject) -> bool:
-    """Whether a network was trained on the training set of another one, as that was before it forgot, or is what that was made from."""
+def _is_known_to_have_seen(one: Subject, subject: Subject) -> bool:
+    everything = replace(subject, artifact=None).samples("train")
+    return is_kin(one, subject) or any(is_trained_on(artifact, everything) for artifact in lineage(one.artifact))
+
+
+def is_kin(one: Subject, subject: Subject) -> bool:
+    """Whether a network is another one, what that was made from, or made of either."""
     ours = {subject.checkpoint.source.sha256, *(_made_from(artifact) for artifact in lineage(subject.artifact))} - {""}
-    if one.checkpoint.source.sha256 in ours:
-        return True
-    everything = replace(subject, artifact=None, left_out=frozenset()).samples("train")
-    return any(_made_from(artifact) in ours or _is_trained_on(artifact, everything) for artifact in lineage(one.artifact))
+    return one.checkpoint.source.sha256 in ours or any(_made_from(artifact) in ours for artifact in lineage(one.artifact))
 
 
-def _is_trained_on(artifact: Artifact, everything: Samples) -> bool:
+def is_trained_on(artifact: Artifact, everything: Samples) -> bool:
     """Whether it was shown these training samples, but for what its manifest leaves out."""
     data = artifact.manifest.get("facts", {}).get("data_sha256")
     return data is not None and data == data_identity(without_forgotten(everything, artifact))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from sparsify_cli.pages.view import Curve, Epoch, Layer, LineageStep, Reliabilit
 from sparsify_cli.pages.wording import percent, round_percent
 from sparsify_cli.recipes.shared import OutputFields
 from sparsify_cli.recipes.verbs import ReportRecipe
+from sparsify_cli.stages.after_forgetting import meant_notes
 from sparsify_cli.stages.certified import certified
 from sparsify_cli.stages.evidence import evidence
 from sparsify_cli.stages.exemplars import exemplars
 from sparsify_cli.stages.forecast import foretell, late_notes, read_forecast, score, score_note
-from sparsify_cli.stages.forgotten import forgotten_ids, lineage
+from sparsify_cli.stages.forgotten import lineage
 from sparsify_cli.stages.gates import check_gates, read_gates
 from sparsify_cli.stages.levels import level_note
 from sparsify_cli.stages.lineage import dense_ancestor, kin
@@ -121,7 +122,7 @@ def reported(
         failure = failure or Regression(
             "No network of the sweep is known to be as good as the dense one.", "Each is worse beyond noise, or too little is known.", LESS
         )
-    first = (*why, *others.notes(subject), *_stranger_notes(subject, dense, networks), *_forgotten_notes(dense, networks))
+    first = (*why, *others.notes(subject), *_stranger_notes(subject, dense, networks), *meant_notes(dense, networks))
     view = replace(_view(dense, shown, about, split, gates), notes=first, models=1 + len(others.compressed))
     sentences = [gate.sentence for gate in gates]
     notes = (*(text for one in networks for text in level_note(one)), *first, *sentences, *_scores(recipe, about))
@@ -177,17 +178,6 @@ def write_pages(folder: Path, view: View) -> tuple[Path, ...]:
     for name, text in texts.items():
         replace_file(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
     return tuple(folder / name for name in texts)
-
-
-def _forgotten_notes(dense: Subject, networks: Sequence[Subject]) -> Iterator[str]:
-    """A word about networks that have forgotten what the dense one knows, before other verbs made them what they are."""
-    for one in networks:
-        gone = forgotten_ids(one.artifact) - forgotten_ids(dense.artifact)
-        if gone and one.artifact and one.artifact.verb != "unlearn":
-            yield (
-                f"{one.path} has forgotten {len(gone):,} training samples that {dense.path} knows: of what its answers lost, "
-                "what is like them was meant to go."
-            )
 
 
 def _stranger_notes(subject: Subject, dense: Subject, networks: Sequence[Subject]) -> tuple[str, ...]:

@@ -7,17 +7,19 @@ pruned network is back after three epochs of the dense ancestor's answers about 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from sparsify_cli.errors import BadRequest, KeyMismatch, MissingContext
 from sparsify_cli.recipes.shared import SELF, TrainFields
-from sparsify_cli.stages.forgotten import forgotten_ids
+from sparsify_cli.stages.forgotten import forgotten_ids, lineage
 from sparsify_cli.stages.lineage import dense_ancestor
 from sparsify_cli.stages.minimised import needs_teacher
-from sparsify_cli.stages.references import is_known_to_have_seen
+from sparsify_cli.stages.references import is_kin, is_trained_on
 from sparsify_cli.stages.subject import Subject, open_path, with_context, with_context_of
+from sparsify_cli.stages.write import data_identity
 
 WAYS = "Name one that did not see them: --teacher self, or a network that forgot them too; or train on labels: --objective cross-entropy."
 
@@ -54,9 +56,21 @@ def _gone(subject: Subject) -> frozenset[str]:
 
 def _require_unaware(teacher: Subject, subject: Subject) -> None:
     knows = _gone(subject) - forgotten_ids(teacher.artifact)
-    if knows and is_known_to_have_seen(teacher, subject):
+    if knows and (is_kin(teacher, subject) or _saw(teacher, subject, knows)):
         why = f"It was trained with {len(knows):,} samples that {subject.path} has forgotten or never saw, and would bring them back."
         raise BadRequest(f"{teacher.path} is no teacher for it.", why, WAYS)
+
+
+def _saw(teacher: Subject, subject: Subject, gone: frozenset[str]) -> bool:
+    """Whether the teacher, or what it was made from, was shown the data that the samples are from; other data may have the same ids."""
+    before = [one for one in lineage(subject.artifact) if not gone & forgotten_ids(one)]
+    shown = {str(data) for one in before if (data := one.manifest.get("facts", {}).get("data_sha256"))}
+    if any(one.manifest.get("facts", {}).get("data_sha256") in shown for one in lineage(teacher.artifact)):
+        return True
+    everything = replace(subject, artifact=None, left_out=frozenset()).samples("train")
+    if not gone & set(everything.ids) or (shown and data_identity(everything) not in shown):
+        return False
+    return any(is_trained_on(one, everything) for one in lineage(teacher.artifact))
 
 
 def _named(recipe: TrainFields) -> Subject:

@@ -28,7 +28,7 @@ from sparsify_cli.stages.erase import Erased, erase_all, levels_of, prepared, re
 from sparsify_cli.stages.evidence import Predict, compared, said_by_both
 from sparsify_cli.stages.forget import forget_positions, split_off
 from sparsify_cli.stages.forgotten import FORGOTTEN, forgotten_ids
-from sparsify_cli.stages.gates import check_gates, for_each_level, of_densest, read_gates
+from sparsify_cli.stages.gates import check_gates, for_each_level, read_gates
 from sparsify_cli.stages.levels import level_network
 from sparsify_cli.stages.measure import require_choices
 from sparsify_cli.stages.memos import Prepared, read_memo, stored
@@ -200,8 +200,8 @@ def _judged(
     recipe: UnlearnRecipe, subject: Subject, report: Report, still: str, last: Erased
 ) -> tuple[tuple[str, ...], SparsifyError | None]:
     """A sentence for each gate, of a nest for each of its networks, and why the erasure failed."""
-    asked = (of_densest(text, last.level) for text in recipe.gate)
-    checked, failed = check_gates(for_each_level(tuple(asked), report, densest=last.level), report)
+    densest = last.level if subject.nest else 0
+    checked, failed = check_gates(for_each_level(recipe.gate, report, densest), report, densest)
     method = _method(recipe, subject)
     return tuple(one.sentence for one in checked), unforgotten(method, recipe.unlearner.name, still) or _ruined(recipe, report) or failed
 

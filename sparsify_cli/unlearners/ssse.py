@@ -271,7 +271,10 @@ class Ssse(Unlearner):
         if found.retained <= DEAR * found.line.judge.stays:
             return found
         for smaller in (0.1, 0.01):
-            attempt = self._searched(self._line(found.line.judge, found.line.newton, smaller * factor * self.damping))
+            try:
+                attempt = self._searched(self._line(found.line.judge, found.line.newton, smaller * factor * self.damping))
+            except Anomalous:  # by rounding not positive definite any more
+                break
             if attempt.note or attempt.objective >= found.objective:
                 break
             found = attempt
@@ -285,7 +288,7 @@ class Ssse(Unlearner):
         return self._further(self._shortest(line))
 
     def _bounded(self, line: Line, length: float) -> float:
-        """The longest of length, length/2, ... at which the samples do not cost too much."""
+        """The longest of length, length/2, ... at which the samples do not cost too much, or the shortest of eleven."""
         most = TWICE * max(line.judge.unseen, line.judge.before.forget_loss)
         for _ in range(HALVINGS):
             if line.read(length).forget_loss <= most:

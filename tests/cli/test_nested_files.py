@@ -298,3 +298,17 @@ def test_a_file_that_is_not_here_has_no_size(here, run: Run):
     said = run("extract memory://alone/nest.safetensors --level 0.9 --to packed --out out")
     assert (said.code, "file that was read" in said.out) == (0, False)
     assert "bytes_file" not in numbers("out")
+
+
+@pytest.mark.parametrize("how", ["--epochs 0", "--epochs 1", "--epochs 0 --solver alps"])
+def test_a_pruned_layer_that_is_skipped_stays_beside_the_nest(here, run: Run, how: str):
+    """It is in every level what it was, zeros and all; the others hold the sparsity."""
+    assert run("train --arch mlp --data digits --epochs 1 --out whole").code == 0
+    assert run("prune whole --sparsity 0.5 --out half").code == 0
+    given = dict(open_path(Path("half")).checkpoint.tensors)
+    name = sorted(given)[-1]
+    assert run(f"embed half --levels 0.9,0.7 {how} --skip {name} --out nest").code == 0
+    for level in (1, 2):
+        assert run(f"extract nest --level {level} --out level{level}").code == 0
+        found = open_path(Path(f"level{level}")).checkpoint.tensors[name]
+        assert torch.equal(found == 0, given[name] == 0) and (how != "--epochs 0" or torch.equal(found, given[name]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.cli.conftest import NAMES, Run
@@ -51,4 +52,20 @@ def test_a_loss_that_was_meant_is_said_to_be(here, run: Run):
     assert run("extract forgot --level 2 --out level").code == 0
     assert "has forgotten" in run("report level --out page").err
     assert "was meant to go" in Path("page/report.html").read_text()
-    assert "accuracy fell from" not in run("finetune level --epochs 1 --out tuned").err
+    said = run("finetune level --epochs 1 --out tuned").err
+    assert ("part of that is what the network was made to forget" in said) == ("accuracy fell from" in said)
+
+
+def test_the_data_that_were_forgotten_from_decide(erased: str, run: Run):
+    """On other data, whose samples have ids of their own, a teacher of those is taken; one that saw what is forgotten is not."""
+    images = np.random.default_rng(0).random((60, 1, 8, 8), dtype=np.float32)
+    labels = np.arange(60) % 10
+    parts = {"train": slice(0, 40), "validation": slice(40, 50), "test": slice(50, 60)}
+    arrays = {f"{letter}_{name}": whole[part] for name, part in parts.items() for letter, whole in (("x", images), ("y", labels))}
+    np.savez("other.npz", **arrays)
+    assert run("train --arch mlp --data npz:other.npz --epochs 1 --out stranger").code == 0
+    assert run("train --arch mlp --data digits --epochs 1 --seed 5 --out again").code == 0
+    asked = "finetune erased --data npz:other.npz --objective distill --epochs 1"
+    assert run(f"{asked} --teacher stranger --out one").code == 0
+    said = run(f"{asked} --teacher again --out two")
+    assert said.code == 2 and "again is no teacher for it" in said.sentence

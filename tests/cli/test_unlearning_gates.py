@@ -38,9 +38,12 @@ def test_a_gate_on_what_every_network_has_is_judged_for_each(here, run: Run):
     gates = ("accuracy>=0", "accuracy@level:2>=0", "latency_ms@2<=1e6", "latency_ms<=1e6")
     assert run(f"{asked} --out free", *(word for gate in gates for word in ("--gate", gate))).code == 0
     assert [text.split(": holds")[0] for text in certificate("free")["gates"]] == [
-        "accuracy>=0", "accuracy@level:1>=0", "accuracy@all>=0", "latency_ms@all<=1e6", "latency_ms<=1e6", "latency_ms@level:1<=1e6",
+        "accuracy>=0", "accuracy@level:1>=0", "accuracy@level:2>=0", "latency_ms@2<=1e6", "latency_ms<=1e6", "latency_ms@level:1<=1e6",
     ]  # fmt: skip
     found = {(f["name"], f["scope"], f["of"]): f["value"] for f in certificate("free")["numbers"]}
+    assert run(f"{asked} --out classes", "--gate", f"accuracy@1>={found['accuracy', 'class:1', 'compressed']:.6f}").code == 0
+    above = f"accuracy@2>{found['accuracy', 'class:2', 'compressed']:.6f}9"
+    assert run(f"{asked} --out other", "--gate", above).code == 3, "2 is a class before it is a level"
     for scope in ("level:1", "all"):
         assert found["accuracy", scope, "compressed"] == pytest.approx(found["accuracy_test_after", scope, "compressed"])
         assert found["accuracy", scope, "dense"] == pytest.approx(found["accuracy_test_before", scope, "compressed"])
