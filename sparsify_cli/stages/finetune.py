@@ -29,7 +29,7 @@ from sparsify_cli.stages.sparsifier import Sparsifier, collapse_notes, pattern_n
 from sparsify_cli.stages.strategy import strategy
 from sparsify_cli.stages.subject import Subject, open_subject
 from sparsify_cli.stages.tables import ELSEWHERE, before_after, called, quality, said
-from sparsify_cli.stages.teachers import teacher_of
+from sparsify_cli.stages.teachers import teacher_notes, teacher_of
 from sparsify_cli.stages.training_log import warnings_in
 from sparsify_cli.stages.training_run import Trained, Training, preparation, trained
 from sparsify_cli.stages.undertraining import fall, fit
@@ -240,6 +240,8 @@ def training_of(recipe: FinetuneRecipe | TrainRecipe, start: Start, listener: Li
         watched=validation.take(range(min(len(validation), 1000))), teacher=teacher_of(recipe, subject), seed=recipe.seed,
         masks=subject.masks, sparsify=start.chooser, target=start.target, label=recipe.verb, is_trained=not subject.is_new,
     )  # fmt: skip
+    for note in teacher_notes(recipe, subject):
+        listener.note(note)
     if not isinstance(recipe, FinetuneRecipe) or recipe.transfer != "linear":
         return whole
     listener.note("computing features once")

@@ -49,6 +49,15 @@ def teacher_of(recipe: TrainFields, subject: Subject) -> Callable[[], nn.Module]
     return lambda: _dense(subject).module()
 
 
+def teacher_notes(recipe: TrainFields, subject: Subject) -> tuple[str, ...]:
+    """A word about a teacher of which nothing says that it did not see what the network has forgotten."""
+    if not needs_teacher(recipe.objective) or recipe.teacher in ("", SELF) or not _gone(subject):
+        return ()
+    knows = len(_gone(subject) - forgotten_ids(_named(recipe).artifact))
+    what = f"nothing says that it was trained without {knows:,} samples that {subject.path} has forgotten or never saw"
+    return (f"the teacher {recipe.teacher}: {what}.",) if knows else ()
+
+
 def _gone(subject: Subject) -> frozenset[str]:
     """Samples that the network is not to know."""
     return forgotten_ids(subject.artifact) | subject.left_out

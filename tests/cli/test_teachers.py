@@ -66,6 +66,7 @@ def test_the_data_that_were_forgotten_from_decide(erased: str, run: Run):
     assert run("train --arch mlp --data npz:other.npz --epochs 1 --out stranger").code == 0
     assert run("train --arch mlp --data digits --epochs 1 --seed 5 --out again").code == 0
     asked = "finetune erased --data npz:other.npz --objective distill --epochs 1"
-    assert run(f"{asked} --teacher stranger --out one").code == 0
+    taught = run(f"{asked} --teacher stranger --out one")
+    assert taught.code == 0 and "the teacher stranger: nothing says that it was trained without" in taught.err
     said = run(f"{asked} --teacher again --out two")
     assert said.code == 2 and "again is no teacher for it" in said.sentence
