@@ -15,13 +15,17 @@ def meant_notes(dense: Subject, networks: Sequence[Subject]) -> Iterator[str]:
     for one in networks:
         if one.artifact is None or one.artifact.verb == "unlearn" or not any(a.verb == "unlearn" for a in lineage(one.artifact)):
             continue
-        if gone := (forgotten_ids(one.artifact) - forgotten_ids(dense.artifact)) & frozenset(dense.samples("train").ids):
+        if gone := _lost(dense, one) & frozenset(dense.samples("train").ids):
             yield (
                 f"{one.path} has forgotten {len(gone):,} training samples that {dense.path} knows: of what its answers lost, "
                 "what is like them was meant to go."
             )
 
 
-def meant(parent: Subject | None) -> str:
-    """What to add where a network is said to know less than its dense ancestor; nothing where what it came of has forgotten nothing."""
-    return MEANT if parent is not None and forgotten_ids(parent.artifact) else ""
+def meant(dense: Subject | None, network: Subject) -> str:
+    """What to add where a network is said to know less than its dense ancestor; nothing where it has forgotten nothing that that knows."""
+    return MEANT if dense is not None and _lost(dense, network) else ""
+
+
+def _lost(dense: Subject, network: Subject) -> frozenset[str]:
+    return forgotten_ids(network.artifact) - forgotten_ids(dense.artifact)

@@ -44,7 +44,7 @@ FAR = ("How far the answers moved", "How far the probabilities of the truth move
 TOWARDS = {
     "before": "from before",
     "reference": "from trained anew",
-    "before_reference": "trained anew from before",
+    "before_reference": "from trained anew, before",
     "between": "between two trained anew",
 }
 WHEN = {"before": "before", "after": "after", "reference": "trained anew"}
@@ -282,13 +282,12 @@ def _by_chance(findings: tuple[Finding, ...]) -> Iterator[str]:
 
 def _farther(findings: tuple[Finding, ...]) -> Iterator[str]:
     """Where the network was nearer to the one trained anew before it forgot."""
-    there = {(f.name, f.scope): f for f in findings}
-    for (name, scope), old in there.items():
-        new = there.get((name.replace("_before_reference", "_reference"), scope))
-        if name != "distance_forget_before_reference" or new is None or (new.value or 0) <= (old.value or 0):
-            continue
-        at = "" if scope == "all" else f" ({scope.replace(':', ' ')})"
-        yield f"on the forgotten samples the network trained anew was nearer before: {said(old)} of answers differed, now {said(new)}{at}."
+    now = {f.scope: f for f in findings if f.name == "distance_forget_reference"}
+    for old in (f for f in findings if f.name == "distance_forget_before_reference" and f.value is not None):
+        new = now[old.scope]
+        if new.value is not None and new.value > (old.value or 0):
+            at = "" if old.scope == "all" else f" ({old.scope.replace(':', ' ')})"
+            yield f"on the forgotten samples the network trained anew was nearer before: {said(old)} of answers apart, now {said(new)}{at}."
 
 
 def audit_notes(findings: tuple[Finding, ...]) -> Iterator[str]:

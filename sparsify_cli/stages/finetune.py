@@ -217,8 +217,13 @@ def _dense_beside(start: Start, result: Trained) -> Subject | None:
         return start.subject.changed(start.subject.checkpoint.with_tensors(result.others["dense"]), MaskSet())
     if start.parent is None or start.head:
         return None
+    return _ancestor(start.parent)
+
+
+def _ancestor(parent: Subject) -> Subject | None:
+    """The dense network that another was pruned from, or itself; None where it is gone, for what is trained is kept without it, too."""
     try:
-        return dense_ancestor(start.parent) if start.parent.masks else start.parent
+        return dense_ancestor(parent) if parent.masks else parent
     except (MissingContext, MissingFile, UnreadableFile):
         return None
 
@@ -258,9 +263,8 @@ def _findings(start: Start, after: Subject) -> list[Finding]:
 
 
 def _against_ancestor(parent: Subject, after: Subject) -> list[Finding]:
-    try:
-        before = dense_ancestor(parent) if parent.masks else parent
-    except (MissingContext, MissingFile, UnreadableFile):  # what was trained is kept although its ancestor is gone
+    before = _ancestor(parent)
+    if before is None:
         return alone(after)
     old = [replace(f, of="dense") for f in size_findings(before) if not f.scope.startswith("layer:")]
     return [*compared(before, after), *old]
@@ -278,6 +282,7 @@ def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject,
     others = [f"{name} {said(one)}" for name, one in (("before training", given), ("dense ancestor", dense)) if one]
     against = f" ({', '.join(others)})" if others else ""
     sparse = f"sparsity {float(after.masks.sparsity):.2%}" if after.masks else "dense"
+    but = "" if given or start.parent is None else meant(_ancestor(start.parent), start.parent)
     ran = len(report.facts.get("history", ())) or recipe.epochs
     count = f"{ran} of {recipe.epochs}" if ran < recipe.epochs else f"{ran}"  # fewer where patience ran out
     steps = f"{count} {'epoch' if recipe.epochs == 1 else 'epochs'} of {len(start.subject.samples('train')):,} samples"
@@ -290,7 +295,7 @@ def _outcome(recipe: FinetuneRecipe | TrainRecipe, start: Start, after: Subject,
         notes=(
             *start.notes,
             *(collapse_notes(after.masks, LESS_LASSO) if recipe.regime.name == "ssl" else collapse_notes(after.masks)),
-            *_accuracy_notes(recipe, report, given or dense, meant(start.parent) if given is None else ""),
+            *_accuracy_notes(recipe, report, given or dense, but),
             *_chance_note(recipe, start, report),
         ),
         hints=(_next(recipe, folder, after, has_dense=dense is not None), *_shrinking(recipe, folder)),

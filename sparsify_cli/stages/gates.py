@@ -196,7 +196,8 @@ def _found(gate: Gate, report: Report) -> Finding:
     named = [finding for finding in report if (finding.name, finding.of) == (gate.name, gate.of)]
     whole = [finding for finding in named if finding.scope == gate.scope]
     fitting = whole or [finding for finding in named if gate.scope in _short(finding.scope) or gate.scope == "all"]
-    fitting = [finding for finding in fitting if not finding.scope.startswith("level:")] or fitting  # `1` is a class first
+    if gate.scope != "all":  # `1` is a class first
+        fitting = [finding for finding in fitting if not finding.scope.startswith("level:")] or fitting
     if len(fitting) == 1 or whole:
         return fitting[0]
     if not any(finding.of == gate.of for finding in report):

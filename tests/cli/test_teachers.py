@@ -70,3 +70,11 @@ def test_the_data_that_were_forgotten_from_decide(erased: str, run: Run):
     assert taught.code == 0 and "the teacher stranger: nothing says that it was trained without" in taught.err
     said = run(f"{asked} --teacher again --out two")
     assert said.code == 2 and "again is no teacher for it" in said.sentence
+
+
+def test_a_loss_that_was_not_meant_is_not_excused(here, run: Run):
+    """The dense ancestor never saw what was left out either: a collapse is one."""
+    assert run("train --arch mlp --data digits --epochs 3 --without class:3 --out without").code == 0
+    assert run("prune without --sparsity 0.5 --out thin").code == 0
+    said = run("finetune thin --epochs 1 --lr 30 --regime gmp --sparsity 0.9 --out ruined").err
+    assert "accuracy fell from" in said and "was made to forget" not in said
