@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -45,12 +44,38 @@ ENDS = 1e30
 """Nats; what is not finite counts as so much."""
 
 
-class Outcome(NamedTuple):
-    """Of each answer [n, *a]: its loss, 1 or 0 where it is right or wrong, and by how much a wrong one is ahead; nats."""
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of each answer, float64, worked out when it is asked; a loss or lead that is not finite counts as enormous.
 
-    losses: Tensor
-    right: Tensor
-    ahead: Tensor
+    Args:
+        rows: logits of every choice.
+        targets: what is right, as labels or attributes.
+        answers: which of each row is right.
+    """
+
+    rows: Float[Tensor, "m options"]
+    targets: Int[Tensor, "n *a"]
+    answers: Int[Tensor, " m"]
+
+    @cached_property
+    def losses(self) -> Float[Tensor, "n *a"]:
+        """Nats."""
+        return self._told(cross_entropy(self.rows, self.answers, reduction="none"))
+
+    @cached_property
+    def right(self) -> Float[Tensor, "n *a"]:
+        """1 or 0."""
+        return self._told((self.rows.argmax(dim=1) == self.answers).double())
+
+    @cached_property
+    def ahead(self) -> Float[Tensor, "n *a"]:
+        """By how much a wrong answer is ahead, nats."""
+        right = self.answers.unsqueeze(1)
+        return self._told(self.rows.scatter(1, right, float("-inf")).amax(dim=1) - self.rows.gather(1, right).squeeze(1))
+
+    def _told(self, values: Tensor) -> Tensor:
+        return values.nan_to_num(ENDS, posinf=ENDS, neginf=-ENDS).reshape(self.targets.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,22 +289,18 @@ def _standing_in(places: Mapping[str, nn.Parameter], values: Mapping[str, Tensor
 
 @torch.no_grad()
 def outcomes(model: nn.Module, samples: Samples) -> Outcome:
-    """What a model does with each answer, float64; a loss or lead that is not finite counts as enormous.
+    """What a model does with each answer.
 
     Args:
         model: in the mode it is to run in.
         samples: in order.
     """
     if not len(samples):
-        return Outcome(*torch.zeros(3, *samples.targets.shape, dtype=torch.float64))
+        return Outcome(torch.zeros(0, 2, dtype=torch.float64), samples.targets, samples.targets.reshape(-1))
     parts = torch.split(samples.inputs, small_batch(samples.inputs, handy_batch(model)))
     logits = torch.cat([model(as_taken_by(model, x)).cpu() for x in parts]).double()
     rows, right = choices(logits, samples.targets)
-    losses = cross_entropy(rows, right, reduction="none")
-    wrong = rows.scatter(1, right.unsqueeze(1), float("-inf")).amax(dim=1)
-    ahead = wrong - rows.gather(1, right.unsqueeze(1)).squeeze(1)
-    found = (losses, (rows.argmax(dim=1) == right).double(), ahead)
-    return Outcome(*(one.nan_to_num(ENDS, posinf=ENDS, neginf=-ENDS).reshape(samples.targets.shape) for one in found))
+    return Outcome(rows, samples.targets, right)
 
 
 def lead(ahead: Float[Tensor, " n"], share: float) -> float:
@@ -308,7 +329,7 @@ def _with_each(samples: Samples, unheard: Bool[Tensor, "n *a"], most: int, seed:
 def right_answers(model: nn.Module, samples: Samples) -> Float[Tensor, " n"]:
     """1 where the model in eval mode answers rightly, else 0; the share of right attributes."""
     with evaluating(model):
-        right = outcomes(model, samples)[1]
+        right = outcomes(model, samples).right
     return right if right.ndim == 1 else right.mean(dim=1)
 
 

@@ -76,4 +76,4 @@ def most_passes(n: int) -> int:
 def mean_loss(model: nn.Module, samples: Samples) -> float:
     """Mean cross-entropy in eval mode, nats."""
     with evaluating(model):
-        return float(of_samples(outcomes(model, samples)[0], samples.targets).mean())
+        return float(of_samples(outcomes(model, samples).losses, samples.targets).mean())
